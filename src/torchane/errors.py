@@ -1,0 +1,45 @@
+"""What can go wrong, by who can mend it.
+
+Everything a caller can mend derives from `TorchaneError`; an `assert` is for what only we can break.
+A message says what happened with the user's own names and numbers, why, and what to do.
+"""
+
+
+class TorchaneError(Exception):
+    """The root: catch this to catch everything that torchane reports on purpose."""
+
+
+class UsageError(TorchaneError):
+    """The call itself is wrong: an unknown name, a bad option. The command line exits with 2."""
+
+
+class ParseError(TorchaneError):
+    """A file or text is not what it should be. Carries where: line and column (text) or offset (binary)."""
+
+
+class CompileError(TorchaneError):
+    """A program cannot be built or lowered: shapes that do not meet, an op without a legal form."""
+
+
+class CaptureError(CompileError):
+    """A module does something that no program can hold; names the module and its source line."""
+
+
+class LegalityError(CompileError):
+    """A program is well formed and the chosen chip refuses it."""
+
+
+class DeviceError(TorchaneError):
+    """A device is missing, refuses a program, or fails while running one."""
+
+
+class NumericsError(TorchaneError):
+    """A number left the range in which training makes sense: a NaN loss, an overflow at every scale."""
+
+
+class DataError(TorchaneError):
+    """Training data is missing, empty, not text, or too short."""
+
+
+class RunFolderError(TorchaneError):
+    """A run folder or checkpoint is missing, damaged, or cannot be written."""

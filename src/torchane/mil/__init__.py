@@ -1,0 +1,1 @@
+"""Apple's model intermediate language: types, programs, text, blobs, a checker and an evaluator."""

@@ -1,0 +1,96 @@
+"""What an op is: a name with its rules beside it, and the one table in which all are found.
+
+    matmul = OpKind("matmul", operands=("x", "y"))
+
+    @matmul.infers                       # TensorTypes of the operands, values of everything else
+    def _(x: TensorType, y: TensorType, transpose_x: bool = False, transpose_y: bool = False) -> TensorType: ...
+
+    @matmul.evaluates                    # NumPy arrays of the operands, values of everything else
+    def _(x, y, transpose_x=False, transpose_y=False) -> np.ndarray: ...
+
+`operands` are the arguments that may be values known only at run time; every other argument of the
+signature must be a constant and reaches both rules as plain Python (bool, int, float, str, tuple). The
+signature's defaults are the op's defaults. An operand that holds several values (`values` of concat) is
+passed as a tuple. An op without rules can be read, kept and printed, not typed or run.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torchane.errors import CompileError
+
+#: Every op by name; filled by the modules of `torchane.mil.ops` when they are imported.
+KINDS: dict[str, "OpKind"] = {}
+
+
+class OpKind:
+    """One op. Kinds are compared by name, so an op of a file that we do not know equals itself."""
+
+    def __init__(self, name: str, operands: tuple[str, ...] = ("x",), *, known: bool = True):
+        self.name = name
+        self.operands = operands
+        self.known = known
+        self._infer: Callable[..., Any] | None = None
+        self._evaluate: Callable[..., Any] | None = None
+        self._cost: Callable[..., int] | None = None
+        if known:
+            assert name not in KINDS, f"the op {name} has two homes"
+            KINDS[name] = self
+
+    def infers(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Registers the type rule; it raises CompileError where the operands do not meet."""
+        self._infer = rule
+        self.signature = inspect.signature(rule)
+        return rule
+
+    def evaluates(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Registers the NumPy rule: slow, plain, the oracle of every other implementation."""
+        self._evaluate = rule
+        return rule
+
+    def costs(self, rule: Callable[..., int]) -> Callable[..., int]:
+        """Registers the multiply-adds of one run, from the same arguments as `infers`. Absent: 0."""
+        self._cost = rule
+        return rule
+
+    @property
+    def has_rules(self) -> bool:
+        return self._infer is not None and self._evaluate is not None
+
+    def infer(self, args: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The types of the results. Raises CompileError for unknown, missing or unfit arguments."""
+        result = self._call(self._infer, "type rule", args)
+        return result if isinstance(result, tuple) else (result,)
+
+    def evaluate(self, args: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The results as NumPy arrays (or strings, lists, ...)."""
+        result = self._call(self._evaluate, "NumPy rule", args)
+        return result if isinstance(result, tuple) else (result,)
+
+    def macs(self, args: Mapping[str, Any]) -> int:
+        """Multiply-adds of one run; 0 for ops that multiply nothing."""
+        return 0 if self._cost is None else self._cost(**args)
+
+    def _call(self, rule: Callable[..., Any] | None, what: str, args: Mapping[str, Any]) -> Any:
+        if rule is None:
+            raise CompileError(f"{self.name}: torchane has no {what} for this op; `torchane inspect` can show it.")
+        try:
+            self.signature.bind(**args)
+        except TypeError as error:
+            raise CompileError(f"{self.name}: {error}. Its signature is {self.name}{self.signature}.") from None
+        return rule(**args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OpKind) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"OpKind({self.name})"
+
+
+def kind_of(name: str) -> OpKind:
+    """The registered kind, or a bare one that keeps an unknown op readable and printable."""
+    return KINDS.get(name) or OpKind(name, known=False)
