@@ -1,0 +1,160 @@
+#include "pool.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace torchane {
+namespace {
+
+// A program's steps follow each other within microseconds: for that long a thread without work spins, and
+// sleeps after it, so that an idle process uses no processor.
+constexpr auto SPIN = std::chrono::microseconds(40);
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+// Spins until done() or until SPIN has passed; returns done().
+template <typename Done>
+bool spin(Done done) {
+    const auto end = std::chrono::steady_clock::now() + SPIN;
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (done()) return true;
+            pause_cpu();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return done();
+}
+
+class Pool {
+public:
+    explicit Pool(int threads) : threads_(threads) {
+        for (int worker = 1; worker < threads; ++worker) std::thread([this, worker] { work(worker); }).detach();
+    }
+
+    int threads() const { return threads_; }
+
+    void run(int64_t tasks, Task function, void* context) {
+        function_ = function;
+        context_ = context;
+        tasks_ = tasks;
+        next_.store(0, std::memory_order_relaxed);
+        busy_.store(threads_ - 1, std::memory_order_relaxed);
+        {
+            std::lock_guard lock(mutex_);
+            round_.fetch_add(1, std::memory_order_release);
+        }
+        if (sleepers_.load() > 0) wake_.notify_all();
+        drain(0);
+        while (!spin([&] { return busy_.load(std::memory_order_acquire) == 0; })) std::this_thread::yield();
+    }
+
+    // Ends the threads: none touches the pool after it has reported the end of its last round.
+    ~Pool() { run(0, nullptr, nullptr); }
+
+private:
+    void drain(int worker) {
+        if (function_ == nullptr) return;
+        for (;;) {
+            const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+            if (task >= tasks_) return;
+            function_(context_, task, worker);
+        }
+    }
+
+    void work(int worker) {
+        uint64_t seen = 0;
+        for (;;) {
+            const auto moved = [&] { return round_.load(std::memory_order_acquire) != seen; };
+            if (!spin(moved)) {
+                std::unique_lock lock(mutex_);
+                sleepers_.fetch_add(1);
+                wake_.wait(lock, moved);
+                sleepers_.fetch_sub(1);
+            }
+            ++seen;
+            const bool last = function_ == nullptr;
+            drain(worker);
+            busy_.fetch_sub(1, std::memory_order_release);
+            if (last) return;
+        }
+    }
+
+    const int threads_;
+    Task function_ = nullptr;
+    void* context_ = nullptr;
+    int64_t tasks_ = 0;
+    alignas(64) std::atomic<int64_t> next_{0};
+    alignas(64) std::atomic<int> busy_{0};
+    alignas(64) std::atomic<uint64_t> round_{0};
+    std::atomic<int> sleepers_{0};
+    std::mutex mutex_;
+    std::condition_variable wake_;
+};
+
+// The pool outlives every user: it is never destroyed at exit, when its threads may still be asleep in it.
+Pool* pool = nullptr;
+std::mutex owner;
+std::atomic<int> wanted{0};
+thread_local bool inside = false;
+
+// A forked child has none of its parent's threads: it starts with a new pool and a free lock.
+void after_fork() {
+    new (&owner) std::mutex;
+    pool = nullptr;
+    inside = false;
+}
+
+}  // namespace
+
+int allowed_cpus() {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+    return std::max(1u, std::thread::hardware_concurrency());
+}
+
+int threads() {
+    const int count = wanted.load(std::memory_order_relaxed);
+    return count > 0 ? count : allowed_cpus();
+}
+
+void set_threads(int count) { wanted.store(count, std::memory_order_relaxed); }
+
+void parallel_run(int64_t tasks, Task function, void* context) {
+    const auto alone = [&] {
+        for (int64_t task = 0; task < tasks; ++task) function(context, task, 0);
+    };
+    if (tasks <= 1 || inside || !owner.try_lock()) return alone();
+    std::lock_guard lock(owner, std::adopt_lock);
+    static const int registered = pthread_atfork(nullptr, nullptr, after_fork);
+    (void)registered;
+    const int count = threads();
+    if (count == 1) return alone();
+    if (pool != nullptr && pool->threads() != count) {
+        delete pool;
+        pool = nullptr;
+    }
+    if (pool == nullptr) pool = new Pool(count);
+    inside = true;
+    pool->run(tasks, function, context);
+    inside = false;
+}
+
+}  // namespace torchane
