@@ -1,0 +1,200 @@
+"""`torch.compile(model, backend="ane")`: the door through which PyTorch comes in.
+
+    Dynamo graph ── AOTAutograd ──► forward, backward (ATen) ── planning ──► Plans ── Executors
+PyTorch finds this function by the entry-point group `torch_dynamo_backends`; nobody needs to import
+torchane. The forward stages weights, keeps what the backward needs in surfaces, and the backward runs
+under the loss scale. Options: `torch.compile(model, backend="ane", options={"device": "twin"})`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._guards import TracingContext
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from torchane import chips
+from torchane.capture.host import TorchHost
+from torchane.capture.planning import Planned, Roles, plan_graph
+from torchane.capture.region import RegionCompiler
+from torchane.capture.rules import decompositions
+from torchane.errors import UsageError
+from torchane.passes.ports import PortLayout
+from torchane.plan import Plan
+from torchane.plan.dump import dump_plan
+from torchane.runtime.devices import open_device
+from torchane.runtime.execute import Executor, Weights
+from torchane.runtime.loss_scale import LossScale, Reading
+from torchane.runtime.surfaces import SurfacePool
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `torch.compile(..., options={...})` may say.
+
+    device: "auto" (the engine where there is one, else the twin), "twin" or "ane". chip: the target
+    whose rules every program must meet. dump: a folder that receives every program and plan.
+    """
+
+    device: str = "auto"
+    chip: str = "portable"
+    dump: str | None = None
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> "Options":
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise UsageError(f"torch.compile(backend='ane'): unknown option {', '.join(unknown)}. Known: {', '.join(known)}.")
+        return cls(**given)
+
+
+@dataclass
+class Compiled:
+    """One captured graph with its backward: what tests, reports and `explain` look into."""
+
+    options: Options
+    device: Any
+    pool: SurfacePool
+    weights: Weights = field(default_factory=Weights)
+    loss_scale: LossScale = field(default_factory=LossScale)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    layouts: dict[str, PortLayout] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset()
+    weight_names: frozenset[str] = frozenset()
+    static_names: frozenset[str] = frozenset()
+
+
+#: Every graph compiled in this process, oldest first.
+COMPILED: list[Compiled] = []
+
+
+def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Callable[..., Any]:
+    """The backend. Raises UsageError for unknown options, CompileError where a graph has no legal form."""
+    compiled = _new(Options.parse(options or {}))
+    compiled.weight_names, compiled.static_names = _roles(gm)
+    compile_with = aot_autograd(
+        fw_compiler=lambda graph, inputs: _compile_forward(compiled, graph),
+        bw_compiler=lambda graph, inputs: _compile_backward(compiled, graph),
+        inference_compiler=lambda graph, inputs: _compile_forward(compiled, graph, inference=True),
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=decompositions(),
+    )
+    with sdpa_kernel(SDPBackend.MATH):  # attention as products and a softmax, which rules can lower
+        return compile_with(gm, example_inputs)
+
+
+def _new(options: Options) -> Compiled:
+    device = open_device(options.device)
+    compiled = Compiled(options, device, SurfacePool(device))
+    COMPILED.append(compiled)
+    return compiled
+
+
+def _roles(gm: fx.GraphModule) -> tuple[frozenset[str], frozenset[str]]:
+    """Which placeholders hold parameters, and which hold buffers or no floats, by AOTAutograd's names.
+
+    AOTAutograd numbers its `primals_1, primals_2, ...` in the order of Dynamo's placeholders.
+    """
+    weights, static = set(), set()
+    for index, node in enumerate(gm.graph.find_nodes(op="placeholder")):
+        example = node.meta.get("example_value")
+        names = {f"primals_{index + 1}", f"arg{index}_1"}
+        if isinstance(example, torch.nn.Parameter):
+            weights |= names
+        elif not isinstance(example, torch.Tensor) or not example.is_floating_point():
+            static |= names
+        elif _is_buffer(node, example):
+            static |= names
+    return frozenset(weights), frozenset(static)
+
+
+def _is_buffer(node: fx.Node, example: torch.Tensor) -> bool:
+    argument = node.meta.get("grapharg")
+    source = "" if argument is None else argument.source.name
+    return "_buffers" in (source() if callable(source) else source) and not example.requires_grad
+
+
+def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = False) -> Callable[..., Any]:
+    results = gm.graph.output_node().args[0]
+    context = TracingContext.try_get()
+    count = len(results) if inference else context.fw_metadata.num_forward
+    roles = Roles(
+        weights=compiled.weight_names,
+        static=compiled.static_names,
+        kept=range(count, len(results)),
+    )
+    planned = _plan(compiled, "forward", gm, roles)
+    compiled.layouts = planned.layouts
+    compiled.kept = planned.plan.kept_names
+    execute = _executor(compiled, gm, planned)
+
+    def forward(args: list[Any]) -> list[Any]:
+        outputs, _ = execute(args)
+        args.clear()
+        return outputs
+
+    forward._boxed_call = True  # type: ignore[attr-defined]
+    return forward
+
+
+def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., Any]:
+    placeholders = [node.name for node in gm.graph.find_nodes(op="placeholder")]
+    tangents = [name for name in placeholders if name.startswith("tangents")]
+    results = gm.graph.output_node().args[0]
+    roles = Roles(
+        weights=compiled.weight_names,
+        static=compiled.static_names,
+        tangents=tangents,
+        weight_gradients=[i for i in range(len(results)) if f"primals_{i + 1}" in compiled.weight_names],
+        layouts={name: layout for name, layout in compiled.layouts.items() if name in compiled.kept | compiled.weight_names},
+        surfaces_in=compiled.kept,
+    )
+    planned = _plan(compiled, "backward", gm, roles)
+    execute = _executor(compiled, gm, planned)
+    positions = [placeholders.index(name) for name in tangents]
+
+    def backward(args: list[Any]) -> list[Any]:
+        held = list(args)
+        args.clear()
+        largest = max((_largest(held[i]) for i in positions), default=0.0)
+        return compiled.loss_scale.run(largest, lambda scale: _attempt(execute, held, scale))
+
+    backward._boxed_call = True  # type: ignore[attr-defined]
+    return backward
+
+
+def _attempt(execute: Executor, args: list[Any], scale: float) -> tuple[list[Any], Reading]:
+    return execute(args, scale)
+
+
+def _largest(tangent: torch.Tensor) -> float:
+    """The largest magnitude, NaN where there is one."""
+    if not tangent.is_floating_point() or tangent.numel() == 0:
+        return 0.0
+    low, high = torch.aminmax(tangent.detach())
+    return max(abs(low.item()), abs(high.item())) if not (low.isnan() or high.isnan()) else float("nan")
+
+
+def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Planned:
+    compiler = RegionCompiler(chips.load(compiled.options.chip))
+    planned = plan_graph(name, gm.graph, gm, roles, compiler)
+    compiled.plans[name] = planned.plan
+    if compiled.options.dump is not None:
+        dump_plan(planned.plan, Path(compiled.options.dump) / f"graph{COMPILED.index(compiled)}")
+    return planned
+
+
+def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned) -> Executor:
+    loaded = [compiled.device.load(spec.text, spec.blobs, name=spec.name) for spec in planned.plan.programs]
+    dtypes = {
+        node.name: node.meta["val"].dtype for node in gm.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)
+    }
+    return Executor(
+        planned.plan, compiled.device, compiled.pool, compiled.weights, TorchHost(dtypes), planned.host_calls, loaded
+    )

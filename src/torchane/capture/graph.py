@@ -1,0 +1,227 @@
+"""Cuts a captured ATen graph into what the host runs and what programs run.
+
+    every node ── place ──► CONSTANT  no tensor reaches it: evaluated once, now
+                            HOST      integers, masks, tables, and ops without a rule: PyTorch runs it
+                            PROGRAM   floating-point work with a rule
+                            VIEW      moves no numbers: derived anew wherever its base is read
+    program nodes ── stage ──► segments between host work ── region ──► one program per layer
+
+A node's stage is the earliest at which its inputs are there (even stages are the host's). Within a
+stage, nodes are gathered by the layer that their module belongs to: equal layers then give equal
+programs. The module stack only hints: data dependence decides, and a node that needs a later region's
+value moves there.
+"""
+
+import enum
+import operator
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+#: Ops that rearrange or rename values. A view is never a boundary: what crosses is its base.
+VIEWS = frozenset({
+    aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.t.default, aten.transpose.int,
+    aten.permute.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
+    aten.detach.default, aten.alias.default, aten.clone.default, aten.expand.default,
+    aten.lift_fresh_copy.default,
+})  # fmt: skip
+
+#: Products of matrices. A segment without one is not worth a dispatch beside segments that have one.
+CONTRACTIONS = frozenset({
+    aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.convolution.default,
+    aten.convolution_backward.default, aten.linear.default, aten.matmul.default,
+})  # fmt: skip
+
+
+class Place(enum.Enum):
+    INPUT = "input"
+    CONSTANT = "constant"
+    HOST = "host"
+    PROGRAM = "program"
+    VIEW = "view"
+
+
+@dataclass
+class Region:
+    """Program nodes that become one program, in order; `where` names the modules they come from."""
+
+    stage: int
+    where: str
+    nodes: list[fx.Node] = field(default_factory=list)
+
+
+@dataclass
+class Cut:
+    """The graph with every node placed. `reasons` says why a node is on the host."""
+
+    graph: fx.Graph
+    place: dict[fx.Node, Place]
+    stage: dict[fx.Node, int]
+    regions: list[Region]
+    region_of: dict[fx.Node, int]
+    reasons: dict[fx.Node, str]
+
+    def base(self, node: fx.Node) -> fx.Node:
+        """What a view rearranges; the node itself where it is none."""
+        while self.place[node] is Place.VIEW:
+            node = node.all_input_nodes[0]
+        return node
+
+    def is_on_host(self, node: fx.Node) -> bool:
+        """Its values are there without any program having run in its stage."""
+        return self.place[self.base(node)] in (Place.INPUT, Place.CONSTANT, Place.HOST)
+
+
+def cut(
+    graph: fx.Graph,
+    reason_against: Callable[[fx.Node], str | None],
+    static: Collection[fx.Node],
+    layer_of: Callable[[fx.Node], str | None] | None = None,
+) -> Cut:
+    """Places every node.
+
+    reason_against: None where a program can hold the node, else why not. static: placeholders that hold
+    buffers, integers or masks; what derives from those alone stays on the host, in full precision.
+    """
+    place = _places(graph, reason_against, static, reasons := {})
+    stage = _stages(graph, place)
+    _send_small_segments_home(graph, place, stage, reasons)
+    stage = _stages(graph, place)
+    regions, region_of = _regions(graph, place, stage, layer_of or layer_name)
+    return Cut(graph, place, stage, regions, region_of, reasons)
+
+
+def _places(
+    graph: fx.Graph,
+    reason_against: Callable[[fx.Node], str | None],
+    static: Collection[fx.Node],
+    reasons: dict[fx.Node, str],
+) -> dict[fx.Node, Place]:
+    place: dict[fx.Node, Place] = {}
+    is_static: dict[fx.Node, bool] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            place[node], is_static[node] = Place.INPUT, node in static
+        elif node.op == "get_attr":
+            place[node], is_static[node] = Place.CONSTANT, True
+        elif node.op == "output":
+            continue
+        else:
+            sources = node.all_input_nodes
+            is_static[node] = all(is_static[source] for source in sources)
+            place[node] = _place(node, sources, place, is_static[node], reason_against, reasons)
+    return place
+
+
+def _place(
+    node: fx.Node,
+    sources: list[fx.Node],
+    place: dict[fx.Node, Place],
+    is_static: bool,
+    reason_against: Callable[[fx.Node], str | None],
+    reasons: dict[fx.Node, str],
+) -> Place:
+    if all(place[source] is Place.CONSTANT for source in sources) and _is_repeatable(node):
+        return Place.CONSTANT
+    if is_static:
+        reasons[node] = "it depends on integers, masks or buffers alone"
+        return Place.HOST
+    if node.target is operator.getitem:
+        return place[sources[0]]  # one result of an op that has several goes where the op goes
+    reason = reason_against(node)
+    if reason is not None:
+        reasons[node] = reason
+        return Place.HOST
+    if node.target in VIEWS and len(sources) == 1 and place[sources[0]] is not Place.CONSTANT:
+        return Place.VIEW
+    return Place.PROGRAM
+
+
+def _is_repeatable(node: fx.Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded not in tags
+
+
+def _stages(graph: fx.Graph, place: dict[fx.Node, Place]) -> dict[fx.Node, int]:
+    """Even: the host's; odd: the programs'. A view has its base's stage."""
+    stage: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        if node.op == "output":
+            continue
+        before = max((stage[source] for source in node.all_input_nodes), default=0)
+        if place[node] is Place.PROGRAM:
+            stage[node] = before + 1 - before % 2
+        elif place[node] is Place.HOST:
+            stage[node] = before + before % 2
+        else:
+            stage[node] = before
+    return stage
+
+
+def _send_small_segments_home(
+    graph: fx.Graph, place: dict[fx.Node, Place], stage: dict[fx.Node, int], reasons: dict[fx.Node, str]
+) -> None:
+    heavy = {stage[node] for node in graph.nodes if node.target in CONTRACTIONS and place[node] is Place.PROGRAM}
+    if not heavy:
+        return
+    for node in graph.nodes:
+        if place.get(node) is Place.PROGRAM and stage[node] not in heavy:
+            place[node] = Place.HOST
+            reasons[node] = "its segment holds no matrix product, and a dispatch costs more than it"
+
+
+def layer_name(node: fx.Node) -> str | None:
+    """The repeated block that a node belongs to, e.g. `model.layers.3`; empty for modules outside of
+    blocks, None where no module claims the node (a sum of gradients)."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return None
+    names = re.findall(r"\w+", list(stack.values())[-1][0].replace("_modules", ""))
+    numbered = [position for position, name in enumerate(names) if name.isdigit()]
+    return ".".join(names[2 : numbered[0] + 1]) if numbered else ""
+
+
+def _regions(
+    graph: fx.Graph,
+    place: dict[fx.Node, Place],
+    stage: dict[fx.Node, int],
+    layer_of: Callable[[fx.Node], str | None],
+) -> tuple[list[Region], dict[fx.Node, int]]:
+    """Regions in order of execution; each program node is in exactly one.
+
+    Within a stage a region gets its number when its layer is met first. A node's region is its layer's,
+    or a later one where its inputs come from there.
+    """
+    regions: dict[int, list[Region]] = {}
+    number: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        if place.get(node) is Place.VIEW:
+            source = node.all_input_nodes[0]
+            number[node] = number.get(source, 0)
+        if place.get(node) is not Place.PROGRAM:
+            continue
+        here = regions.setdefault(stage[node], [])
+        floor = max((number.get(s, 0) for s in node.all_input_nodes if stage[s] == stage[node]), default=-1)
+        number[node] = max(floor, _wanted(node, here, layer_of(node), floor, stage[node]))
+        here[number[node]].nodes.append(node)
+    ordered = [region for key in sorted(regions) for region in regions[key]]
+    return ordered, {node: i for i, region in enumerate(ordered) for node in region.nodes}
+
+
+def _wanted(node: fx.Node, here: list[Region], layer: str | None, floor: int, stage: int) -> int:
+    """The number of the region that a layer's node belongs to, opening it where it is new."""
+    if node.target is operator.getitem or (layer is None and floor >= 0):
+        return floor
+    if layer:
+        known = next((i for i, region in enumerate(here) if region.where == layer), None)
+        if known is not None:
+            return known
+    elif here and (floor < 0 or not here[floor].where):
+        return max(floor, 0)  # modules outside of layers stay together
+    here.append(Region(stage, layer or ""))
+    return len(here) - 1

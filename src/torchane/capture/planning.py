@@ -1,0 +1,275 @@
+"""From a captured graph to a Plan and the callables of its host segments.
+
+    cut ──► for every stage: HostCall | Stage, Dispatch per region, Unstage ──► Plan
+Values cross the boundary only where they must: a host value is staged once however many programs read
+it, a program's value is unstaged only if the host or the caller reads it, and what is saved for the
+backward pass stays in its surface.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from torchane.capture.graph import Cut, Place, cut
+from torchane.capture.region import Ports, RegionCompiler
+from torchane.capture.rules import reason_against
+from torchane.passes.ports import PortLayout
+from torchane.plan import Copy, Dispatch, HostCall, Plan, Stage, Unstage
+
+
+@dataclass
+class Roles:
+    """What the caller knows of a graph's inputs and outputs.
+
+    weights: placeholders that hold parameters. static: buffers, integers, masks. tangents: incoming
+    gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
+    positions saved for the backward pass. layouts: of surfaces that exist before this graph runs, by
+    name; `surfaces_in` of them come in as surfaces, the others are staged that way.
+    """
+
+    weights: Collection[str] = ()
+    static: Collection[str] = ()
+    tangents: Collection[str] = ()
+    weight_gradients: Collection[int] = ()
+    kept: Collection[int] = ()
+    layouts: Mapping[str, PortLayout] = field(default_factory=dict)
+    surfaces_in: Collection[str] = ()
+
+
+@dataclass
+class Planned:
+    """A plan, its host segments by key, and the layout of every surface by the value's name."""
+
+    plan: Plan
+    host_calls: dict[str, Callable[..., Sequence[Any]]]
+    layouts: dict[str, PortLayout]
+
+
+def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler) -> Planned:
+    """Cuts, lowers and schedules one graph. Raises CompileError where a region has no legal form."""
+    nodes = {node.name: node for node in graph.nodes}
+    cut_graph = cut(graph, reason_against, static={nodes[name] for name in roles.static if name in nodes})
+    return _Planner(name, graph, module, roles, compiler, cut_graph, nodes).run()
+
+
+class _Planner:
+    def __init__(
+        self,
+        name: str,
+        graph: fx.Graph,
+        module: fx.GraphModule,
+        roles: Roles,
+        compiler: RegionCompiler,
+        cut_graph: Cut,
+        nodes: dict[str, fx.Node],
+    ):
+        self.name = name
+        self.graph = graph
+        self.module = module
+        self.roles = roles
+        self.compiler = compiler
+        self.cut = cut_graph
+        self.inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        self.results: list[Any] = list(graph.output_node().args[0])
+        self.kept = {self.results[i] for i in roles.kept if self._is_kept(self.results[i])}
+        self.layouts: dict[fx.Node, PortLayout] = {
+            nodes[key]: layout for key, layout in roles.layouts.items() if key in nodes
+        }
+        self.surfaces_in = {nodes[key] for key in roles.surfaces_in if key in nodes}
+        self.constants: dict[fx.Node, torch.Tensor] = {}
+        self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
+        self.in_surface: set[fx.Node] = set(self.surfaces_in)
+        self.steps: list[Any] = []
+        self.host_calls: dict[str, Callable[..., Sequence[Any]]] = {}
+        self.region_ports = [self._ports(index) for index in range(len(cut_graph.regions))]
+
+    def _is_kept(self, result: Any) -> bool:
+        """A saved value stays in a surface if a program computed it."""
+        return isinstance(result, fx.Node) and self.cut.place[self.cut.base(result)] is Place.PROGRAM
+
+    # ---- which values cross
+
+    def _ports(self, index: int) -> Ports:
+        region = self.cut.regions[index]
+        inside = set(region.nodes)
+        inputs: dict[fx.Node, None] = {}
+        for node in region.nodes:
+            for arg in node.all_input_nodes:
+                base = self.cut.base(arg)
+                if base not in inside and self.cut.place[base] is not Place.CONSTANT:
+                    inputs[base] = None
+        outputs: dict[fx.Node, None] = {}
+        for node in region.nodes:
+            if self._leaves(node, index):
+                outputs[node] = None
+        for node in self.kept:
+            if self.cut.base(node) in inside:
+                outputs[node] = None
+        order = {node: i for i, node in enumerate(self.graph.nodes)}
+        return Ports(tuple(inputs), tuple(sorted(outputs, key=order.__getitem__)))
+
+    def _leaves(self, node: fx.Node, index: int) -> bool:
+        """Somebody outside of the region reads the node, directly or through views."""
+        for user in node.users:
+            place = self.cut.place.get(user)
+            if place is Place.VIEW:
+                if self._leaves(user, index):
+                    return True
+            elif place is Place.PROGRAM:
+                if self.cut.region_of[user] != index:
+                    return True
+            elif place is Place.HOST or self._is_user_output(node):
+                return True
+        return False
+
+    def _is_user_output(self, node: fx.Node) -> bool:
+        return any(result is node and i not in self.roles.kept for i, result in enumerate(self.results)) or any(
+            result is node and node not in self.kept for result in self.results
+        )
+
+    # ---- scheduling
+
+    def run(self) -> Planned:
+        stages = [self.cut.stage[node] for node in self.graph.nodes if node in self.cut.stage]
+        for stage in range(max(stages, default=0) + 1):
+            if stage % 2 == 0:
+                self._host_stage(stage)
+            else:
+                self._program_stage(stage)
+        self._finish()
+        kept = frozenset(i for i in self.roles.kept if self.results[i] in self.kept)
+        plan = Plan(
+            self.name,
+            tuple(node.name for node in self.inputs),
+            tuple(result.name if isinstance(result, fx.Node) else None for result in self.results),
+            tuple(self.compiler.programs),
+            tuple(self.steps),
+            kept,
+            {node.name: self.layouts[node] for node in self.inputs if node in self.surfaces_in},
+            self._gradients(),
+        )
+        return Planned(plan, self.host_calls, {node.name: layout for node, layout in self.layouts.items()})
+
+    def _program_stage(self, stage: int) -> None:
+        indices = [i for i, region in enumerate(self.cut.regions) if region.stage == stage]
+        for index in indices:
+            region, ports = self.cut.regions[index], self.region_ports[index]
+            needed = [node for node in ports.inputs if node not in self.in_surface]
+            program = self.compiler.compile(
+                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant
+            )
+            spec = self.compiler.programs[program]
+            for node, port in (*zip(ports.inputs, spec.inputs), *zip(ports.outputs, spec.outputs)):
+                self.layouts.setdefault(node, port.layout)
+            if needed:
+                copies = [Copy(node.name, self.layouts[node], node.name in self.roles.weights) for node in needed]
+                self.steps.append(Stage(tuple(copies)))
+            names = tuple(node.name for node in ports.inputs), tuple(node.name for node in ports.outputs)
+            self.steps.append(Dispatch(program, *names, region.where))
+            self.in_surface.update(needed, ports.outputs)
+            leaving = [node for node in ports.outputs if self._host_reads(node)]
+            if leaving:
+                self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in leaving)))
+                self.on_host.update(leaving)
+
+    def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:
+        return {node: self.layouts[node] for node in (*ports.inputs, *ports.outputs) if node in self.layouts}
+
+    def _weight_ports(self, ports: Ports) -> set[fx.Node]:
+        gradients = {self.results[i] for i in self.roles.weight_gradients if isinstance(self.results[i], fx.Node)}
+        bases = {self.cut.base(node) for node in gradients}
+        return {node for node in ports.inputs if node.name in self.roles.weights} | (bases & set(ports.outputs))
+
+    def _host_reads(self, node: fx.Node) -> bool:
+        if self._is_user_output(node):
+            return True
+        for user in node.users:
+            place = self.cut.place.get(user)
+            if place is Place.HOST or (place is Place.VIEW and user not in self.kept and self._host_reads(user)):
+                return True
+            if place is Place.VIEW and user in self.kept and any(self.cut.place.get(u) is Place.HOST for u in user.users):
+                return True
+        return False
+
+    def _host_stage(self, stage: int) -> None:
+        nodes = [n for n in self.graph.nodes if self.cut.place.get(n) is Place.HOST and self.cut.stage[n] == stage]
+        if nodes:
+            self._host_call(f"{self.name}.host{stage}", nodes)
+
+    def _finish(self) -> None:
+        """Outputs that are views or constants are made on the host, at the end."""
+        missing = [
+            result
+            for i, result in enumerate(self.results)
+            if isinstance(result, fx.Node)
+            and result not in self.on_host
+            and not (i in self.roles.kept and result in self.kept)
+        ]
+        if missing:
+            self._host_call(f"{self.name}.outputs", list(dict.fromkeys(missing)))
+
+    def _host_call(self, key: str, nodes: list[fx.Node]) -> None:
+        """Adds a segment that computes `nodes` from what the host has, views and constants made on the way."""
+        segment = fx.Graph()
+        made: dict[fx.Node, fx.Node] = {}
+        sources: dict[fx.Node, None] = {}
+        ran: list[tuple[str, str]] = []
+
+        def make(node: fx.Node) -> fx.Node:
+            if node in made:
+                return made[node]
+            if node in self.on_host:
+                sources[node] = None
+                made[node] = segment.placeholder(node.name)
+                return made[node]
+            for arg in node.all_input_nodes:
+                make(arg)
+            made[node] = segment.node_copy(node, made.__getitem__)
+            if self.cut.place[node] is Place.HOST:
+                ran.append((str(node.target), self.cut.reasons.get(node, "")))
+            return made[node]
+
+        for node in self.graph.nodes:  # placeholders first, in the graph's order
+            if node in self.on_host and self._is_read_by(node, nodes):
+                make(node)
+        for node in nodes:
+            make(node)
+        segment.output(tuple(made[node] for node in nodes))
+        self.host_calls[key] = fx.GraphModule(self.module, segment)
+        self.steps.append(HostCall(key, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in nodes)))
+        self.on_host.update(nodes)
+
+    def _is_read_by(self, source: fx.Node, nodes: list[fx.Node]) -> bool:
+        wanted = set(nodes)
+        pending, seen = list(nodes), set(nodes)
+        while pending:
+            for arg in pending.pop().all_input_nodes:
+                if arg is source:
+                    return True
+                if arg not in seen and arg not in self.on_host:
+                    seen.add(arg)
+                    pending.append(arg)
+        return source in wanted
+
+    # ---- values
+
+    def _constant(self, node: fx.Node) -> torch.Tensor:
+        """Evaluates a node that no tensor reaches, once."""
+        if node not in self.constants:
+            if node.op == "get_attr":
+                self.constants[node] = getattr(self.module, str(node.target))
+            else:
+                args = fx.map_arg(node.args, self._constant)
+                kwargs = fx.map_arg(node.kwargs, self._constant)
+                self.constants[node] = node.target(*args, **kwargs)
+        return self.constants[node]
+
+    def _gradients(self) -> frozenset[str]:
+        names = set(self.roles.tangents)
+        for node in self.graph.nodes:
+            if node.op != "output" and any(source.name in names for source in node.all_input_nodes):
+                names.add(node.name)
+        return frozenset(names)

@@ -1,0 +1,197 @@
+"""From a region of a captured graph to a legal program, lowered once for all regions of equal structure.
+
+    region ── rules ──► natural MIL ── passes ──► legal MIL ── emit ──► text and blobs
+
+Two regions are equal when their ops, constants, shapes, ports and given layouts are, whatever their
+names: the structure decides, not the module that it came from.
+"""
+
+import hashlib
+import operator
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from torchane import passes
+from torchane.capture.graph import Cut, Place, Region
+from torchane.capture.rules import apply_rule
+from torchane.chips import Chip
+from torchane.errors import CompileError
+from torchane.mil import emit
+from torchane.mil.build import Builder, typed
+from torchane.mil.ir import Literal, Op, Program, Var, literal
+from torchane.mil.types import FP16
+from torchane.passes.ports import PortLayout
+from torchane.plan import PortSpec, ProgramSpec
+
+#: What stands for minus infinity (and anything below fp16) in a constant: a score this low gets the
+#: probability 0 in fp16, and adding a finite score to it cannot overflow (reference: mil-text, section 5).
+MASKED = -1e4
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What a region reads and gives, as graph nodes, in the order of its program's ports."""
+
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+
+
+@dataclass
+class RegionCompiler:
+    """Lowers regions for one chip and remembers what it lowered: programs by their text."""
+
+    chip: Chip
+    programs: list[ProgramSpec] = field(default_factory=list)
+    _by_text: dict[tuple[str, bytes], int] = field(default_factory=dict)
+    _by_structure: dict[str, int] = field(default_factory=dict)
+    lowered_regions: int = 0
+
+    def compile(
+        self,
+        cut: Cut,
+        region: Region,
+        ports: Ports,
+        given: Mapping[fx.Node, PortLayout],
+        weights: Collection[fx.Node],
+        constant: Callable[[fx.Node], torch.Tensor],
+    ) -> int:
+        """The index of the program that computes a region.
+
+        given: layouts that surfaces already have. weights: ports that hold parameters or their
+        gradients. Raises CompileError, with the region's module, where no legal form exists.
+        """
+        structure = structure_of(cut, region, ports, given, weights, constant)
+        if structure not in self._by_structure:
+            try:
+                spec = self._lower(cut, region, ports, given, weights, constant)
+            except CompileError as error:
+                raise type(error)(f"{region.where or 'outside of layers'}: {error}") from error
+            self.lowered_regions += 1
+            key = (spec.text, b"".join(spec.blobs.values()))
+            if key not in self._by_text:
+                self._by_text[key] = len(self.programs)
+                self.programs.append(spec)
+            self._by_structure[structure] = self._by_text[key]
+        return self._by_structure[structure]
+
+    def _lower(
+        self,
+        cut: Cut,
+        region: Region,
+        ports: Ports,
+        given: Mapping[fx.Node, PortLayout],
+        weights: Collection[fx.Node],
+        constant: Callable[[fx.Node], torch.Tensor],
+    ) -> ProgramSpec:
+        natural, names = natural_program(cut, region, ports, constant)
+        layouts = {names[node]: given.get(node) for node in (*ports.inputs, *ports.outputs)}
+        lowered = passes.lower(
+            natural, self.chip, layouts, weights=frozenset(names[node] for node in weights if node in names)
+        )
+        text, blobs = emit(lowered.program)
+        inputs = tuple(
+            PortSpec(var.name, lowered.ports[natural_var.name])
+            for var, natural_var in zip(lowered.program.inputs, natural.inputs, strict=True)
+        )
+        outputs = tuple(
+            PortSpec(var.name, lowered.ports[natural_var.name])
+            for var, natural_var in zip(lowered.program.outputs, natural.outputs, strict=True)
+        )
+        name = f"{len(self.programs):02d}_{(region.where or 'main').replace('.', '_')}"
+        computing = [op for op in lowered.program.ops if op.kind.name != "const"]
+        counts = Counter(op.kind.name for op in computing)
+        return ProgramSpec(name, text, blobs, inputs, outputs, counts, macs_of(lowered.program))
+
+
+def natural_program(
+    cut: Cut, region: Region, ports: Ports, constant: Callable[[fx.Node], torch.Tensor]
+) -> tuple[Program, dict[fx.Node, str]]:
+    """The region in torch's own shapes, every float fp16, and the port name of each input and output node."""
+    builder = Builder()
+    made: dict[fx.Node, Any] = {}
+    for node in ports.inputs:
+        made[node] = builder.input(node.name, tuple(node.meta["val"].shape))
+
+    def value(node: fx.Node) -> Any:
+        if node not in made:
+            if cut.place[node] is Place.CONSTANT:
+                made[node] = fp16_literal(constant(node))
+            elif node.target is operator.getitem:
+                made[node] = value(node.args[0])[node.args[1]]
+            else:
+                made[node] = apply_rule(builder, node, fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value))
+        return made[node]
+
+    for node in region.nodes:
+        value(node)
+    outputs: list[Var] = []
+    for node in ports.outputs:
+        var = value(node)
+        if isinstance(var, Literal) or var in builder.inputs or var in outputs:
+            var = builder.identity(x=var, name=node.name)
+        outputs.append(var)
+    program = builder.program(*outputs)
+    names = dict(zip(ports.inputs, (var.name for var in builder.inputs), strict=True))
+    names.update(zip(ports.outputs, (var.name for var in outputs), strict=True))
+    return program, names
+
+
+def fp16_literal(tensor: torch.Tensor) -> Literal:
+    """A folded tensor as an fp16 constant; True is 1, and what fp16 cannot hold becomes MASKED or its mirror."""
+    array = tensor.detach().to(torch.float32).numpy()
+    array = np.where(np.abs(array) > np.finfo(np.float16).max, np.copysign(-MASKED, array), array)
+    return literal(array, FP16)
+
+
+def structure_of(
+    cut: Cut,
+    region: Region,
+    ports: Ports,
+    given: Mapping[fx.Node, PortLayout],
+    weights: Collection[fx.Node],
+    constant: Callable[[fx.Node], torch.Tensor],
+) -> str:
+    """A digest of everything that the program depends on, names left out."""
+    number = {node: f"in{i}" for i, node in enumerate(ports.inputs)}
+    number.update({node: f"op{i}" for i, node in enumerate(region.nodes)})
+
+    def written(arg: Any) -> Any:
+        if isinstance(arg, fx.Node):
+            if arg in number:
+                return number[arg]
+            if cut.place[arg] is Place.CONSTANT:
+                tensor = constant(arg)
+                return ("const", str(tensor.dtype), tuple(tensor.shape), hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest())
+            return (str(arg.target), written(arg.args), written(arg.kwargs))
+        if isinstance(arg, list | tuple):
+            return tuple(written(item) for item in arg)
+        if isinstance(arg, dict):
+            return tuple((key, written(item)) for key, item in arg.items())
+        return repr(arg)
+
+    def port(node: fx.Node) -> tuple[Any, ...]:
+        return (tuple(node.meta["val"].shape), given.get(node), node in weights)
+
+    parts = (
+        [port(node) for node in ports.inputs],
+        [(str(node.target), written(node.args), written(node.kwargs)) for node in region.nodes],
+        [(written(node), port(node)) for node in ports.outputs],
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def macs_of(program: Program) -> int:
+    """Multiply-adds of one run."""
+    constants = {op.output: op.attrs["val"] for op in program.ops if op.kind.name == "const"}
+
+    def macs(op: Op) -> int:
+        op = op.reading({var: value for var, value in constants.items() if var in op.inputs})
+        return op.kind.macs({key: typed(op.kind, key, arg) for key, arg in op.args.items()})
+
+    return sum(macs(op) for op in program.ops if op.kind.name != "const")

@@ -1,0 +1,29 @@
+"""Writes a plan and its programs into a folder, as an engine would be handed them.
+
+    forward.txt                    the plan, one line a step
+    forward/00_layers_0/model.mil  a program's text
+    forward/00_layers_0/weights/   the files that its BLOBFILE constants name
+"""
+
+from pathlib import Path, PurePosixPath
+
+from torchane.errors import RunFolderError
+from torchane.plan.plan import Plan
+
+
+def dump_plan(plan: Plan, folder: Path) -> None:
+    """Raises RunFolderError where the folder cannot be written."""
+    try:
+        target = folder / plan.name
+        target.mkdir(parents=True, exist_ok=True)
+        (folder / f"{plan.name}.txt").write_text(f"{plan}\n", encoding="utf-8")
+        for program in plan.programs:
+            home = target / program.name
+            home.mkdir(exist_ok=True)
+            (home / "model.mil").write_text(program.text, encoding="utf-8")
+            for path, content in program.blobs.items():
+                file = home / PurePosixPath(path).relative_to("@model_path")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+    except OSError as error:
+        raise RunFolderError(f"Cannot write the programs to {folder}: {error.strerror}. Choose another folder for --dump.") from error

@@ -1,0 +1,183 @@
+"""A Plan: one compiled graph as data. What runs where, in which order, in which surfaces.
+
+    Stage ──► Dispatch ──► Dispatch ──► Unstage ──► HostCall ──► ...
+    host values -> surfaces   programs on the device   surfaces -> host values   torch on the host
+
+Values carry the names of the captured graph. A value lives on the host (a tensor), in a surface, or
+both; `Stage` and `Unstage` are the only steps that move it. Equal programs are listed once and
+dispatched as often as layers need them. A Plan holds no tensors and no callables: it can be printed,
+compared and tested; `runtime.execute` runs it.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torchane.passes.ports import PortLayout
+
+
+@dataclass(frozen=True)
+class PortSpec:
+    """One input or output of a program: its name in the text and how a value lies in it."""
+
+    name: str
+    layout: PortLayout
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the surface; ports are fp16."""
+        n, c, h, w = self.layout.shape
+        return 2 * n * c * h * w
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """A legal program: its MIL text, its weight files, its ports in the order of the text."""
+
+    name: str
+    text: str
+    blobs: Mapping[str, bytes] = field(repr=False)
+    inputs: tuple[PortSpec, ...]
+    outputs: tuple[PortSpec, ...]
+    op_counts: Mapping[str, int]
+    macs: int
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A value that crosses the boundary between the host and a surface, and how it lies there."""
+
+    value: str
+    layout: PortLayout
+    is_weight: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Host values are rounded to fp16 into surfaces of the same names; gradients are first multiplied by the loss scale."""
+
+    copies: tuple[Copy, ...]
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """One run of a program: the values in its inputs and outputs, in the order of its ports."""
+
+    program: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    where: str = ""  # the module that this run computes, for people
+
+
+@dataclass(frozen=True)
+class Unstage:
+    """Surfaces are widened into host tensors; gradients are divided by the loss scale."""
+
+    copies: tuple[Copy, ...]
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """Ops that no program holds, run by PyTorch: `key` finds the callable, `ops` says what it runs and why."""
+
+    key: str
+    ops: tuple[tuple[str, str], ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+Step = Stage | Dispatch | Unstage | HostCall
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph: named inputs come in, steps run in order, named outputs leave.
+
+    `outputs` holds None where the graph gives None. An output whose position is in `kept` leaves as its
+    surface (fp16, as it lies), for a later graph that lists it in `surfaces_in`. `gradients` names every value that is linear
+    in the incoming gradients: the loss scale applies where they cross the boundary.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str | None, ...]
+    programs: tuple[ProgramSpec, ...]
+    steps: tuple[Step, ...]
+    kept: frozenset[int] = frozenset()
+    surfaces_in: Mapping[str, PortLayout] = field(default_factory=dict)
+    gradients: frozenset[str] = frozenset()
+
+    @property
+    def dispatches(self) -> tuple[Dispatch, ...]:
+        return tuple(step for step in self.steps if isinstance(step, Dispatch))
+
+    @property
+    def host_ops(self) -> tuple[tuple[str, str], ...]:
+        """Every op that PyTorch runs on the host, with the reason."""
+        return tuple(op for step in self.steps if isinstance(step, HostCall) for op in step.ops)
+
+    @property
+    def kept_names(self) -> frozenset[str]:
+        return frozenset(self.outputs[position] for position in self.kept)
+
+    def op_counts(self) -> Counter[str]:
+        """MIL ops that one run executes on the device, by kind, constants not counted."""
+        total: Counter[str] = Counter()
+        for dispatch in self.dispatches:
+            total.update(self.programs[dispatch.program].op_counts)
+        return total
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one run on the device."""
+        return sum(self.programs[dispatch.program].macs for dispatch in self.dispatches)
+
+    def last_uses(self) -> tuple[tuple[str, ...], ...]:
+        """For each step, the surfaces that nothing reads after it and that do not leave the plan."""
+        last: dict[str, int] = {}
+        for index, step in enumerate(self.steps):
+            for name in surfaces_of(step):
+                last[name] = index
+        freed: list[list[str]] = [[] for _ in self.steps]
+        kept = self.kept_names
+        for name, index in last.items():
+            if name not in kept and name not in self.surfaces_in:
+                freed[index].append(name)
+        return tuple(map(tuple, freed))
+
+    def __str__(self) -> str:
+        lines = [
+            f"plan {self.name}: {len(self.programs)} programs, {len(self.dispatches)} dispatches, "
+            f"{self.macs / 1e9:.3f} G multiply-adds, {len(self.host_ops)} host ops"
+        ]
+        for index, program in enumerate(self.programs):
+            runs = sum(dispatch.program == index for dispatch in self.dispatches)
+            ports = sum(port.size_bytes for port in (*program.inputs, *program.outputs))
+            lines.append(
+                f"  program {index} {program.name}: {sum(program.op_counts.values())} ops, {len(program.inputs)} inputs, "
+                f"{len(program.outputs)} outputs, {ports / 2**20:.2f} MiB of surfaces, run {runs} times"
+            )
+        for index, step in enumerate(self.steps):
+            lines.append(f"  {index:3d} {describe(step, self)}")
+        return "\n".join(lines)
+
+
+def surfaces_of(step: Step) -> tuple[str, ...]:
+    """The surfaces that a step reads or writes."""
+    if isinstance(step, Dispatch):
+        return (*step.inputs, *step.outputs)
+    if isinstance(step, Stage | Unstage):
+        return tuple(copy.value for copy in step.copies)
+    return ()
+
+
+def describe(step: Step, plan: Plan) -> str:
+    """One line for people."""
+    if isinstance(step, Dispatch):
+        return f"dispatch {plan.programs[step.program].name} for {step.where or '(no module)'}: {len(step.inputs)} in, {len(step.outputs)} out"
+    if isinstance(step, HostCall):
+        return f"host     {', '.join(name for name, _ in step.ops)}"
+    verb = "stage   " if isinstance(step, Stage) else "unstage "
+    weights = sum(copy.is_weight for copy in step.copies)
+    shown = [copy.value for copy in step.copies if not copy.is_weight]
+    return f"{verb} {weights} weights; {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}"

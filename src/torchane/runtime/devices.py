@@ -1,0 +1,31 @@
+"""The devices of this machine by name."""
+
+import platform
+import threading
+
+from torchane.errors import DeviceError, UsageError
+from torchane.runtime.device import Device
+from torchane.runtime.twin import TwinDevice
+
+NAMES = ("auto", "twin", "ane")
+
+_open: dict[str, Device] = {}
+_lock = threading.Lock()
+
+
+def open_device(name: str) -> Device:
+    """The device, opened once per process; `auto` is the engine where it can be used, else the twin.
+
+    Raises UsageError for a name that is not one, DeviceError where the device is not to be had.
+    """
+    if name not in NAMES:
+        raise UsageError(f"Unknown device {name!r}. Known: {', '.join(NAMES)}.")
+    if name == "ane":
+        raise DeviceError(
+            f"There is no Neural Engine that torchane can use here: this is {platform.system()} on {platform.machine()}, "
+            "and this version has no bridge to Apple's framework yet. Use --device twin: it runs the same programs."
+        )
+    with _lock:
+        if "twin" not in _open:
+            _open["twin"] = TwinDevice()
+        return _open["twin"]

@@ -1,0 +1,213 @@
+"""Runs a Plan on a device.
+
+Host values stay what the caller's framework has (torch tensors); a `Host` says how they are read and
+made. Everything else lies in surfaces. Steps run in the plan's order; a surface that nothing reads any
+more goes back to the pool at once, and one that leaves the plan is lent out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from torchane import native
+from torchane.mil.types import FP16, TensorType
+from torchane.passes.ports import PortLayout
+from torchane.plan import Dispatch, Plan, Stage, Unstage
+from torchane.runtime.device import Buffer, Device, LoadedProgram
+from torchane.runtime.loss_scale import Reading
+from torchane.runtime.surfaces import SurfacePool
+
+
+class Host(Protocol):
+    """How the executor reads and makes the caller's tensors."""
+
+    def array(self, value: Any) -> np.ndarray:
+        """The values of a tensor as float32 or float16, a view where that is possible."""
+        ...
+
+    def empty(self, name: str, shape: tuple[int, ...]) -> tuple[Any, np.ndarray]:
+        """A new tensor for the value `name`, and the float32 array to fill it through."""
+        ...
+
+    def finish(self, name: str, value: Any) -> Any:
+        """The tensor from `empty` once it is filled, in the dtype that the graph promised."""
+        ...
+
+    def wrap(self, view: np.ndarray) -> Any:
+        """A tensor that holds a lent surface."""
+        ...
+
+    def address(self, value: Any) -> int:
+        """Where a tensor's memory begins."""
+        ...
+
+
+class Weights:
+    """Surfaces of parameters: they live as long as the model and every forward stages them anew.
+
+    `generation` counts stagings. A backward run whose own forward was the last to stage reads the
+    surfaces as they are; any other stages again, from the tensors that autograd saved.
+    """
+
+    def __init__(self) -> None:
+        self.surfaces: dict[str, Buffer] = {}
+        self.generation = 0
+
+
+class Executor:
+    """A plan made ready for a device: called with the inputs, it gives the outputs."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: Device,
+        pool: SurfacePool,
+        weights: Weights,
+        host: Host,
+        host_calls: Mapping[str, Callable[..., Sequence[Any]]],
+        loaded: Sequence[LoadedProgram],
+    ):
+        self.plan = plan
+        self.device = device
+        self.pool = pool
+        self.weights = weights
+        self.host = host
+        self.host_calls = host_calls
+        self.loaded = tuple(loaded)
+        self.frees = plan.last_uses()
+        self.unstaged = {copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies}
+
+    def __call__(self, inputs: Sequence[Any], scale: float = 1.0) -> tuple[list[Any], Reading]:
+        """The outputs, and what scaled gradients looked like.
+
+        Where a gradient overflows the run stops, and the outputs are meaningless: run again with a
+        smaller scale.
+        """
+        run = _Run(self, inputs, scale)
+        try:
+            for step, free in zip(self.plan.steps, self.frees, strict=True):
+                if isinstance(step, Stage):
+                    run.stage(step)
+                elif isinstance(step, Dispatch):
+                    run.dispatch(step)
+                elif isinstance(step, Unstage):
+                    run.unstage(step)
+                else:
+                    results = self.host_calls[step.key](*(run.values[name] for name in step.inputs))
+                    run.values.update(zip(step.outputs, results, strict=True))
+                if run.reading.overflowed:
+                    return [], run.reading
+                for name in free:
+                    run.release(name)
+            return run.outputs(), run.reading
+        finally:
+            for name in list(run.own):
+                run.release(name)
+
+
+class _Run:
+    """What one call holds: host values by name, surfaces by name, and which surfaces it must give back."""
+
+    def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float):
+        self.executor = executor
+        self.scale = scale
+        self.reading = Reading()
+        self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
+        self.surfaces: dict[str, Buffer] = dict(executor.weights.surfaces)
+        self.own: set[str] = set()
+        self.weights_are_staged = False
+        for name, layout in executor.plan.surfaces_in.items():
+            self._receive(name, layout)
+
+    def _receive(self, name: str, layout: PortLayout) -> None:
+        """A surface that an earlier plan kept; a copy, where a hook moved the saved tensor meanwhile."""
+        tensor = self.values[name]
+        found = self.executor.pool.find(self.executor.host.address(tensor))
+        if found is not None and tuple(found[0].type.shape) == layout.shape:
+            self.surfaces[name], notes = found
+            if notes["generation"] == self.executor.weights.generation:
+                self.weights_are_staged = True
+            return
+        self._take(name, layout.shape)
+        np.copyto(self.surfaces[name].array, self.executor.host.array(tensor).reshape(layout.shape))
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> None:
+        self.surfaces[name] = self.executor.pool.take(shape)
+        self.own.add(name)
+
+    def release(self, name: str) -> None:
+        if name in self.own:
+            self.own.remove(name)
+            self.executor.pool.give(self.surfaces.pop(name))
+
+    def stage(self, step: Stage) -> None:
+        jobs = []
+        weights = self.executor.weights
+        for copy in step.copies:
+            if copy.is_weight:
+                if copy.value not in weights.surfaces:
+                    weights.surfaces[copy.value] = self.executor.device.allocate(TensorType(FP16, copy.layout.shape))
+                elif self.weights_are_staged:
+                    continue
+                self.surfaces[copy.value] = weights.surfaces[copy.value]
+            elif copy.value not in self.own:
+                self._take(copy.value, copy.layout.shape)
+            factor = self.scale if copy.value in self.executor.plan.gradients else 1.0
+            source = self.executor.host.array(self.values[copy.value])
+            jobs.append((*_meeting(self.surfaces[copy.value].array, source, copy.layout), factor))
+        if any(copy.is_weight for copy in step.copies) and not self.weights_are_staged:
+            weights.generation += 1
+        native.stage_many(jobs)
+
+    def dispatch(self, step: Dispatch) -> None:
+        executor = self.executor
+        program = executor.plan.programs[step.program]
+        for name, port in zip(step.outputs, program.outputs, strict=True):
+            self._take(name, port.layout.shape)
+        executor.device.run(
+            executor.loaded[step.program],
+            [self.surfaces[name] for name in step.inputs],
+            [self.surfaces[name] for name in step.outputs],
+        )
+        for name in step.outputs:
+            if name in executor.plan.gradients and name not in executor.unstaged:
+                self.reading.add(name, *native.scan(self.surfaces[name].array))
+
+    def unstage(self, step: Unstage) -> None:
+        executor = self.executor
+        for copy in step.copies:
+            is_gradient = copy.value in executor.plan.gradients
+            value, target = executor.host.empty(copy.value, copy.layout.logical)
+            source = _logical(self.surfaces[copy.value].array, copy.layout)
+            read = native.unstage(target, source, 1.0 / self.scale if is_gradient else 1.0)
+            if is_gradient:
+                self.reading.add(copy.value, *read)
+            self.values[copy.value] = executor.host.finish(copy.value, value)
+
+    def outputs(self) -> list[Any]:
+        plan, executor = self.executor.plan, self.executor
+        lent: dict[str, Any] = {}
+        for name in plan.kept_names:
+            self.own.discard(name)
+            notes = {"generation": executor.weights.generation}
+            lent[name] = executor.host.wrap(executor.pool.lend(self.surfaces[name], notes))
+        return [
+            None if name is None else (lent if position in plan.kept else self.values)[name]
+            for position, name in enumerate(plan.outputs)
+        ]
+
+
+def _meeting(surface: np.ndarray, source: np.ndarray, layout: PortLayout) -> tuple[np.ndarray, np.ndarray]:
+    """The surface and the host's values as two arrays of one shape."""
+    stored = source.transpose(layout.perm)
+    if layout.used == layout.shape[-1]:
+        return surface.reshape(stored.shape), stored
+    return surface[..., : layout.used], np.ascontiguousarray(stored).reshape(*layout.shape[:-1], layout.used)
+
+
+def _logical(surface: np.ndarray, layout: PortLayout) -> np.ndarray:
+    """The surface as the host's shape, strided."""
+    inverse = np.argsort(layout.perm) if layout.perm else ()
+    stored = surface if layout.used == layout.shape[-1] else np.ascontiguousarray(surface[..., : layout.used])
+    return stored.reshape([layout.logical[axis] for axis in layout.perm]).transpose(inverse)

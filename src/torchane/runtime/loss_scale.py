@@ -1,0 +1,107 @@
+"""The loss scale: where in fp16's range the gradients are placed, decided at the boundary.
+
+    tangent (fp32) --x 2^k--> programs (fp16) --/ 2^k--> gradient (fp32)
+
+2^k is a power of two, so the scaling itself loses nothing. k follows the incoming gradient: its largest
+magnitude is brought to 2^target. Where any program output overflows, the backward runs again with a
+smaller target; where a growing share of results is exactly zero, the target rises. So a loop that
+scales its own loss sees the same results, and no step is lost.
+Source of the idea: Micikevicius et al. 2018, arXiv 1710.03740, section 3.2.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from torchane.errors import NumericsError
+
+#: The largest finite result of the engine's products is 32752 (reference: every chip measured so far).
+CEILING = 32752.0
+START_TARGET = 4
+HIGHEST_TARGET = 12
+MAX_TRIES = 24
+#: The share of exact zeros may exceed the lowest seen by this much before the scale rises.
+ZERO_SHARE_MARGIN = 0.02
+#: Steps without overflow before the scale may rise.
+PATIENCE = 20
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Reading:
+    """What program outputs of one run looked like, in scaled fp16."""
+
+    largest: float = 0.0
+    nonfinite: int = 0
+    zeros: int = 0
+    count: int = 0
+    where: str = ""  # the value that is largest or not finite
+
+    def add(self, name: str, largest: float, nonfinite: int, zeros: int, count: int) -> None:
+        if nonfinite or largest > self.largest:
+            self.where = name if nonfinite or not self.nonfinite else self.where
+        self.largest = max(self.largest, largest)
+        self.nonfinite += nonfinite
+        self.zeros += zeros
+        self.count += count
+
+    @property
+    def overflowed(self) -> bool:
+        return self.nonfinite > 0 or self.largest >= CEILING
+
+    @property
+    def zero_share(self) -> float:
+        return self.zeros / self.count if self.count else 0.0
+
+
+@dataclass
+class LossScale:
+    """The state between steps. `retries` and `raises` count what happened, for reports."""
+
+    target: int = START_TARGET
+    retries: int = 0
+    raises: int = 0
+    calm_steps: int = 0
+    lowest_zero_share: float = field(default=1.0)
+    last_scale: float = 1.0
+
+    def run(self, largest_tangent: float, backward: Callable[[float], tuple[Result, Reading]]) -> Result:
+        """Runs `backward(scale)` until nothing overflows.
+
+        largest_tangent: the largest magnitude of the incoming gradients. Raises NumericsError where it
+        is not finite (the loss itself is NaN or infinite), or where no scale helps.
+        """
+        if not math.isfinite(largest_tangent):
+            raise NumericsError(
+                "The gradient that enters the backward programs is not finite: the loss itself is NaN or infinite. "
+                "Lower the learning rate, clip gradients, or resume from the last good checkpoint."
+            )
+        exponent = math.frexp(largest_tangent)[1] if largest_tangent > 0 else 0
+        reading = Reading()
+        for _ in range(MAX_TRIES):
+            self.last_scale = math.ldexp(1.0, max(-126, min(126, self.target - exponent)))
+            result, reading = backward(self.last_scale)
+            if not reading.overflowed:
+                self._settle(reading)
+                return result
+            self.target -= 2
+            self.retries += 1
+            self.calm_steps = 0
+        raise NumericsError(
+            f"The backward programs overflow at every loss scale down to {self.last_scale:g}: {reading.where} "
+            f"{'is not finite' if reading.nonfinite else f'reaches {reading.largest:g}'}. An activation that the forward "
+            "pass saved is likely too large for fp16 already. Lower the learning rate or resume from an earlier checkpoint."
+        )
+
+    def _settle(self, reading: Reading) -> None:
+        self.calm_steps += 1
+        share = reading.zero_share
+        grew = share > self.lowest_zero_share + ZERO_SHARE_MARGIN
+        self.lowest_zero_share = min(self.lowest_zero_share, share)
+        has_room = reading.largest * 4 < CEILING and self.target < HIGHEST_TARGET
+        if grew and has_room and self.calm_steps >= PATIENCE:
+            self.target += 1
+            self.raises += 1
+            self.calm_steps = 0

@@ -1,0 +1,62 @@
+"""Surfaces that come and go: a pool per device, so that a step allocates nothing after the first.
+
+A surface that leaves a plan (an activation saved for the backward pass) is held by whoever holds its
+tensor; when the last holder lets go, it returns to the pool. `find` gives the surface back from the
+address that a tensor has.
+"""
+
+import threading
+import weakref
+from collections.abc import Mapping
+
+import numpy as np
+
+from torchane.mil.types import FP16, TensorType
+from torchane.runtime.device import Buffer, Device
+
+
+class SurfacePool:
+    """Free surfaces by shape. Thread-safe: autograd runs backward graphs in a thread of its own."""
+
+    def __init__(self, device: Device):
+        self.device = device
+        self._free: dict[tuple[int, ...], list[Buffer]] = {}
+        self._lent: dict[int, tuple[Buffer, Mapping[str, object]]] = {}
+        self._lock = threading.RLock()  # a lent view may die while this thread is inside
+        self.allocated_bytes = 0
+
+    def take(self, shape: tuple[int, ...]) -> Buffer:
+        """A surface of fp16, its contents whatever was there."""
+        with self._lock:
+            free = self._free.get(shape)
+            if free:
+                return free.pop()
+        type_ = TensorType(FP16, shape)
+        buffer = self.device.allocate(type_)
+        with self._lock:
+            self.allocated_bytes += type_.size_bytes
+        return buffer
+
+    def give(self, buffer: Buffer) -> None:
+        """Takes a surface back."""
+        with self._lock:
+            self._free.setdefault(tuple(buffer.type.shape), []).append(buffer)
+
+    def lend(self, buffer: Buffer, notes: Mapping[str, object]) -> np.ndarray:
+        """A view for the outside. The surface comes back by itself once nothing refers to the view."""
+        view = buffer.array[...]
+        address = view.__array_interface__["data"][0]
+        with self._lock:
+            self._lent[address] = (buffer, notes)
+        weakref.finalize(view, self._return, address).atexit = False
+        return view
+
+    def find(self, address: int) -> tuple[Buffer, Mapping[str, object]] | None:
+        """The lent surface whose memory begins at an address, with the notes it was lent with."""
+        with self._lock:
+            return self._lent.get(address)
+
+    def _return(self, address: int) -> None:
+        with self._lock:
+            buffer, _ = self._lent.pop(address)
+        self.give(buffer)
