@@ -1,5 +1,6 @@
 """Fixtures that several test folders share."""
 
+import json
 import os
 from pathlib import Path
 
@@ -31,3 +32,34 @@ def pytest_runtest_makereport(item, call):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} was skipped, and CI requires it: {reason}"
     return report
+
+
+_RECORDS: list[dict] = []
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest):
+    """Keeps a measured number of a long test: evidence("largest difference", 0.004, unit="relative")."""
+
+    def keep(what: str, value: object, unit: str = "") -> None:
+        request.node.user_properties.append((what, {"value": value, "unit": unit}))
+
+    return keep
+
+
+def pytest_runtest_logreport(report) -> None:
+    if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
+        _RECORDS.append(
+            {
+                "test": report.nodeid,
+                "outcome": report.outcome,
+                "duration_s": round(report.duration, 2),
+                "measured": dict(report.user_properties),
+            }
+        )
+
+
+def pytest_sessionfinish() -> None:
+    target = os.environ.get("TORCHANE_EVIDENCE")
+    if target:
+        Path(target).write_text(json.dumps(_RECORDS, indent=1))
