@@ -85,14 +85,33 @@ class Builder:
 
 
 def typed(kind: OpKind, key: str, arg: Arg) -> Any:
-    """What a type rule is given for an argument: the type of an operand, the value of a constant."""
+    """What a type rule is given for an argument: the type of an operand, the value of a constant.
+
+    Raises CompileError where a constant is asked for and the argument is only known at run time.
+    """
     if isinstance(arg, tuple):
-        return tuple(item.type for item in arg)
+        return tuple(item.type if key in kind.operands else typed(kind, key, item) for item in arg)
     if key in kind.operands:
-        return arg.type
+        return arg if key in kind.dynamic and isinstance(arg, Literal) else arg.type
     if isinstance(arg, Var):
+        if key in kind.dynamic:
+            return arg.type
         raise CompileError(f"{kind.name}: {key} must be a constant, and {arg.name} is only known at run time.")
     return arg.python()
+
+
+def arguments(op: Op) -> dict[str, Arg]:
+    """All arguments of an op, wherever its text holds them: constexpr ops of ios16 keep theirs as attributes."""
+    given = {key: arg for key, arg in op.attrs.items() if key in op.kind.signature.parameters}
+    return {**given, **op.args}
+
+
+def inferred(op: Op) -> tuple[Type, ...]:
+    """The types that an op's own rule gives its results. Raises CompileError where its arguments do not fit."""
+    args = {key: typed(op.kind, key, arg) for key, arg in arguments(op).items()}
+    if op.kind.nested:
+        args["blocks"] = op.blocks
+    return op.kind.infer(args)
 
 
 def _float_beside(kind: OpKind, key: str, args: dict[str, Any]) -> DType:

@@ -1,71 +1,201 @@
 """Runs a program in NumPy, op by op: slow, plain, and everyone's oracle.
 
+    outputs = evaluate(program, {"x": x})                                  # exact: what the twin computes
+    outputs = evaluate(program, {"x": x}, arithmetic="ideal")              # what the program means
+    cache = {}; evaluate(program, {"x": x}, states=cache)                  # states are read and left there
+
 `exact` is the arithmetic of the twin: each op computes on the exact values of its operands, wide
 (float64), and its result is rounded once to the element type that the program gives it. `ideal` rounds
-nothing: float64 from end to end, what the program means.
+nothing: float64 from end to end. Another arithmetic (a chip's own) is an `Arithmetic` handed in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from torchane.errors import CompileError
+from torchane.errors import CompileError, UsageError
 from torchane.mil import ops as _ops  # noqa: F401  (fills the op table)
-from torchane.mil.ir import Arg, Function, Literal, Op, Program, Var
-from torchane.mil.types import TensorType
+from torchane.mil.build import arguments
+from torchane.mil.formats import narrowed, widened
+from torchane.mil.ir import Arg, Blob, Block, Function, Literal, Op, Program, Var
+from torchane.mil.ops.state import State
+from torchane.mil.types import DType, StateType, TensorType, Type
+
+#: Another way to compute an op: the op (for its types) and what its NumPy rule would be given, to its results.
+Rule = Callable[[Op, Mapping[str, Any]], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How numbers are computed and kept.
+
+    stores: an op's result, wide, and the element type that the program gives it -> the array that is kept.
+    rounds: whether what is kept has the program's element types; if not, floats are kept in float64.
+    rules: by op name, what replaces the op's NumPy rule.
+    """
+
+    name: str
+    stores: Callable[[np.ndarray, DType], np.ndarray]
+    rounds: bool = True
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    def admits(self, array: np.ndarray, dtype: DType) -> np.ndarray:
+        """What is kept of an array from outside: of the NumPy type that carries `dtype`, or of any other."""
+        if array.dtype != dtype.numpy:
+            return self.stores(array, dtype)
+        return array if self.rounds else widened(array, dtype)
+
+    def loads(self, array: np.ndarray, dtype: DType) -> np.ndarray:
+        """What the rules compute with: float64 for floats."""
+        return widened(array, dtype) if self.rounds else array
+
+
+def _unrounded(array: np.ndarray, dtype: DType) -> np.ndarray:
+    return np.asarray(array, np.float64) if dtype.is_float else narrowed(array, dtype)
+
+
+EXACT = Arithmetic("exact", stores=narrowed)
+IDEAL = Arithmetic("ideal", stores=_unrounded, rounds=False)
+ARITHMETICS = {"exact": EXACT, "ideal": IDEAL}
 
 
 def evaluate(
-    program: Program | Function, inputs: Mapping[str, np.ndarray], *, arithmetic: str = "exact"
-) -> dict[str, np.ndarray]:
-    """The outputs by name, in the dtypes of the program (float64 for floats if `ideal`).
+    program: Program | Function,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    function: str | None = None,
+    states: MutableMapping[str, np.ndarray] | None = None,
+    arithmetic: str | Arithmetic = "exact",
+) -> dict[str, Any]:
+    """The outputs by name, in the dtypes of the program (float64 for floats if `ideal`); a list is a tuple.
 
-    inputs: an array per input name, of the declared shape. Constants must be in memory: read a
-    program with its weight files through `mil.load`.
+    inputs: an array per input name, of the declared shape, where `?` takes any size.
+    function: which one, by name; `main`, or the only one, if not said.
+    states: an array per state name; one that is absent starts as zeros. After the run it holds what the run left.
+    Constants must be in memory: read a program with its weight files through `mil.load`.
+    Raises UsageError for a missing input, another shape or an unknown name, CompileError for what cannot be run.
     """
-    function = program.main if isinstance(program, Program) else program
-    values: dict[Var, Any] = {}
-    for var in function.inputs:
-        if var.name not in inputs:
-            raise CompileError(f"{function.name}: no value for the input {var.name} ({var.type}).")
-        given = np.asarray(inputs[var.name])
-        if given.shape != var.shape:
-            raise CompileError(f"{function.name}: the input {var.name} is {var.type} and was given {given.shape}.")
-        values[var] = _stored(given, var, arithmetic)
-    for op in function.ops:
-        if op.kind.name == "const":
-            values[op.output] = _constant(op.attrs["val"], op.output, arithmetic)
-            continue
-        results = op.kind.evaluate({key: _value(op, key, arg, values) for key, arg in op.args.items()})
-        for var, result in zip(op.outputs, results, strict=True):
-            values[var] = _stored(result, var, arithmetic)
-    return {var.name: values[var] for var in function.outputs}
+    chosen = _function(program, function)
+    run = _Run(_arithmetic(arithmetic))
+    held = {} if states is None else states
+    for var in chosen.inputs:
+        if isinstance(var.type, StateType):
+            given = held.get(var.name, np.zeros(var.shape, var.type.tensor.dtype.numpy))
+            start = run.admitted(_checked(chosen, var, given), var.type.tensor)
+            run.values[var] = State(run.loaded(start, var.type.tensor))
+        elif var.name not in inputs:
+            raise UsageError(f"{chosen.name}: no value for the input {var.name} ({var.type}).")
+        else:
+            run.values[var] = run.admitted(_checked(chosen, var, inputs[var.name]), var.type)
+    run.ops(chosen.ops)
+    for var in chosen.inputs:
+        if isinstance(var.type, StateType):
+            held[var.name] = run.stored(run.values[var].array, var.type.tensor)
+    return {var.name: run.values[var] for var in chosen.outputs}
 
 
-def _value(op: Op, key: str, arg: Arg, values: Mapping[Var, Any]) -> Any:
-    """An operand as a wide array, or a constant argument as plain Python."""
-    if isinstance(arg, tuple):
-        return tuple(_value(op, key, item, values) for item in arg)
-    value = values[arg] if isinstance(arg, Var) else _constant(arg, None, "exact")
-    if key not in op.kind.operands:
-        return value if not isinstance(value, np.ndarray) else Literal(arg.type, value).python()
-    if isinstance(value, np.ndarray) and value.dtype in (np.float16, np.float32):
-        return value.astype(np.float64)
-    return value
+def _function(program: Program | Function, name: str | None) -> Function:
+    if isinstance(program, Function):
+        return program
+    if name is None:
+        return program.main
+    for function in program.functions:
+        if function.name == name:
+            return function
+    raise UsageError(f"the program has no function {name!r}; it has {', '.join(f.name for f in program.functions)}.")
 
 
-def _constant(literal: Literal, var: Var | None, arithmetic: str) -> Any:
-    if not isinstance(literal.value, np.ndarray | str):
-        name = "a constant" if var is None else f"the constant {var.name}"
-        raise CompileError(f"{name} is not in memory ({literal.value}). Load the program with its weights: mil.load(path).")
-    return literal.value if var is None else _stored(literal.value, var, arithmetic)
+def _arithmetic(arithmetic: str | Arithmetic) -> Arithmetic:
+    if isinstance(arithmetic, Arithmetic):
+        return arithmetic
+    if arithmetic not in ARITHMETICS:
+        raise UsageError(f"no arithmetic is called {arithmetic!r}; there are {', '.join(ARITHMETICS)}.")
+    return ARITHMETICS[arithmetic]
 
 
-def _stored(value: Any, var: Var, arithmetic: str) -> Any:
-    if not isinstance(value, np.ndarray | np.generic) or not isinstance(var.type, TensorType):
-        return value
-    if var.type.dtype.is_float and arithmetic == "ideal":
-        return np.asarray(value, np.float64)
-    with np.errstate(over="ignore"):
-        return np.asarray(value).astype(var.type.dtype.numpy)
+def _checked(function: Function, var: Var, given: Any) -> np.ndarray:
+    array = np.asarray(given)
+    if len(array.shape) != var.rank or any(want not in (None, have) for want, have in zip(var.shape, array.shape)):
+        raise UsageError(f"{function.name}: the input {var.name} is {var.type} and was given the shape {array.shape}.")
+    return array
+
+
+class _Run:
+    """One run: the arithmetic, and the value of every Var defined so far, as it is kept."""
+
+    def __init__(self, arithmetic: Arithmetic):
+        self.arithmetic = arithmetic
+        self.values: dict[Var, Any] = {}
+
+    def ops(self, ops: tuple[Op, ...]) -> None:
+        for op in ops:
+            if op.kind.name == "const":
+                self.values[op.output] = self.constant(op.attrs["val"], op.name)
+                continue
+            results = self.results(op)
+            assert len(results) == len(op.outputs), f"{op.name}: {len(results)} results for {len(op.outputs)} names"
+            for var, result in zip(op.outputs, results):
+                self.values[var] = self.stored(result, var.type)
+
+    def results(self, op: Op) -> tuple[Any, ...]:
+        args = {key: self.argument(op, key, arg) for key, arg in arguments(op).items()}
+        if self.arithmetic.rounds:
+            args |= self.defaults(op)
+        if op.kind.nested:
+            args["blocks"] = tuple(self.callable(block) for block in op.blocks)
+        rule = self.arithmetic.rules.get(op.kind.name)
+        return op.kind.evaluate(args) if rule is None else rule(op, args)
+
+    def argument(self, op: Op, key: str, arg: Arg) -> Any:
+        """An operand as an array to compute with, a constant as plain Python."""
+        if isinstance(arg, tuple):
+            return tuple(self.argument(op, key, item) for item in arg)
+        value = self.values[arg] if isinstance(arg, Var) else self.constant(arg, op.name)
+        if key not in op.kind.operands and isinstance(value, np.ndarray):
+            return Literal(arg.type, value).python()
+        return self.loaded(value, arg.type)
+
+    def constant(self, literal: Literal, name: str) -> Any:
+        if isinstance(literal.value, Blob):
+            raise CompileError(
+                f"{name}: a constant lies in {literal.value.path} at {literal.value.offset} and is not in memory. "
+                "Load the program with its weights: mil.load(path)."
+            )
+        return self.admitted(literal.value, literal.type)
+
+    def defaults(self, op: Op) -> dict[str, float]:
+        """The epsilons left out, rounded to the type of the first operand that holds floats, as if written there."""
+        missing = op.kind.float_defaults(op.args)
+        dtypes = [var.type.dtype for var in op.inputs if isinstance(var.type, TensorType) and var.type.dtype.is_float]
+        if not missing or not dtypes:
+            return {}
+        return {key: float(widened(narrowed(np.array(value), dtypes[0]), dtypes[0])) for key, value in missing.items()}
+
+    def callable(self, block: Block) -> Callable[..., tuple[Any, ...]]:
+        """A nested block as a function of its inputs; it sees every value defined around it."""
+
+        def call(*values: Any) -> tuple[Any, ...]:
+            for var, value in zip(block.inputs, values, strict=True):
+                self.values[var] = self.stored(value, var.type)
+            self.ops(block.ops)
+            return tuple(self.loaded(self.values[var], var.type) for var in block.outputs)
+
+        return call
+
+    def admitted(self, value: Any, type_: Type) -> Any:
+        """What is kept of a value from outside."""
+        return self.arithmetic.admits(value, type_.dtype) if _is_array(value, type_) else value
+
+    def loaded(self, value: Any, type_: Type) -> Any:
+        """What the rules are given of a kept value."""
+        return self.arithmetic.loads(value, type_.dtype) if _is_array(value, type_) else value
+
+    def stored(self, value: Any, type_: Type) -> Any:
+        """What is kept of a result."""
+        return self.arithmetic.stores(np.asarray(value), type_.dtype) if _is_array(value, type_) else value
+
+
+def _is_array(value: Any, type_: Type) -> bool:
+    return isinstance(value, np.ndarray | np.generic) and isinstance(type_, TensorType)

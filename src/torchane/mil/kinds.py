@@ -9,14 +9,21 @@
     def _(x, y, transpose_x=False, transpose_y=False) -> np.ndarray: ...
 
 `operands` are the arguments that may be values known only at run time; every other argument of the
-signature must be a constant and reaches both rules as plain Python (bool, int, float, str, tuple). The
-signature's defaults are the op's defaults. An operand that holds several values (`values` of concat) is
-passed as a tuple. An op without rules can be read, kept and printed, not typed or run.
+signature is a constant and reaches both rules as plain Python (bool, int, float, str, tuple). Those in
+`dynamic` (the `shape` of reshape, the `begin` of a slice) may also be known only at run time: the type
+rule is then given their TensorType. (An operand that is dynamic too reaches it as a Literal if constant:
+range_1d needs the type and the value.) The signature's defaults are the op's defaults and its annotations
+are enforced before a type rule runs. An operand that holds several values (`values` of concat) is passed
+as a tuple. The rules of a `nested` op (cond, while_loop) also take `blocks`: the Blocks to infer, callables
+from values to values to evaluate. An op without rules can be read, kept and printed, not typed or run.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import numpy as np
 
 from torchane.errors import CompileError
 
@@ -27,10 +34,21 @@ KINDS: dict[str, "OpKind"] = {}
 class OpKind:
     """One op. Kinds are compared by name, so an op of a file that we do not know equals itself."""
 
-    def __init__(self, name: str, operands: tuple[str, ...] = ("x",), *, known: bool = True):
+    def __init__(
+        self,
+        name: str,
+        operands: tuple[str, ...] = ("x",),
+        *,
+        dynamic: tuple[str, ...] = (),
+        nested: bool = False,
+        known: bool = True,
+    ):
         self.name = name
         self.operands = operands
+        self.dynamic = dynamic
+        self.nested = nested
         self.known = known
+        self.signature = inspect.Signature()
         self._infer: Callable[..., Any] | None = None
         self._evaluate: Callable[..., Any] | None = None
         self._cost: Callable[..., int] | None = None
@@ -55,18 +73,37 @@ class OpKind:
         return rule
 
     @property
+    def usage(self) -> str:
+        """The op's name and arguments, for messages."""
+        return f"{self.name}{self.signature}".partition(" -> ")[0].replace("torchane.mil.types.", "")
+
+    @property
     def has_rules(self) -> bool:
         return self._infer is not None and self._evaluate is not None
 
     def infer(self, args: Mapping[str, Any]) -> tuple[Any, ...]:
         """The types of the results. Raises CompileError for unknown, missing or unfit arguments."""
+        for key, value in args.items():
+            wanted = self.signature.parameters.get(key)
+            if wanted is not None and not _fits(value, wanted.annotation):
+                shown = f"a {value}" if key in self.operands else repr(value)
+                raise CompileError(f"{self.name}: {key} is {shown}. Its signature is {self.usage}.")
         result = self._call(self._infer, "type rule", args)
         return result if isinstance(result, tuple) else (result,)
 
     def evaluate(self, args: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The results as NumPy arrays (or strings, lists, ...)."""
-        result = self._call(self._evaluate, "NumPy rule", args)
+        """The results as NumPy arrays (or strings, lists, ...). Overflow and 0/0 give inf and NaN, unwarned."""
+        with np.errstate(all="ignore"):
+            result = self._call(self._evaluate, "NumPy rule", args)
         return result if isinstance(result, tuple) else (result,)
+
+    def float_defaults(self, args: Mapping[str, Any]) -> dict[str, float]:
+        """The defaults of the float arguments that `args` leaves out: epsilons, mostly."""
+        return {
+            name: parameter.default
+            for name, parameter in self.signature.parameters.items()
+            if isinstance(parameter.default, float) and name not in args
+        }
 
     def macs(self, args: Mapping[str, Any]) -> int:
         """Multiply-adds of one run; 0 for ops that multiply nothing."""
@@ -78,7 +115,7 @@ class OpKind:
         try:
             self.signature.bind(**args)
         except TypeError as error:
-            raise CompileError(f"{self.name}: {error}. Its signature is {self.name}{self.signature}.") from None
+            raise CompileError(f"{self.name}: {error}. Its signature is {self.usage}.") from None
         return rule(**args)
 
     def __eq__(self, other: object) -> bool:
@@ -94,3 +131,19 @@ class OpKind:
 def kind_of(name: str) -> OpKind:
     """The registered kind, or a bare one that keeps an unknown op readable and printable."""
     return KINDS.get(name) or OpKind(name, known=False)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is what an annotation of a rule says: a class, a union, `tuple[item, ...]`, or None.
+    An int passes for a float, a bool does not pass for an int."""
+    if isinstance(annotation, UnionType):
+        return any(_fits(value, choice) for choice in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(annotation)[0]) for item in value)
+    if annotation in (inspect.Parameter.empty, Any):
+        return True
+    if annotation is None:
+        return value is None
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if annotation is float else annotation)

@@ -1,5 +1,20 @@
 """The op table, one module per family; importing this package fills `torchane.mil.kinds.KINDS`."""
 
-from torchane.mil.ops import constant, elementwise, linear, normalize, reduce, shape
+from torchane.mil.ops import (
+    activation,
+    constant,
+    conv,
+    elementwise,
+    gather,
+    linear,
+    normalize,
+    reduce,
+    shape,
+    slices,
+    state,
+    unary,
+)
 
-__all__ = ["constant", "elementwise", "linear", "normalize", "reduce", "shape"]
+__all__ = [
+    "activation", "constant", "conv", "elementwise", "gather", "linear", "normalize", "reduce", "shape", "slices", "state", "unary",
+]  # fmt: skip

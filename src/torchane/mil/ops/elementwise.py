@@ -1,4 +1,7 @@
-"""Element-wise ops: one result per element, operands broadcast as NumPy does."""
+"""Element-wise ops of two operands or three, which broadcast as NumPy does.
+
+Source: coremltools, mil/ops/defs/iOS15/elementwise_binary.py, control_flow.py (select).
+"""
 
 from collections.abc import Callable
 
@@ -6,21 +9,8 @@ import numpy as np
 
 from torchane.errors import CompileError
 from torchane.mil.kinds import OpKind
+from torchane.mil.ops.support import broadcast, require_numbers, same_dtype
 from torchane.mil.types import BOOL, TensorType
-
-
-def broadcast(kind: str, *types: TensorType) -> tuple[int | None, ...]:
-    """The common shape of operands. Sizes of 1 stretch; an unknown size meets anything."""
-    rank = max(type_.rank for type_ in types)
-    shape: list[int | None] = []
-    for axis in range(-rank, 0):
-        sizes = [type_.shape[axis] for type_ in types if type_.rank >= -axis]
-        known = {size for size in sizes if size not in (1, None)}
-        if len(known) > 1:
-            shown = " and ".join(map(str, types))
-            raise CompileError(f"{kind}: the shapes of {shown} do not broadcast: axis {axis} has {sorted(known)}.")
-        shape.append(known.pop() if known else (None if None in sizes else 1))
-    return tuple(shape)
 
 
 def _binary(name: str, function: Callable[..., np.ndarray]) -> OpKind:
@@ -28,14 +18,13 @@ def _binary(name: str, function: Callable[..., np.ndarray]) -> OpKind:
 
     @kind.infers
     def _(x: TensorType, y: TensorType) -> TensorType:
-        if x.dtype != y.dtype:
-            raise CompileError(f"{name}: x is {x} and y is {y}; both must have one element type. Cast one of them.")
+        same_dtype(name, x=x, y=y)
+        require_numbers(name, x=x, y=y)
         return TensorType(x.dtype, broadcast(name, x, y))
 
     @kind.evaluates
     def _(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return function(x, y)
+        return function(x, y)
 
     return kind
 
@@ -45,34 +34,56 @@ def _compare(name: str, function: Callable[..., np.ndarray]) -> OpKind:
 
     @kind.infers
     def _(x: TensorType, y: TensorType) -> TensorType:
+        same_dtype(name, x=x, y=y)
+        require_numbers(name, x=x, y=y)
         return TensorType(BOOL, broadcast(name, x, y))
 
-    kind.evaluates(lambda x, y: function(x, y))
+    @kind.evaluates
+    def _(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return function(x, y)
+
     return kind
 
 
-def _unary(name: str, function: Callable[[np.ndarray], np.ndarray]) -> OpKind:
-    kind = OpKind(name)
+def _logical(name: str, function: Callable[..., np.ndarray]) -> OpKind:
+    kind = OpKind(name, operands=("x", "y"))
 
     @kind.infers
-    def _(x: TensorType) -> TensorType:
-        return x
+    def _(x: TensorType, y: TensorType) -> TensorType:
+        for operand, type_ in (("x", x), ("y", y)):
+            if type_.dtype != BOOL:
+                raise CompileError(f"{name}: {operand} is {type_} and must hold bools.")
+        return TensorType(BOOL, broadcast(name, x, y))
 
     @kind.evaluates
-    def _(x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return function(x)
+    def _(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return function(x, y)
 
     return kind
+
+
+def _power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Integers go through floats: NumPy refuses 2 ** -1 in integers, MIL truncates its 0.5 to 0."""
+    if np.issubdtype(np.result_type(x, y), np.integer):
+        return np.trunc(np.power(x.astype(np.float64), y))
+    return np.power(x, y)
+
+
+def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Integers divide towards zero: the quotient is stored in the integer type of the operands."""
+    quotient = np.true_divide(x, y)
+    return np.trunc(quotient) if np.issubdtype(np.result_type(x, y), np.integer) else quotient
 
 
 add = _binary("add", np.add)
 sub = _binary("sub", np.subtract)
 mul = _binary("mul", np.multiply)
-real_div = _binary("real_div", np.true_divide)
+real_div = _binary("real_div", _divide)
+floor_div = _binary("floor_div", np.floor_divide)
+mod = _binary("mod", np.mod)
 maximum = _binary("maximum", np.maximum)
 minimum = _binary("minimum", np.minimum)
-pow = _binary("pow", np.power)
+pow = _binary("pow", _power)
 
 equal = _compare("equal", np.equal)
 not_equal = _compare("not_equal", np.not_equal)
@@ -81,22 +92,19 @@ greater_equal = _compare("greater_equal", np.greater_equal)
 less = _compare("less", np.less)
 less_equal = _compare("less_equal", np.less_equal)
 
-relu = _unary("relu", lambda x: np.maximum(x, 0))
-sigmoid = _unary("sigmoid", lambda x: 1 / (1 + np.exp(-x)))
-silu = _unary("silu", lambda x: x / (1 + np.exp(-x)))
-tanh = _unary("tanh", np.tanh)
-exp = _unary("exp", np.exp)
-sqrt = _unary("sqrt", np.sqrt)
-abs = _unary("abs", np.abs)
-square = _unary("square", np.square)
-sin = _unary("sin", np.sin)
-cos = _unary("cos", np.cos)
+logical_and = _logical("logical_and", np.logical_and)
+logical_or = _logical("logical_or", np.logical_or)
+logical_xor = _logical("logical_xor", np.logical_xor)
 
 select = OpKind("select", operands=("cond", "a", "b"))
 
 
 @select.infers
 def _(cond: TensorType, a: TensorType, b: TensorType) -> TensorType:
+    """a where cond holds, else b; all three broadcast."""
+    if cond.dtype != BOOL:
+        raise CompileError(f"select: cond is {cond} and must hold bools.")
+    same_dtype("select", a=a, b=b)
     return TensorType(a.dtype, broadcast("select", cond, a, b))
 
 
