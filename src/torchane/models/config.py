@@ -1,0 +1,115 @@
+"""The shape of a Llama, with the keys of a Hugging Face `config.json`.
+
+    LlamaConfig ──to_dict──► config.json ──from_dict──► LlamaConfig
+
+What the architecture here does not do (biases, scaled rotary positions, another activation) is
+refused by name when a file asks for it, since ignoring it would load a different model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from torchane.errors import ParseError, UsageError
+
+# What `config.json` may say beside our own keys without changing the model that we build.
+REQUIRED_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "model_type": ("llama",),
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "rope_scaling": (None,),
+    "attention_dropout": (0, 0.0, None),
+}
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes and constants of one model. `head_dim` follows from the others where a file leaves it out."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int
+    head_dim: int = 0
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in SIZES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"{name} is {value!r}, and a model needs a whole number of 1 or more.")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise UsageError(
+                f"num_attention_heads is {self.num_attention_heads} and num_key_value_heads is "
+                f"{self.num_key_value_heads}: every key-value head serves the same number of query heads, "
+                "so the first must be a multiple of the second."
+            )
+        if not self.head_dim:
+            if self.hidden_size % self.num_attention_heads:
+                raise UsageError(
+                    f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                    f"{self.num_attention_heads}. Change one of them, or say head_dim."
+                )
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        if self.head_dim % 2:
+            raise UsageError(f"head_dim is {self.head_dim}: rotary positions turn pairs, so it must be even.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, as transformers' LlamaConfig reads it."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "attention_dropout": 0.0,
+            "rope_scaling": None,
+            "dtype": "float32",
+            **asdict(self),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "config.json") -> "LlamaConfig":
+        """Reads the content of a `config.json`, ours or transformers'. Raises ParseError naming the key."""
+        values = dict(values)
+        rope = values.pop("rope_parameters", None)  # where transformers 5 writes rope_theta
+        if isinstance(rope, Mapping):
+            if rope.get("rope_type", "default") != "default":
+                raise ParseError(
+                    f"{source}: rope_parameters ask for {rope['rope_type']!r} positions; only 'default' is built here."
+                )
+            values.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
+        for key, allowed in REQUIRED_VALUES.items():
+            if key in values and values[key] not in allowed:
+                raise ParseError(
+                    f"{source}: {key} is {values[key]!r}; the Llama that is built here has {allowed[0]!r}."
+                )
+        if isinstance(values.get("eos_token_id"), list):
+            values["eos_token_id"] = values["eos_token_id"][0]
+        if values.get("num_key_value_heads") is None and "num_attention_heads" in values:
+            values["num_key_value_heads"] = values["num_attention_heads"]
+        if values.get("head_dim") is None:
+            values.pop("head_dim", None)
+        known = {field.name for field in fields(cls)}
+        missing = [name for name in SIZES if name not in values and name != "head_dim"]
+        if missing:
+            raise ParseError(f"{source}: {', '.join(missing)} missing. A Llama's config.json names all its sizes.")
+        try:
+            return cls(**{key: value for key, value in values.items() if key in known})
+        except UsageError as error:
+            raise ParseError(f"{source}: {error}") from error
+
+
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+    "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+)  # fmt: skip

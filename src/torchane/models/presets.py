@@ -1,0 +1,86 @@
+"""The models that `torchane train --preset` knows, each with the settings that train it well.
+
+`tiny` is for the first two minutes on any machine. The others are the shapes of karpathy/llama2.c
+(README and train.py there), so that results meet published ones; their batches are small enough for
+a laptop, and `--batch-size` or `--grad-accum` raises them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torchane.errors import UsageError
+from torchane.models.config import LlamaConfig
+
+
+@dataclass(frozen=True)
+class TrainingDefaults:
+    """How a preset is trained where the user says nothing else. One batch is batch_size x seq_len tokens."""
+
+    batch_size: int
+    seq_len: int
+    steps: int
+    lr: float
+    warmup_steps: int
+    weight_decay: float = 0.1
+    eval_interval: int = 100
+    checkpoint_interval: int = 100
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named model. Its vocab_size is what a tokenizer may use at most."""
+
+    name: str
+    summary: str
+    config: LlamaConfig
+    training: TrainingDefaults
+
+
+def _llama2c(name: str, summary: str, training: TrainingDefaults, *, dim: int, layers: int, heads: int,
+             kv_heads: int, hidden: int, vocab: int, positions: int) -> Preset:  # fmt: skip
+    """llama2.c's own words for the sizes, so that they can be checked against its table at a glance."""
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=dim,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=positions,
+    )
+    return Preset(name, summary, config, training)
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({
+    preset.name: preset
+    for preset in (
+        _llama2c(
+            "tiny", "0.9 M parameters: learns in two minutes on two cores",
+            TrainingDefaults(batch_size=8, seq_len=128, steps=400, lr=3e-3, warmup_steps=20),
+            dim=128, layers=4, heads=4, kv_heads=4, hidden=352, vocab=512, positions=128,
+        ),
+        _llama2c(
+            "stories260k", "0.26 M parameters, llama2.c's smallest",
+            TrainingDefaults(batch_size=4, seq_len=512, steps=1000, lr=1e-3, warmup_steps=100, weight_decay=0.01),
+            dim=64, layers=5, heads=8, kv_heads=4, hidden=172, vocab=512, positions=512,
+        ),
+        _llama2c(
+            "stories15m", "15 M parameters, llama2.c's first",
+            TrainingDefaults(batch_size=4, seq_len=256, steps=1000, lr=5e-4, warmup_steps=100),
+            dim=288, layers=6, heads=6, kv_heads=6, hidden=768, vocab=32000, positions=256,
+        ),
+        _llama2c(
+            "stories110m", "110 M parameters, llama2.c's largest",
+            TrainingDefaults(batch_size=1, seq_len=256, steps=1000, lr=4e-4, warmup_steps=100),
+            dim=768, layers=12, heads=12, kv_heads=12, hidden=2048, vocab=32000, positions=1024,
+        ),
+    )
+})  # fmt: skip
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises UsageError that lists the names there are."""
+    if name not in PRESETS:
+        raise UsageError(f"There is no preset {name!r}. The presets are {', '.join(PRESETS)}.")
+    return PRESETS[name]

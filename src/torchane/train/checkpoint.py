@@ -1,0 +1,81 @@
+"""The training state in one file, so that it is whole at one step or not there.
+
+    training.safetensors    params/NAME, exp_avg/NAME, exp_avg_sq/NAME      float32
+                            metadata: state (JSON), sha256 of all tensors
+
+From it a run continues with the same bits. Nothing is pickled: a checkpoint from a stranger can hold
+wrong numbers and nothing worse. The digest finds what a length check cannot, a changed byte.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from torchane.errors import RunFolderError
+from torchane.models.files import read_error, write_atomically
+from torchane.models.folder import copy_weights
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class TrainState:
+    """Where a run stands after `step` optimizer steps."""
+
+    step: int = 0
+    recent_losses: list[float] = field(default_factory=list)  # since the last validation
+    backend: Mapping[str, Any] = field(default_factory=dict)  # what the compiled model remembers: its loss scale
+
+
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: TrainState) -> None:
+    """Writes weights, moments and state as one file. Raises RunFolderError; an older file stays whole then."""
+    tensors = {f"params/{name}": param.detach().contiguous() for name, param in model.named_parameters()}
+    for name, param in model.named_parameters():
+        for moment in MOMENTS if optimizer.state[param] else ():
+            tensors[f"{moment}/{name}"] = optimizer.state[param][moment].contiguous()
+    metadata = {"state": json.dumps(asdict(state)), "sha256": digest(tensors)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.AdamW) -> TrainState:
+    """Puts weights and moments back and gives the state. Raises RunFolderError; nothing is changed then."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        state = TrainState(**json.loads(metadata["state"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise read_error(path, error) from error
+    if digest(tensors) != metadata.get("sha256"):
+        raise RunFolderError(
+            f"{path} is damaged: its content does not match the digest written with it. "
+            "Copy it back from a backup, or train again."
+        )
+    own = dict(model.named_parameters())
+    slots = {f"params/{name}": param for name, param in own.items()}
+    if state.step:
+        for name, param in own.items():
+            optimizer.state[param] = {
+                "step": torch.tensor(float(state.step)),
+                **{moment: torch.zeros_like(param, memory_format=torch.preserve_format) for moment in MOMENTS},
+            }
+            slots |= {f"{moment}/{name}": optimizer.state[param][moment] for moment in MOMENTS}
+    copy_weights(slots, tensors, source=path)
+    return state
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(f"{name} {tuple(tensors[name].shape)}\n".encode())
+        total.update(tensors[name].numpy().reshape(-1).view("u1").data)
+    return total.hexdigest()

@@ -1,0 +1,93 @@
+"""The model as the trainer calls it: through the `ane` backend, or as PyTorch alone runs it.
+
+    EngineModel   torch.compile(model, backend="ane"): forward and backward are engine programs
+    HostModel     any forward that remembers nothing: PyTorch eager, torch.compile's own backend
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+
+from torchane.capture.backend import COMPILED
+from torchane.errors import RunFolderError, TorchaneError
+from torchane.runtime.devices import open_device
+from torchane.runtime.loss_scale import LossScale
+
+
+class CompiledModel(Protocol):
+    """tokens (B, S) -> logits (B, S, V) float32. What it remembers from step to step can be saved and put back."""
+
+    device: str
+
+    def __call__(self, tokens: Tensor) -> Tensor: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+class HostModel:
+    """A forward without memory."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], device: str = "host") -> None:
+        self.device = device
+        self._forward = forward
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self._forward(tokens)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if state:
+            raise RunFolderError("The checkpoint was trained through engine programs; resume it on such a device.")
+
+
+class EngineModel:
+    """Through `backend="ane"`. It remembers the loss scale, on which the last bits of a gradient depend.
+
+    device: "auto", "twin" or "ane"; `self.device` says which it became. dump: a folder for every program.
+    Raises UsageError for an unknown device, DeviceError for one that is not there.
+    """
+
+    def __init__(self, model: nn.Module, device: str = "auto", dump: Path | None = None) -> None:
+        self.device = open_device(device).name
+        options = {"device": device} if dump is None else {"device": device, "dump": str(dump)}
+        self._forward = torch.compile(model, backend="ane", dynamic=False, options=options)
+        self._scales: list[LossScale] = []
+        self._restored: list[LossScale] = []
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        known = len(COMPILED)
+        try:
+            logits = self._forward(tokens)
+        except BackendCompilerFailed as error:
+            if isinstance(error.inner_exception, TorchaneError):
+                raise error.inner_exception from None
+            raise
+        if torch.is_grad_enabled():
+            for compiled in COMPILED[known:]:
+                if self._restored:  # compiled only now, so the state of the checkpoint is due only now
+                    compiled.loss_scale = self._restored.pop(0)
+                self._scales.append(compiled.loss_scale)
+        return logits
+
+    def state(self) -> dict[str, Any]:
+        return {"loss_scales": [asdict(scale) for scale in [*self._scales, *self._restored]]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes the state that a checkpoint holds; call it before the first training forward.
+        Raises RunFolderError if it is another version's.
+        """
+        try:
+            self._restored = [LossScale(**values) for values in state.get("loss_scales", ())]
+        except TypeError as error:
+            raise RunFolderError(
+                f"The checkpoint's loss scale does not fit this version of torchane: {error}. Resume with the version that wrote it."
+            ) from error

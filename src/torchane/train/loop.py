@@ -1,0 +1,165 @@
+"""The training loop: steps, validation, samples, checkpoints, from a step to the last or to a stop.
+
+    for step in ...:  batch(seed, step) ─► train_step ─► metrics ─► now and then: validation, checkpoint
+
+A batch is a function of the seed and the step alone, so a run that is stopped and resumed sees the
+batches of one that was not.
+"""
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from torchane.data.batches import Batch
+from torchane.errors import NumericsError
+from torchane.models.llama import LlamaForCausalLM
+from torchane.train.checkpoint import TrainState
+from torchane.train.compiled import CompiledModel
+from torchane.train.report import Reporter, StepReport, TrainResult, ValidationReport
+from torchane.train.run_folder import RunFolder
+from torchane.train.settings import TrainSettings
+from torchane.train.step import fixed_order_sum, learning_rate, set_learning_rate, token_losses, train_step
+
+RECENT_STEPS = 50  # how many step times the time left is estimated from
+
+
+class Batches(Protocol):
+    """Training batches by step, counted from 0; the fixed batches of validation; and the least bits per byte
+    that any model can reach on those, where it is known.
+    """
+
+    floor: float | None
+
+    def train(self, step: int) -> Batch: ...
+
+    def valid(self) -> Iterable[Batch]: ...
+
+
+@dataclass
+class Trainer:
+    """One run. `state` says where it stands; `run` takes it to the last step."""
+
+    model: LlamaForCausalLM
+    compiled: CompiledModel
+    optimizer: torch.optim.AdamW
+    batches: Batches
+    settings: TrainSettings
+    folder: RunFolder
+    reporter: Reporter
+    sample: Callable[[LlamaForCausalLM], str]
+    state: TrainState = field(default_factory=TrainState)
+    saved_step: int | None = None
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> TrainResult:
+        """Trains until the last step or until should_stop(), saves, and says what came of it.
+        Raises NumericsError where training has gone wrong, RunFolderError where it cannot be saved; the
+        checkpoint written last is good in either case.
+        """
+        self.reporter.compiling()
+        validation: ValidationReport | None = None
+        if self.state.step == 0:
+            validation = self.validate()
+            self.reporter.sample(0, self.sample(self.model))
+        times: deque[float] = deque(maxlen=RECENT_STEPS)
+        first_time_s: float | None = None
+        while self.state.step < self.settings.steps and not should_stop():
+            report = self.step(times)
+            self.folder.append_metrics(report.metrics())
+            self.reporter.step(report)
+            if first_time_s is None:  # it compiles, so it says little about the others
+                first_time_s = report.time_s
+            else:
+                times.append(report.time_s)
+            last = self.state.step == self.settings.steps
+            if last or self.state.step % self.settings.eval_interval == 0:
+                validation = self.validate()
+                self.state.recent_losses.clear()
+            if last or self.state.step % self.settings.checkpoint_interval == 0:
+                self.save()
+        interrupted = self.state.step < self.settings.steps
+        if self.saved_step != self.state.step:
+            self.save()
+        if validation is None:
+            validation = self.validate()
+        if not interrupted:
+            self.reporter.sample(self.state.step, self.sample(self.model))
+        typical_s = statistics.median(times) if times else first_time_s
+        return TrainResult(
+            steps=self.state.step,
+            train_loss=validation.train_loss,
+            valid_loss=validation.valid_loss,
+            bits_per_byte=validation.bits_per_byte,
+            floor=validation.floor,
+            tokens_per_s=self.settings.tokens_per_step / typical_s if typical_s else None,
+            interrupted=interrupted,
+        )
+
+    def step(self, recent: Sequence[float]) -> StepReport:
+        """One optimizer step; `recent` are the times of the steps before it, in seconds."""
+        step = self.state.step + 1
+        lr = learning_rate(step, self.settings)
+        set_learning_rate(self.optimizer, lr)
+        batch = self.batches.train(step - 1)
+        start = time.perf_counter()
+        try:
+            result = train_step(self.compiled, self.optimizer, batch, self.settings.grad_clip)
+        except NumericsError as error:
+            raise NumericsError(f"step {step}: {error} {self.last_checkpoint()}") from error
+        time_s = time.perf_counter() - start
+        self.state.step = step
+        self.state.recent_losses.append(result.loss)
+        typical = statistics.median(recent) if recent else time_s
+        return StepReport(
+            step=step,
+            steps=self.settings.steps,
+            loss=result.loss,
+            lr=lr,
+            grad_norm=result.grad_norm,
+            time_s=time_s,
+            tokens_per_s=self.settings.tokens_per_step / typical,
+            time_left_s=typical * (self.settings.steps - step),
+        )
+
+    @torch.no_grad()
+    def validate(self) -> ValidationReport:
+        """The mean nll over all of the validation batches, and the same as bits per byte of their text.
+        Raises NumericsError if it is not a finite number.
+        """
+        nll, count, size_bytes = 0.0, 0, 0
+        for batch in self.batches.valid():
+            nll += fixed_order_sum(token_losses(self.compiled(batch.tokens), batch.targets))
+            count += batch.target_count
+            size_bytes += batch.target_bytes
+        if not math.isfinite(nll):
+            raise NumericsError(
+                f"step {self.state.step}: the validation loss is {nll}. Lower --lr. {self.last_checkpoint()}"
+            )
+        losses = self.state.recent_losses
+        report = ValidationReport(
+            step=self.state.step,
+            train_loss=math.fsum(losses) / len(losses) if losses else None,
+            valid_loss=nll / count,
+            bits_per_byte=nll / math.log(2) / size_bytes,
+            floor=self.batches.floor,
+        )
+        self.folder.append_metrics(report.metrics())
+        self.reporter.validation(report)
+        return report
+
+    def save(self) -> None:
+        self.state.backend = self.compiled.state()
+        self.folder.save(self.model, self.optimizer, self.state)
+        self.saved_step = self.state.step
+        self.reporter.saved(self.state.step, str(self.folder.path))
+
+    def last_checkpoint(self) -> str:
+        """Where a run that went wrong can be taken up again."""
+        if self.saved_step is None:
+            return "Nothing was saved yet."
+        return f"The checkpoint of step {self.saved_step} in {self.folder.path} is good."

@@ -1,0 +1,114 @@
+"""One optimizer step: loss, gradients, clip, update, with the same bits for any number of threads.
+
+    tokens ─► compiled model ─► logits ─► nll of each token ─► loss
+                                  └─ backward(1/n each) ─► grads ─► clip ─► AdamW
+
+Sums are where threads change the bits. The loss is added up in float64 in a fixed order and never by
+torch; the backward starts from the per-token losses, each weighted 1/n, so autograd adds up nothing.
+The squares of the gradients are added in a fixed order too. What torch does between (log_softmax,
+the embedding's gradient, AdamW) treats each element or row alone: tests/train/test_step.py checks it.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchane.data.batches import IGNORE, Batch
+from torchane.errors import NumericsError
+from torchane.train.settings import TrainSettings
+
+CHUNK = 1 << 16  # elements squared at a time: half a megabyte of float64 stays in the cache
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss is the mean nll in nats per token, before the update; grad_norm is before clipping."""
+
+    loss: float
+    grad_norm: float
+
+
+def train_step(forward: Forward, optimizer: torch.optim.Optimizer, batch: Batch, grad_clip: float) -> StepResult:
+    """Updates the parameters once. forward: tokens (B, S) -> logits (B, S, V) float32.
+    Raises NumericsError, with the parameters untouched, if the loss or a gradient is not a finite number.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    nll = token_losses(forward(batch.tokens), batch.targets)
+    loss = fixed_order_sum(nll) / batch.target_count
+    if not math.isfinite(loss):
+        raise NumericsError(f"the loss is {loss}. Lower --lr, or look for damaged text in the data.")
+    nll.backward(gradient=torch.full_like(nll, 1.0 / batch.target_count))
+    norm = clip_gradients(parameters(optimizer), grad_clip)
+    optimizer.step()
+    return StepResult(loss, norm)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits (B, S, V), targets (B, S) -> nll (B * S,) float32 in nats, 0 where a target is ignored."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORE)
+
+
+def fixed_order_sum(values: Tensor) -> float:
+    """The sum in float64, in one order for any number of threads."""
+    return float(np.add.reduce(values.detach().numpy(), axis=None, dtype=np.float64))
+
+
+def sum_of_squares(values: Tensor) -> float:
+    """The sum of squares in float64; squares of float32 are exact there. One order for any number of threads."""
+    flat = values.detach().reshape(-1).numpy()
+    chunks = (flat[start : start + CHUNK].astype(np.float64) for start in range(0, flat.size, CHUNK))
+    return math.fsum(float(np.add.reduce(np.square(chunk, out=chunk))) for chunk in chunks)
+
+
+@torch.no_grad()
+def clip_gradients(params: Iterable[nn.Parameter], limit: float) -> float:
+    """Scales all gradients together so that their norm is at most `limit`; gives the norm from before.
+    Raises NumericsError if the norm is not a finite number.
+    """
+    grads = [param.grad for param in params if param.grad is not None]
+    norm = math.sqrt(math.fsum(sum_of_squares(grad) for grad in grads))
+    if not math.isfinite(norm):
+        raise NumericsError(f"the norm of the gradients is {norm}. Lower --lr, or look for damaged text in the data.")
+    if norm > limit:
+        for grad in grads:
+            grad.mul_(limit / norm)
+    return norm
+
+
+def adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+    """torch's AdamW, fused; weights that are matrices decay, norms do not."""
+    params = list(model.parameters())
+    groups = [
+        {"params": [param for param in params if param.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [param for param in params if param.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True
+    )
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters in the optimizer's order."""
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """For step 1, 2, ...: up in a line over the warm-up, then down half a cosine to final_lr_ratio of the peak."""
+    warmup = min(settings.warmup_steps, settings.steps // 2)  # a short run still sees its peak
+    if step <= warmup:
+        return settings.lr * step / warmup
+    progress = (step - warmup) / max(1, settings.steps - warmup)
+    floor = settings.lr * settings.final_lr_ratio
+    return floor + (settings.lr - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
