@@ -1,0 +1,95 @@
+"""Where constants stand: in statements of their own, in the arguments that read them, in files.
+
+    string t = const()[val = string("fp16")];
+    y = cast(dtype = t, x = x);                    ->    y = cast(dtype = string("fp16"), x = x);
+
+Engines want the left form, rules and evaluators the right one. Both mean the same, to the bit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from torchane.errors import ParseError
+from torchane.mil.blobs import BlobFile
+from torchane.mil.ir import Arg, Blob, Block, Literal, Op, Program, Var
+from torchane.mil.types import STRING, TensorType
+
+
+def inline_constants(program: Program) -> Program:
+    """Every `const` moves into the arguments that read it, in nested blocks too. A constant that is an
+    output of a function or block stays: its name is needed there."""
+    functions = tuple(
+        replace(function, ops=_inlined(function.ops, function.outputs, {})) for function in program.functions
+    )
+    return replace(program, functions=functions)
+
+
+def _inlined(ops: Iterable[Op], outputs: tuple[Var, ...], known: Mapping[Var, Literal]) -> tuple[Op, ...]:
+    values = dict(known)
+    kept = []
+    for op in ops:
+        if op.kind.name == "const" and "val" in op.attrs and len(op.outputs) == 1:
+            values[op.output] = op.attrs["val"]
+            if op.output in outputs:
+                kept.append(op)
+            continue
+        op = op.reading(values)
+        if op.blocks:
+            op = replace(op, blocks=tuple(_inlined_block(block, values) for block in op.blocks))
+        kept.append(op)
+    return tuple(kept)
+
+
+def _inlined_block(block: Block, known: Mapping[Var, Literal]) -> Block:
+    return replace(block, ops=_inlined(block.ops, block.outputs, known))
+
+
+def load_blobs(program: Program, resolver: Callable[[str], BlobFile]) -> Program:
+    """Every constant that lies in a file becomes a read-only array over that file.
+
+    resolver: the open file for a path as the program spells it. Raises ParseError where a record does not
+    hold what the program declares.
+    """
+    return map_literals(program, lambda literal: _loaded(literal, resolver))
+
+
+def _loaded(literal: Literal, resolver: Callable[[str], BlobFile]) -> Literal:
+    if not isinstance(literal.value, Blob):
+        return literal
+    type_, blob = literal.type, literal.value
+    if not isinstance(type_, TensorType) or not type_.is_fixed or type_.dtype is STRING:
+        raise ParseError(f"{blob.path} at {blob.offset:,}: a {type_} cannot be read from a weight file.")
+    array = resolver(blob.path).read_as(blob.offset, type_.dtype)
+    if type_.dtype.bits < 8 and type_.size <= array.size:
+        array = array[: type_.size]  # a record whose code has whole bytes says nothing of unused bits
+    if array.size != type_.size:
+        raise ParseError(
+            f"{blob.path} at {blob.offset:,}: the record holds {array.size:,} values of {type_.dtype.mil_name} "
+            f"and the program declares {type_}, {type_.size:,} values. The weights belong to another program."
+        )
+    return Literal(type_, array.reshape(type_.shape))  # type: ignore[arg-type]
+
+
+def map_literals(program: Program, change: Callable[[Literal], Literal], *, arguments: bool = True) -> Program:
+    """The program with every constant changed: those in attributes of ops and, if `arguments`, those given as
+    arguments; in nested blocks too."""
+    functions = tuple(replace(function, ops=_mapped(function.ops, change, arguments)) for function in program.functions)
+    return replace(program, functions=functions)
+
+
+def _mapped(ops: Iterable[Op], change: Callable[[Literal], Literal], arguments: bool) -> tuple[Op, ...]:
+    return tuple(
+        replace(
+            op,
+            args={key: _mapped_arg(arg, change) for key, arg in op.args.items()} if arguments else op.args,
+            attrs={key: change(value) for key, value in op.attrs.items()},
+            blocks=tuple(replace(block, ops=_mapped(block.ops, change, arguments)) for block in op.blocks),
+        )
+        for op in ops
+    )
+
+
+def _mapped_arg(arg: Arg, change: Callable[[Literal], Literal]) -> Arg:
+    if isinstance(arg, tuple):
+        return tuple(change(item) if isinstance(item, Literal) else item for item in arg)
+    return change(arg) if isinstance(arg, Literal) else arg
