@@ -1,0 +1,79 @@
+"""Writing the physical program: where each value lies, and how it is read in another order or view.
+
+    natural value ──► (order, physical Var) ──read(order, shape)──► [transpose] ──► [reshape] ──► rank 4
+
+A value is stored once. Reading it in another order emits one `transpose` (two where more than four runs of
+axes move), in another view one `reshape`; either is emitted once and shared by all readers. Constants are
+moved here and now instead, for nothing.
+"""
+
+import numpy as np
+
+from torchane.mil.build import Builder
+from torchane.mil.ir import Arg, Literal, Op, Var, literal
+from torchane.passes.layout_order import Order, Shape, Shape4, natural, runs_between, sizes, steps_between
+from torchane.passes.layout_step import Tensor, keyed_operands
+
+class Emitter:
+    """The physical program so far."""
+
+    def __init__(self, taken: list[str]):
+        self.b = Builder(taken)
+        self._home: dict[Var, tuple[Order, Var]] = {}
+        self._made: dict[tuple[object, ...], Var] = {}
+
+    def define(self, value: Var, order: Order, physical: Var) -> None:
+        """Says where a natural value lies from now on."""
+        assert physical.rank == 4 and physical.type.size == value.type.size, f"{value} cannot lie in {physical}"
+        self._home[value] = (order, physical)
+
+    def stored(self, value: Var, order: Order) -> Var:
+        """The value in an order, in whatever view it has there; emits a transpose if it lies in another."""
+        home, physical = self._home[value]
+        for step in steps_between(home, order):
+            runs, perm = runs_between(home, step)
+            lead = (1,) * (4 - len(runs))
+            physical = self.view(physical, (*lead, *(_size(value.shape, run) for run in runs)))  # type: ignore[arg-type]
+            perm = (*range(len(lead)), *(axis + len(lead) for axis in perm))
+            physical = self._once("transpose", physical, perm=perm)
+            home = step
+        return physical
+
+    def read(self, tensor: Tensor, order: Order, shape: Shape4) -> Tensor:
+        """The tensor in an order and a view; a constant's view may leave the size to a single entry."""
+        if isinstance(tensor, Literal):
+            return literal(np.ascontiguousarray(_moved(tensor, order).reshape(shape)))
+        return self.view(self.stored(tensor, order), shape)
+
+    def view(self, physical: Var, shape: Shape4) -> Var:
+        return physical if physical.shape == shape else self._once("reshape", physical, shape=shape)
+
+    def emit(self, op: Op, reads: tuple[Arg, ...], **changed: object) -> Var:
+        """The op on physical tensors (one per operand of `operands(op)`), its other arguments kept or changed."""
+        args: dict[str, object] = {}
+        for (key, _), tensor in zip(keyed_operands(op), reads, strict=True):
+            args[key] = (*args.get(key, ()), tensor) if isinstance(op.args[key], tuple) else tensor
+        rest = {key: arg for key, arg in op.args.items() if key not in args}
+        return self.b.emit(op.kind, {**args, **rest, **changed}, op.output.name)[0]
+
+    def _once(self, kind: str, physical: Var, **args: Shape) -> Var:
+        """The result of a move, which is emitted the first time that it is asked for."""
+        key = (kind, *args.values(), physical)
+        if key not in self._made:
+            self._made[key] = getattr(self.b, kind)(x=physical, name=f"{physical.name}_{_NOUN[kind]}", **args)
+        return self._made[key]
+
+
+_NOUN = {"reshape": "view", "transpose": "moved"}
+
+
+def _size(shape: Shape, run: Order) -> int:
+    return int(np.prod(sizes(shape, run)))
+
+
+def _moved(constant: Literal, order: Order) -> np.ndarray:
+    """The constant's elements in an order; axes of one entry are dropped."""
+    assert isinstance(constant.value, np.ndarray), "constants are in memory while a program is lowered"
+    bare = constant.value.reshape(sizes(constant.shape, natural(constant.shape)))
+    place = {axis: index for index, axis in enumerate(natural(constant.shape))}
+    return bare.transpose([place[axis] for axis in order])

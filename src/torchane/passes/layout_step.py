@@ -1,0 +1,34 @@
+"""What the analysis of layouts decides about one op, and what its rules look at."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torchane.mil.ir import Literal, Op, Var
+from torchane.passes.layout_order import Order
+
+Tensor = Var | Literal
+
+
+@dataclass(frozen=True)
+class Step:
+    """One way to run an op: the order in which it reads each of `operands(op)`, and the order of its result.
+
+    `awkward` counts what costs no copy and is still better avoided: an operand that a matmul takes transposed.
+    """
+
+    reads: tuple[Order, ...]
+    writes: Order
+    awkward: int = 0
+
+
+def operands(op: Op) -> tuple[Tensor, ...]:
+    """The tensors that an op computes with, in the order of its kind's operands; constants too."""
+    return tuple(tensor for _, tensor in keyed_operands(op))
+
+
+def keyed_operands(op: Op) -> Iterator[tuple[str, Tensor]]:
+    """`operands`, each with the argument that holds it; several share a key where one argument holds a tuple."""
+    for key in op.kind.operands:
+        arg = op.args.get(key)
+        if arg is not None:
+            yield from ((key, item) for item in (arg if isinstance(arg, tuple) else (arg,)))
