@@ -261,7 +261,9 @@ def test_a_path_that_leaves_the_folder_is_refused(name, reason, tmp_path):
         resolve(folder, name)
 
 
-@pytest.mark.parametrize("name", ["@model_path/weights/weight.bin", "weights/weight.bin", "@model_path//weights/weight.bin"])
+@pytest.mark.parametrize(
+    "name", ["@model_path/weights/weight.bin", "weights/weight.bin", "@model_path//weights/weight.bin"]
+)
 def test_a_path_within_the_folder_is_found(name, tmp_path):
     assert resolve(tmp_path, name) == tmp_path / "weights" / "weight.bin"
 

@@ -146,9 +146,13 @@ class BlobFile:
             raise BlobError(self.path, offset, f"no record can be here: the file has {len(self._buffer):,} bytes.")
         sentinel, code, size_bytes, start, padding_bits = _RECORD.unpack_from(self._buffer, offset)
         if sentinel != _SENTINEL:
-            raise BlobError(self.path, offset, f"no record begins here (found {sentinel:#010x}, not {_SENTINEL:#010x}).")
+            raise BlobError(
+                self.path, offset, f"no record begins here (found {sentinel:#010x}, not {_SENTINEL:#010x})."
+            )
         if code not in _DTYPES:
-            raise BlobError(self.path, offset + 4, f"the element type has the code {code}; known are 1 to {len(_DTYPES)}.")
+            raise BlobError(
+                self.path, offset + 4, f"the element type has the code {code}; known are 1 to {len(_DTYPES)}."
+            )
         if start < _HEADER.size or start + size_bytes > len(self._buffer):
             raise BlobError(
                 self.path, offset + 8,
@@ -168,7 +172,9 @@ class BlobFile:
         for _ in range(self._count):
             record = self.record(offset)
             if record.start < offset + _RECORD.size:
-                raise BlobError(self.path, offset + 16, f"the data at byte {record.start:,} lies before its record's end.")
+                raise BlobError(
+                    self.path, offset + 16, f"the data at byte {record.start:,} lies before its record's end."
+                )
             found.append(record)
             offset = _aligned(record.start + record.size_bytes)
         return tuple(found)
@@ -204,7 +210,9 @@ def pack(array: np.ndarray, dtype: DType) -> bytes:
     flat = np.ascontiguousarray(array).reshape(-1)
     if dtype.bits >= 8:
         return flat.astype(flat.dtype.newbyteorder("<"), copy=False).tobytes()
-    low, high = (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1) if dtype is DType.INT4 else (0, (1 << dtype.bits) - 1)
+    low, high = (
+        (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1) if dtype is DType.INT4 else (0, (1 << dtype.bits) - 1)
+    )
     if flat.size and not low <= flat.min() <= flat.max() <= high:
         raise UsageError(f"{dtype.mil_name} holds {low} to {high}; the values go from {flat.min()} to {flat.max()}.")
     bits = np.unpackbits(flat.view(np.uint8)[:, None], axis=1, bitorder="little", count=dtype.bits)

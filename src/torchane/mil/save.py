@@ -1,12 +1,13 @@
 """A program with its weights, out of memory and back: what a device is handed, and folders on disk.
 
-    folder/model.mil              the text
-    folder/weights/weight.bin     constants above a size, named in the text as @model_path/weights/weight.bin
+folder/model.mil              the text
+folder/weights/weight.bin     constants above a size, named in the text as @model_path/weights/weight.bin
 """
 
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +87,9 @@ def load(path: str | os.PathLike[str]) -> Program:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ParseError(f"{path}: byte {error.start:,}: MIL text is UTF-8, and this is not. Is it a .mil file?") from None
+        raise ParseError(
+            f"{path}: byte {error.start:,}: MIL text is UTF-8, and this is not. Is it a .mil file?"
+        ) from None
     files: dict[str, BlobFile] = {}
 
     def opened(name: str) -> BlobFile:
@@ -126,10 +129,9 @@ def save(
     return folder / "model.mil"
 
 
-def _write(path: Path, chunks) -> None:  # noqa: ANN001 (an iterable of bytes)
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
     """Writes and waits until the disk has it."""
     with open(path, "wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
+        file.writelines(chunks)
         file.flush()
         os.fsync(file.fileno())

@@ -1,8 +1,8 @@
 """Where a text is wrong: the message, the file, line and column, the line itself and a caret under it.
 
-    model.mil:3:31: the name 'z' is not defined here.
-        tensor<fp16, [2]> y = relu(x = z);
-                                       ^
+model.mil:3:31: the name 'z' is not defined here.
+    tensor<fp16, [2]> y = relu(x = z);
+                                   ^
 """
 
 from torchane.errors import ParseError

@@ -20,15 +20,13 @@ from torchane.mil import ops as _ops  # noqa: F401  (fills the op table)
 from torchane.mil.ir import Arg, Block, Function, Literal, Op, Program, Var
 from torchane.mil.kinds import OpKind, kind_of
 from torchane.mil.text.scanner import NAME
-from torchane.mil.text.values import ValueScanner
+from torchane.mil.text.value_scanner import ValueScanner
 from torchane.mil.types import STRING, DictType, TensorType
 
 _NAME = NAME.pattern
 _TITLE = r'\)\[name ?= ?(?:string|tensor<string, \[\]>)\("([^"\\\n]*)"\)'
 _HEAD = re.compile(rf"\s*(tensor<[a-z0-9]+, \[[0-9?, ]*\]>|[a-z]+[0-9]*) ({_NAME}) = ({_NAME})\(")
-_ARGS = re.compile(
-    rf"((?:{_NAME} ?= ?(?:{_NAME}|\({_NAME}(?:, ?{_NAME})*\))(?:, ?(?={_NAME})|(?=\))))*){_TITLE}\];"
-)
+_ARGS = re.compile(rf"((?:{_NAME} ?= ?(?:{_NAME}|\({_NAME}(?:, ?{_NAME})*\))(?:, ?(?={_NAME})|(?=\))))*){_TITLE}\];")
 _ARG = re.compile(rf"({_NAME}) ?= ?(?:({_NAME})|\(([^)]*)\))")
 _CONST = re.compile(rf"{_TITLE}, ?val ?= ?")
 _STRING_TYPE = TensorType(STRING)
@@ -186,7 +184,7 @@ class _ProgramScanner(ValueScanner):
         head = _HEAD.match(text, self.pos)
         if head is None:
             return None
-        type_ = self._types.get(head.group(1))
+        type_ = self.types.get(head.group(1))
         if type_ is None:
             return None
         name, kind = head.group(2), head.group(3)
@@ -328,5 +326,3 @@ def _pairs(info: Literal | None) -> tuple[tuple[str, str], ...] | None:
     if info is None or info.type != DictType(_STRING_TYPE, _STRING_TYPE):
         return None
     return tuple((key.value, value.value) for key, value in info.value)  # type: ignore[attr-defined]
-
-

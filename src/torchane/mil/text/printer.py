@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from torchane.errors import CompileError
+from torchane.mil.formats import widened
 from torchane.mil.ir import Arg, Blob, Block, Function, Literal, Op, Program, Var
 from torchane.mil.text import floats
 from torchane.mil.text.scanner import NAME
@@ -149,11 +150,11 @@ class _Printer:
     def _array(self, array: np.ndarray, dtype: DType) -> str:
         if dtype.is_float:
             flat = np.ascontiguousarray(array).reshape(-1)
-            numbers = floats.decode(flat, dtype)
+            numbers = widened(flat, dtype)
             items = [self._float(number) for number in numbers.tolist()]
             for index in np.flatnonzero(np.isnan(numbers)).tolist():
                 bits = int(floats.to_bits(flat)[index])
-                if not floats.is_canonical_nan(bits, dtype):
+                if not floats.is_usual_nan(bits, dtype):
                     items[index] = f"nan({bits:#x})"
         elif dtype is BOOL:
             items = ["true" if item else "false" for item in array.reshape(-1).tolist()]

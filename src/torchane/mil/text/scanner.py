@@ -135,5 +135,5 @@ def _unescaped(piece: str) -> str:
     if piece[0] != "\\":
         return piece
     if len(piece) > 2:
-        return chr(int(piece[2:], 16))
+        return chr(int(f"0x{piece[2:]}", 0))
     return _ESCAPES.get(piece[1], piece[1])

@@ -1,6 +1,5 @@
-"""The middle layer of the parser: types and constants.
+"""The constants of MIL text.
 
-    type     := fp16 | tensor<fp16, [1, ?]> | list<type, 4> | tuple<type, ...> | dict<type, type> | state<tensor>
     constant := type(value) | value
     value    := number | true | "text" | [value, ...] | (value, ...) | {{key, value}, ...}
               | BLOBFILE(path = string("..."), offset = uint64(64))
@@ -15,139 +14,42 @@ from collections.abc import Callable
 
 import numpy as np
 
+from torchane.mil.formats import narrowed
 from torchane.mil.ir import Blob, Literal
 from torchane.mil.text import floats
-from torchane.mil.text.scanner import NAME, Scanner
+from torchane.mil.text.scanner import NAME
+from torchane.mil.text.type_scanner import TOO_LARGE, TypeScanner
 from torchane.mil.types import (
     BOOL,
-    DTYPES,
     FP32,
     INT32,
     STRING,
     DictType,
     DType,
     ListType,
-    StateType,
     TensorType,
     TupleType,
     Type,
 )
 
-_TYPE = re.compile(r"tensor<[a-z0-9]+, \[[0-9?, ]*\]>|[a-z]+[0-9]*(?![A-Za-z0-9_.$@<])")
 _STRING_TYPE = r"(?:string|tensor<string, \[\]>)"
 _BLOB = re.compile(
     rf'BLOBFILE\(path = {_STRING_TYPE}\("([^"\\\n]*)"\), offset = (?:uint64|tensor<uint64, \[\]>)\((\d{{1,19}})\)\)'
 )
 _FLAT = re.compile(r'\[([^\[\](){}"/]*)\]')
 _SHORT = re.compile(
-    r'(?:tensor<[a-z0-9]+, \[[0-9?, ]{0,40}\]>|[a-z]+[0-9]*)'
+    r"(?:tensor<[a-z0-9]+, \[[0-9?, ]{0,40}\]>|[a-z]+[0-9]*)"
     r'\((?:[-+.0-9a-z]{1,40}|"[^"\\\n]{0,40}"|\[[-0-9a-z, ]{0,80}\])\)'
 )
 _STRING_VECTOR = re.compile(r'\[\s*"')
-_CONTAINERS = ("tensor", "list", "tuple", "dict", "state")
-_TOO_LARGE = 2**63
 
 
-class ValueScanner(Scanner):
-    """A Scanner that also reads types and constants."""
+class ValueScanner(TypeScanner):
+    """A TypeScanner that also reads constants."""
 
     def __init__(self, text: str, path: str):
         super().__init__(text, path)
-        self._types: dict[str, Type] = {}
         self._literals: dict[str, Literal] = {}
-
-    # types -------------------------------------------------------------------------------------
-
-    def at_type(self) -> bool:
-        """Whether a type comes next: an element type's name or `tensor<` and its like."""
-        self.space()
-        word = NAME.match(self.text, self.pos)
-        if word is None:
-            return False
-        if word.group() in DTYPES:
-            return True
-        return word.group() in _CONTAINERS and self.follows(word.end(), "<")
-
-    def type(self) -> Type:
-        self.space()
-        match = _TYPE.match(self.text, self.pos)
-        if match is None:
-            return self._type()
-        known = self._types.get(match.group())
-        if known is not None:
-            self.pos = match.end()
-            return known
-        type_ = self._type()
-        if self.pos == match.end():
-            self._types[match.group()] = type_
-        return type_
-
-    def _type(self) -> Type:
-        start = self.pos
-        word = self.name("a type")
-        if word in DTYPES:
-            return TensorType(DTYPES[word])
-        if word not in _CONTAINERS:
-            self.fail(f"{word!r} is not a type. Types: {', '.join(DTYPES)}, {', '.join(_CONTAINERS)}.", start)
-        self.enter()
-        self.expect("<", f"after {word}")
-        type_ = getattr(self, f"_{word}_type")()
-        self.expect(">", f"at the end of a {word} type")
-        self.leave()
-        return type_
-
-    def _tensor_type(self) -> TensorType:
-        start = self.pos
-        word = self.name("an element type")
-        if word not in DTYPES:
-            self.fail(f"{word!r} is not an element type. Element types: {', '.join(DTYPES)}.", start)
-        self.expect(",", "after the element type")
-        self.expect("[", "before the sizes of a tensor type")
-        shape: list[int | None] = []
-        while not self.accept("]"):
-            shape.append(self._size())
-            if not self.accept(","):
-                self.expect("]", "after the sizes of a tensor type")
-                break
-        return TensorType(DTYPES[word], tuple(shape))
-
-    def _size(self) -> int | None:
-        """A size of a tensor or list: a whole number below 2^63 or `?`."""
-        if self.accept("?"):
-            return None
-        start = self.pos
-        digits = self.number()
-        if not digits.isdigit():
-            self.fail(f"a size is a whole number or ?, not {digits!r}.", start)
-        if len(digits) > 19 or int(digits) >= _TOO_LARGE:
-            self.fail(f"the size {digits} is too large: sizes are below 2^63.", start)
-        return int(digits)
-
-    def _list_type(self) -> ListType:
-        element = self.type()
-        return ListType(element, self._size() if self.accept(",") else None)
-
-    def _tuple_type(self) -> TupleType:
-        items = []
-        while not self.at(">"):
-            items.append(self.type())
-            if not self.accept(","):
-                break
-        return TupleType(tuple(items))
-
-    def _dict_type(self) -> DictType:
-        key = self.type()
-        self.expect(",", "between the key and the value of a dict type")
-        return DictType(key, self.type())
-
-    def _state_type(self) -> StateType:
-        start = self.pos
-        tensor = self.type()
-        if not isinstance(tensor, TensorType):
-            self.fail(f"a state holds a tensor, not a {tensor}.", start)
-        return StateType(tensor)
-
-    # constants ---------------------------------------------------------------------------------
 
     def literal(self) -> Literal:
         """`type(value)`, or a bare value."""
@@ -256,7 +158,7 @@ class ValueScanner(Scanner):
 
     def _blob(self) -> Blob:
         match = _BLOB.match(self.text, self.pos)
-        if match is not None and int(match.group(2)) < _TOO_LARGE:
+        if match is not None and int(match.group(2)) < TOO_LARGE:
             self.pos = match.end()
             return Blob(match.group(1), int(match.group(2)))
         self.pos += len("BLOBFILE")
@@ -270,7 +172,7 @@ class ValueScanner(Scanner):
             value = self.literal().python()
             if word == "path" and path is None and isinstance(value, str):
                 path = value
-            elif word == "offset" and offset is None and isinstance(value, int) and 0 <= value < _TOO_LARGE:
+            elif word == "offset" and offset is None and isinstance(value, int) and 0 <= value < TOO_LARGE:
                 offset = value
             else:
                 self.fail("BLOBFILE takes path, a string, and offset, a whole number of bytes.", start)
@@ -289,9 +191,8 @@ class ValueScanner(Scanner):
         declared = type_.shape
         fits = len(shape) == len(declared) and all(b in (None, a) for a, b in zip(shape, declared))
         if not fits and len(shape) == 1 and type_.is_fixed and math.prod(declared) == len(items):
-            shape, fits = declared, True  # written flat
-        if not fits and 0 in declared and len(items) == 0 and math.prod(size or 1 for size in declared) < _TOO_LARGE:
-            shape, fits = tuple(size or 0 for size in declared), True
+            # Written flat. An empty tensor's other sizes may be any, and NumPy's are bounded.
+            shape, fits = declared, math.prod(size or 1 for size in declared) < TOO_LARGE
         if not fits:
             self.fail(f"{type_} is given {len(items):,} values in the shape {list(shape)}.", start)
         if type_.dtype is STRING:
@@ -396,18 +297,17 @@ class ValueScanner(Scanner):
         if _STRING_VECTOR.match(self.text, start):
             items, shape = self._strings()
             return Literal(TensorType(STRING, shape), tuple(items))
-        for dtype in (BOOL, INT32, FP32):
-            self.pos = start
+        for dtype in (INT32, FP32, BOOL):
             flat = _FLAT.match(self.text, start)
             spellings = flat.group(1).split(",") if flat and flat.group(1).strip() else []
             array = _converted([s.strip() for s in spellings], dtype) if flat else None
-            if array is not None and (spellings or dtype is INT32):
+            if array is not None:
                 self.pos = flat.end()
                 return Literal(TensorType(dtype, array.shape), array)
         self.fail("a vector without a type holds only whole numbers, only bools, or only numbers.", start)
 
 
-_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+_TRUTH = {"true": True, "false": False}
 
 
 def _converted(spellings: list[str], dtype: DType) -> np.ndarray | None:
@@ -430,9 +330,9 @@ def _converted(spellings: list[str], dtype: DType) -> np.ndarray | None:
 def _converted_floats(spellings: list[str], dtype: DType) -> np.ndarray:
     payloads = {i: bits for i, s in enumerate(spellings) if "(" in s and (bits := floats.nan_bits(s)) is not None}
     plain = ["nan" if i in payloads else s for i, s in enumerate(spellings)] if payloads else spellings
-    array = floats.encode(np.array([floats.from_text(s) for s in plain], dtype=np.float64), dtype)
+    array = narrowed(np.array([floats.from_text(s) for s in plain], dtype=np.float64), dtype)
     for index, bits in payloads.items():
-        if bits >> dtype.bits or not np.isnan(floats.decode(np.array(bits, floats.to_bits(array).dtype).view(dtype.numpy), dtype)):
+        if not floats.is_nan(bits, dtype):
             raise ValueError(f"{bits:#x} is no NaN of {dtype.mil_name}")
         floats.to_bits(array)[index] = bits
     return array
