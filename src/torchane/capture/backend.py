@@ -16,6 +16,7 @@ from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
@@ -183,7 +184,8 @@ def _largest(tangent: torch.Tensor) -> float:
 
 def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Planned:
     compiler = RegionCompiler(chips.load(compiled.options.chip))
-    planned = plan_graph(name, gm.graph, gm, roles, compiler)
+    with unset_fake_temporarily():  # AOTAutograd compiles under a mode in which constants have no values
+        planned = plan_graph(name, gm.graph, gm, roles, compiler)
     compiled.plans[name] = planned.plan
     if compiled.options.dump is not None:
         dump_plan(planned.plan, Path(compiled.options.dump) / f"graph{COMPILED.index(compiled)}")

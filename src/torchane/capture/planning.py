@@ -15,7 +15,7 @@ from torch import fx
 
 from torchane.capture.graph import Cut, Place, cut
 from torchane.capture.region import Ports, RegionCompiler
-from torchane.capture.rules import reason_against
+from torchane.capture.rules import why_not
 from torchane.passes.ports import PortLayout
 from torchane.plan import Copy, Dispatch, HostCall, Plan, Stage, Unstage
 
@@ -51,7 +51,7 @@ class Planned:
 def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler) -> Planned:
     """Cuts, lowers and schedules one graph. Raises CompileError where a region has no legal form."""
     nodes = {node.name: node for node in graph.nodes}
-    cut_graph = cut(graph, reason_against, static={nodes[name] for name in roles.static if name in nodes})
+    cut_graph = cut(graph, why_not, static={nodes[name] for name in roles.static if name in nodes})
     return _Planner(name, graph, module, roles, compiler, cut_graph, nodes).run()
 
 
@@ -262,8 +262,8 @@ class _Planner:
             if node.op == "get_attr":
                 self.constants[node] = getattr(self.module, str(node.target))
             else:
-                args = fx.map_arg(node.args, self._constant)
-                kwargs = fx.map_arg(node.kwargs, self._constant)
+                args = fx.node.map_arg(node.args, self._constant)
+                kwargs = fx.node.map_arg(node.kwargs, self._constant)
                 self.constants[node] = node.target(*args, **kwargs)
         return self.constants[node]
 

@@ -10,7 +10,7 @@ import hashlib
 import operator
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import fx
 
 from torchane import passes
 from torchane.capture.graph import Cut, Place, Region
-from torchane.capture.rules import apply_rule
+from torchane.capture.rules import RULES
 from torchane.chips import Chip
 from torchane.errors import CompileError
 from torchane.mil import emit
@@ -94,7 +94,7 @@ class RegionCompiler:
         lowered = passes.lower(
             natural, self.chip, layouts, weights=frozenset(names[node] for node in weights if node in names)
         )
-        text, blobs = emit(lowered.program)
+        text, blobs = emit(lowered.program, tag=True)
         inputs = tuple(
             PortSpec(var.name, lowered.ports[natural_var.name])
             for var, natural_var in zip(lowered.program.inputs, natural.inputs, strict=True)
@@ -112,11 +112,14 @@ class RegionCompiler:
 def natural_program(
     cut: Cut, region: Region, ports: Ports, constant: Callable[[fx.Node], torch.Tensor]
 ) -> tuple[Program, dict[fx.Node, str]]:
-    """The region in torch's own shapes, every float fp16, and the port name of each input and output node."""
-    builder = Builder()
+    """The region in torch's own shapes, every float fp16, and the port name of each input and output node.
+
+    Ports are numbered, so that equal regions give equal text.
+    """
+    builder = Builder(taken=(f"y{i}" for i in range(len(ports.outputs))))
     made: dict[fx.Node, Any] = {}
-    for node in ports.inputs:
-        made[node] = builder.input(node.name, tuple(node.meta["val"].shape))
+    for i, node in enumerate(ports.inputs):
+        made[node] = builder.input(f"x{i}", tuple(node.meta["val"].shape))
 
     def value(node: fx.Node) -> Any:
         if node not in made:
@@ -125,7 +128,8 @@ def natural_program(
             elif node.target is operator.getitem:
                 made[node] = value(node.args[0])[node.args[1]]
             else:
-                made[node] = apply_rule(builder, node, fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value))
+                rule = RULES[node.target]
+                made[node] = rule(builder, *fx.node.map_arg(node.args, value), **fx.node.map_arg(node.kwargs, value))
         return made[node]
 
     for node in region.nodes:
@@ -134,12 +138,19 @@ def natural_program(
     for node in ports.outputs:
         var = value(node)
         if isinstance(var, Literal) or var in builder.inputs or var in outputs:
-            var = builder.identity(x=var, name=node.name)
+            var = builder.identity(x=var)
         outputs.append(var)
-    program = builder.program(*outputs)
-    names = dict(zip(ports.inputs, (var.name for var in builder.inputs), strict=True))
-    names.update(zip(ports.outputs, (var.name for var in outputs), strict=True))
+    program = _renamed(builder.program(*outputs), {var: Var(f"y{i}", var.type) for i, var in enumerate(outputs)})
+    names = {node: var.name for node, var in zip((*ports.inputs, *ports.outputs), (*program.inputs, *program.outputs))}
     return program, names
+
+
+def _renamed(program: Program, new: Mapping[Var, Var]) -> Program:
+    """The program with Vars replaced where they are defined and read."""
+    ops = tuple(
+        replace(op.reading(new), outputs=tuple(new.get(var, var) for var in op.outputs)) for op in program.ops
+    )
+    return program.with_(ops=ops, outputs=tuple(new.get(var, var) for var in program.outputs))
 
 
 def fp16_literal(tensor: torch.Tensor) -> Literal:

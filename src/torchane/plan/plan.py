@@ -25,9 +25,8 @@ class PortSpec:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the surface; ports are fp16."""
-        n, c, h, w = self.layout.shape
-        return 2 * n * c * h * w
+        """Bytes of the surface."""
+        return self.layout.type.size_bytes
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class _Run:
         for copy in step.copies:
             is_gradient = copy.value in executor.plan.gradients
             value, target = executor.host.empty(copy.value, copy.layout.logical)
-            source = _logical(self.surfaces[copy.value].array, copy.layout)
+            source = copy.layout.logical_of(self.surfaces[copy.value].array)
             read = native.unstage(target, source, 1.0 / self.scale if is_gradient else 1.0)
             if is_gradient:
                 self.reading.add(copy.value, *read)
@@ -204,10 +204,3 @@ def _meeting(surface: np.ndarray, source: np.ndarray, layout: PortLayout) -> tup
     if layout.used == layout.shape[-1]:
         return surface.reshape(stored.shape), stored
     return surface[..., : layout.used], np.ascontiguousarray(stored).reshape(*layout.shape[:-1], layout.used)
-
-
-def _logical(surface: np.ndarray, layout: PortLayout) -> np.ndarray:
-    """The surface as the host's shape, strided."""
-    inverse = np.argsort(layout.perm) if layout.perm else ()
-    stored = surface if layout.used == layout.shape[-1] else np.ascontiguousarray(surface[..., : layout.used])
-    return stored.reshape([layout.logical[axis] for axis in layout.perm]).transpose(inverse)
