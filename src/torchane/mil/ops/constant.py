@@ -26,8 +26,8 @@ def _(x: Type) -> Type:
 
 
 @identity.evaluates
-def _(x: object) -> object:
-    return x
+def _(x: object) -> tuple[object]:
+    return (x,)
 
 
 cast = OpKind("cast")
