@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth():
     rates = [learning_rate(step, SETTINGS) for step in range(1, 101)]
     assert rates[0] == pytest.approx(1e-4) and rates[9] == 1e-3 and rates[-1] == pytest.approx(1e-4)
     assert rates.index(max(rates)) == 9
-    assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[9:]))
 
 
 def test_a_run_shorter_than_its_warm_up_reaches_its_peak_half_way():

@@ -1,7 +1,7 @@
 """The training state in one file, so that it is whole at one step or not there.
 
     training.safetensors    params/NAME, exp_avg/NAME, exp_avg_sq/NAME      float32
-                            metadata: state (JSON), sha256 of all tensors
+                            metadata: state and sha256 of all tensors, as JSON under one key
 
 From it a run continues with the same bits. Nothing is pickled: a checkpoint from a stranger can hold
 wrong numbers and nothing worse. The digest finds what a length check cannot, a changed byte.
@@ -24,6 +24,7 @@ from torchane.models.files import read_error, write_atomically
 from torchane.models.folder import copy_weights
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+METADATA = "torchane"
 
 
 @dataclass
@@ -41,7 +42,8 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, 
     for name, param in model.named_parameters():
         for moment in MOMENTS if optimizer.state[param] else ():
             tensors[f"{moment}/{name}"] = optimizer.state[param][moment].contiguous()
-    metadata = {"state": json.dumps(asdict(state)), "sha256": digest(tensors)}
+    about = {"state": asdict(state), "sha256": digest(tensors)}
+    metadata = {METADATA: json.dumps(about)}  # one key: several are written in a random order
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
@@ -49,26 +51,25 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.AdamW) 
     """Puts weights and moments back and gives the state. Raises RunFolderError; nothing is changed then."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads(file.metadata()[METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        state = TrainState(**json.loads(metadata["state"]))
+        state = TrainState(**about["state"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise read_error(path, error) from error
-    if digest(tensors) != metadata.get("sha256"):
+    if digest(tensors) != about["sha256"]:
         raise RunFolderError(
             f"{path} is damaged: its content does not match the digest written with it. "
             "Copy it back from a backup, or train again."
         )
     own = dict(model.named_parameters())
+    moments = {
+        name: {moment: torch.zeros_like(param) for moment in MOMENTS} for name, param in own.items() if state.step
+    }
     slots = {f"params/{name}": param for name, param in own.items()}
-    if state.step:
-        for name, param in own.items():
-            optimizer.state[param] = {
-                "step": torch.tensor(float(state.step)),
-                **{moment: torch.zeros_like(param, memory_format=torch.preserve_format) for moment in MOMENTS},
-            }
-            slots |= {f"{moment}/{name}": optimizer.state[param][moment] for moment in MOMENTS}
+    slots |= {f"{moment}/{name}": moments[name][moment] for name in moments for moment in MOMENTS}
     copy_weights(slots, tensors, source=path)
+    for name, both in moments.items():
+        optimizer.state[own[name]] = {"step": torch.tensor(float(state.step)), **both}
     return state
 
 

@@ -20,7 +20,7 @@ from torchane.data.batches import Batch
 from torchane.errors import NumericsError
 from torchane.models.llama import LlamaForCausalLM
 from torchane.train.checkpoint import TrainState
-from torchane.train.compiled import CompiledModel
+from torchane.train.forward import CompiledModel
 from torchane.train.report import Reporter, StepReport, TrainResult, ValidationReport
 from torchane.train.run_folder import RunFolder
 from torchane.train.settings import TrainSettings
@@ -56,6 +56,14 @@ class Trainer:
     state: TrainState = field(default_factory=TrainState)
     saved_step: int | None = None
 
+    def resume(self) -> None:
+        """Goes back to the folder's checkpoint. Raises RunFolderError, with the trainer as it was."""
+        self.folder.read_metrics()  # damage there shows before anything is changed
+        self.state = self.folder.load(self.model, self.optimizer)
+        self.compiled.restore(self.state.backend)
+        self.folder.cut_metrics(self.state.step)
+        self.saved_step = self.state.step
+
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> TrainResult:
         """Trains until the last step or until should_stop(), saves, and says what came of it.
         Raises NumericsError where training has gone wrong, RunFolderError where it cannot be saved; the
@@ -64,7 +72,7 @@ class Trainer:
         self.reporter.compiling()
         validation: ValidationReport | None = None
         if self.state.step == 0:
-            validation = self.validate()
+            validation = self.record(self.validate())
             self.reporter.sample(0, self.sample(self.model))
         times: deque[float] = deque(maxlen=RECENT_STEPS)
         first_time_s: float | None = None
@@ -78,15 +86,16 @@ class Trainer:
                 times.append(report.time_s)
             last = self.state.step == self.settings.steps
             if last or self.state.step % self.settings.eval_interval == 0:
-                validation = self.validate()
+                validation = self.record(self.validate())
                 self.state.recent_losses.clear()
             if last or self.state.step % self.settings.checkpoint_interval == 0:
                 self.save()
         interrupted = self.state.step < self.settings.steps
         if self.saved_step != self.state.step:
             self.save()
-        if validation is None:
+        if validation is None:  # stopped before one was due, so its metrics have no line of it
             validation = self.validate()
+            self.reporter.validation(validation)
         if not interrupted:
             self.reporter.sample(self.state.step, self.sample(self.model))
         typical_s = statistics.median(times) if times else first_time_s
@@ -141,16 +150,18 @@ class Trainer:
                 f"step {self.state.step}: the validation loss is {nll}. Lower --lr. {self.last_checkpoint()}"
             )
         losses = self.state.recent_losses
-        report = ValidationReport(
+        return ValidationReport(
             step=self.state.step,
             train_loss=math.fsum(losses) / len(losses) if losses else None,
             valid_loss=nll / count,
             bits_per_byte=nll / math.log(2) / size_bytes,
             floor=self.batches.floor,
         )
-        self.folder.append_metrics(report.metrics())
-        self.reporter.validation(report)
-        return report
+
+    def record(self, validation: ValidationReport) -> ValidationReport:
+        self.folder.append_metrics(validation.metrics())
+        self.reporter.validation(validation)
+        return validation
 
     def save(self) -> None:
         self.state.backend = self.compiled.state()

@@ -9,7 +9,9 @@ from torchane.errors import RunFolderError, UsageError
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """A step is one optimizer update of grad_accum_steps x batch_size windows of seq_len tokens each."""
+    """A step is one optimizer update of grad_accum_steps x batch_size windows of seq_len tokens each.
+    A validation takes eval_windows windows, or all where there are fewer.
+    """
 
     steps: int
     batch_size: int
@@ -25,11 +27,13 @@ class TrainSettings:
     final_lr_ratio: float = 0.1
     seed: int = 0
     eval_interval: int = 100
+    eval_windows: int = 64
     checkpoint_interval: int = 100
 
     def __post_init__(self) -> None:
         for name in (
-            "steps", "batch_size", "seq_len", "grad_accum_steps", "eval_interval", "checkpoint_interval",
+            "steps", "batch_size", "seq_len", "grad_accum_steps", "eval_interval", "eval_windows",
+            "checkpoint_interval",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, and training needs 1 or more.")

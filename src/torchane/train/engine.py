@@ -1,13 +1,9 @@
-"""The model as the trainer calls it: through the `ane` backend, or as PyTorch alone runs it.
+"""The model through `torch.compile(model, backend="ane")`: forward and backward are engine programs."""
 
-    EngineModel   torch.compile(model, backend="ane"): forward and backward are engine programs
-    HostModel     any forward that remembers nothing: PyTorch eager, torch.compile's own backend
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,38 +15,8 @@ from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
 
 
-class CompiledModel(Protocol):
-    """tokens (B, S) -> logits (B, S, V) float32. What it remembers from step to step can be saved and put back."""
-
-    device: str
-
-    def __call__(self, tokens: Tensor) -> Tensor: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
-
-
-class HostModel:
-    """A forward without memory."""
-
-    def __init__(self, forward: Callable[[Tensor], Tensor], device: str = "host") -> None:
-        self.device = device
-        self._forward = forward
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return self._forward(tokens)
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        if state:
-            raise RunFolderError("The checkpoint was trained through engine programs; resume it on such a device.")
-
-
 class EngineModel:
-    """Through `backend="ane"`. It remembers the loss scale, on which the last bits of a gradient depend.
+    """A `CompiledModel`. It remembers the loss scale, on which the last bits of a gradient depend.
 
     device: "auto", "twin" or "ane"; `self.device` says which it became. dump: a folder for every program.
     Raises UsageError for an unknown device, DeviceError for one that is not there.
@@ -89,5 +55,6 @@ class EngineModel:
             self._restored = [LossScale(**values) for values in state.get("loss_scales", ())]
         except TypeError as error:
             raise RunFolderError(
-                f"The checkpoint's loss scale does not fit this version of torchane: {error}. Resume with the version that wrote it."
+                f"The checkpoint's loss scale does not fit this version of torchane: {error}. "
+                "Resume with the version that wrote it."
             ) from error

@@ -1,0 +1,53 @@
+"""`torchane generate RUN --prompt ...`: a trained model writes."""
+
+import json
+import time
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+
+@click.command("generate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--prompt", default="", help="The text to continue. Without it the model begins a text of its own.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=200, show_default=True, help="Stop after so many tokens."
+)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True,
+              help="Below 1 the likely gets likelier; 0 always takes the likeliest token.")  # fmt: skip
+@click.option("--top-k", type=click.IntRange(min=1), default=None, help="Draw from the K likeliest tokens only.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed draws the same text."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of the text.")
+def command(
+    run: Path, prompt: str, max_tokens: int, temperature: float, top_k: int | None, seed: int, as_json: bool
+) -> None:
+    """Continue a prompt with the model in the run folder RUN.
+
+    The model runs in PyTorch on the CPU, in float32. The text ends where the model ends it, or after --max-tokens.
+
+    \b
+      torchane generate runs/tiny-1
+      torchane generate runs/tiny-1 --prompt "Mira the brave fox" --temperature 0
+    """
+    model = import_module("torchane.models.folder").load_model(run)
+    tokenizer = import_module("torchane.data.tokenizer").Tokenizer.load(run / "tokenizer.json")
+    start = time.perf_counter()
+    pieces = []
+    if not as_json:
+        click.echo(prompt, nl=False)
+    for piece in import_module("torchane.generate.text").continue_text(
+        model, tokenizer, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed
+    ):
+        pieces.append(piece)
+        if not as_json:
+            click.echo(piece, nl=False)
+    click.echo("" if not as_json else json.dumps({
+        "prompt": prompt,
+        "text": "".join(pieces),
+        "tokens": len(pieces) - 1,  # the last piece is what remained of an unfinished character
+        "tokens_per_s": (len(pieces) - 1) / (time.perf_counter() - start),
+        "seed": seed,
+    }))  # fmt: skip

@@ -1,0 +1,117 @@
+"""How a run looks: a live line on a terminal, plain lines anywhere else.
+
+    step  240/400  loss 1.234  lr 0.0021  61 ms  16,800 tokens/s  0:10 left
+Both write to the stream they are given, so that `--json` keeps standard output for its object.
+"""
+
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from torchane.train.report import StepReport, ValidationReport
+
+PLAIN_INTERVAL_S = 10.0
+
+
+class PlainReporter:
+    """A line for the first step, the last, and every ten seconds between them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._last_s = -PLAIN_INTERVAL_S
+
+    def said(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def compiling(self) -> None:
+        self.said("Compiling the model; the first step takes longer.")
+
+    def step(self, report: StepReport) -> None:
+        now_s = time.monotonic()
+        if report.step == report.steps or now_s - self._last_s >= PLAIN_INTERVAL_S:
+            self._last_s = now_s
+            self.said(step_line(report))
+
+    def validation(self, report: ValidationReport) -> None:
+        self.said(validation_line(report))
+
+    def sample(self, step: int, text: str) -> None:
+        self.said(f"{sample_title(step)}\n    {indented(text)}")
+
+    def saved(self, step: int, path: str) -> None:
+        pass  # the run folder is named at the start and at the end
+
+    def close(self) -> None:
+        pass
+
+
+class LiveReporter:
+    """One line that moves at the bottom; what stays is printed above it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def said(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def compiling(self) -> None:
+        self._live.update(Text("Compiling the model; the first step takes longer.", style="dim"), refresh=True)
+
+    def step(self, report: StepReport) -> None:
+        table = Table.grid(padding=(0, 1))
+        table.add_row(ProgressBar(report.steps, report.step, width=20), step_line(report))
+        self._live.update(table, refresh=True)
+
+    def validation(self, report: ValidationReport) -> None:
+        self._console.print(validation_line(report), style="bold", markup=False)
+
+    def sample(self, step: int, text: str) -> None:
+        self._console.print(sample_title(step), style="dim")
+        self._console.print(f"    {indented(text)}", markup=False)
+
+    def saved(self, step: int, path: str) -> None:
+        pass  # the run folder is named at the start and at the end
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def open_reporter(stream: TextIO) -> PlainReporter | LiveReporter:
+    """The live one where the stream is a terminal. Close it when the run is over."""
+    return LiveReporter(stream) if stream.isatty() else PlainReporter(stream)
+
+
+def step_line(report: StepReport) -> str:
+    width = len(str(report.steps))
+    return (
+        f"step {report.step:>{width}}/{report.steps}  loss {report.loss:.3f}  lr {report.lr:.2g}  "
+        f"{report.time_s * 1e3:.0f} ms  {report.tokens_per_s:,.0f} tokens/s  {duration(report.time_left_s)} left"
+    )
+
+
+def validation_line(report: ValidationReport) -> str:
+    train = "" if report.train_loss is None else f"train loss {report.train_loss:.3f}  "
+    floor = "" if report.floor is None else f" (floor {report.floor:.3f})"
+    return f"step {report.step}: {train}valid loss {report.valid_loss:.3f}  {report.bits_per_byte:.3f} bits per byte{floor}"
+
+
+def sample_title(step: int) -> str:
+    return "A sample before training:" if step == 0 else f"A sample after {step:,} steps:"
+
+
+def indented(text: str) -> str:
+    return text.strip().replace("\n", "\n    ")
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

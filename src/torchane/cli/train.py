@@ -1,0 +1,78 @@
+"""`torchane train`: the main job. Options become a request; train/run.py does the work."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchane.models.presets import PRESETS
+
+INTERRUPTED = 130
+DEVICES = ("auto", "twin", "ane")
+
+PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS.values())
+
+
+@click.command("train")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help=f"The model. {PRESET_HELP}.  [default: tiny]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A file or folder of text or source code. Without it: stories made up here, whose entropy is known.",
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps, in all.  [default: the preset's]")
+@click.option("--seq-len", type=click.IntRange(min=1), help="Tokens in one window.  [default: the preset's]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Windows in one micro-step.  [default: the preset's]")
+@click.option(
+    "--grad-accum", type=click.IntRange(min=1), help="Micro-steps in one step, merged into one batch.  [default: 1]"
+)
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate.  [default: the preset's]")
+@click.option("--seed", type=click.IntRange(min=0), help="Fixes initial weights, batches and samples.  [default: 0]")
+@click.option("--eval-interval", type=click.IntRange(min=1), metavar="STEPS", help="Validate every so often.")
+@click.option("--checkpoint-interval", type=click.IntRange(min=1), metavar="STEPS", help="Save every so often.")
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where there is one.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. The numbers do not depend on it.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run folder.  [default: runs/PRESET-N]")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run folder where it was saved."
+)
+@click.option(
+    "--dump", type=click.Path(path_type=Path), metavar="DIR", help="Write every engine program and plan there."
+)
+@click.option("--json", "as_json", is_flag=True, help="The last line on standard output is one JSON object.")
+def command(as_json: bool, **options: Any) -> None:
+    """Train a language model.
+
+    Without arguments, a small Llama learns to tell stories in about two minutes. Its forward and backward passes
+    are Neural Engine programs; loss and optimizer stay with PyTorch. Ctrl-C saves and ends; --resume goes on from there
+    with the same numbers as if it had never stopped.
+
+    \b
+      torchane train
+      torchane train --data tinyshakespeare.txt --steps 300
+      torchane train --preset stories15m --steps 1000 --out runs/first
+      torchane train --resume runs/first
+
+    The run folder holds the model under Hugging Face's names (config.json, model.safetensors, tokenizer.json),
+    metrics.jsonl, and run.json, which says where it came from.
+    """
+    progress = import_module("torchane.cli.progress").open_reporter(sys.stderr if as_json else sys.stdout)
+    training = import_module("torchane.cli.training")
+    try:
+        summary = training.train(training.Request(**options), progress)
+    finally:
+        progress.close()
+    if as_json:
+        click.echo(json.dumps(summary))
+    if summary["interrupted"]:
+        raise click.exceptions.Exit(INTERRUPTED)

@@ -1,0 +1,243 @@
+"""From what the user asked for to a run: model, device, data, folder, then the loop.
+
+    Request ──► settings ─► model on a device ─► dataset ─► run folder ─► Trainer.run ─► summary
+What can be refused is refused in the order of its cost: names and folders first, then the device, then the data.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset
+from torchane.data.tokenizer import Tokenizer
+from torchane.errors import DataError, RunFolderError, UsageError
+from torchane.generate.text import continue_text
+from torchane.models.folder import load_config
+from torchane.models.llama import LlamaForCausalLM
+from torchane.models.presets import Preset, preset
+from torchane.train.batches import DatasetBatches, digest
+from torchane.train.engine import EngineModel
+from torchane.train.forward import CompiledModel
+from torchane.train.interrupt import StopRequest
+from torchane.train.loop import Trainer
+from torchane.train.provenance import provenance
+from torchane.train.report import Reporter, TrainResult
+from torchane.train.run_folder import TOKENIZER, RunFolder, check_free, free_name
+from torchane.train.settings import TrainSettings
+from torchane.train.step import adamw
+
+RUNS = Path("runs")
+SAMPLE_TOKENS = 200
+# A validation window costs a third of a training window, so this share adds a tenth to the time of a run.
+EVAL_SHARE = 0.3
+FEWEST_EVAL_WINDOWS = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `torchane train`; None where the user said nothing."""
+
+    preset: str | None = None
+    data: Path | None = None
+    steps: int | None = None
+    seq_len: int | None = None
+    batch_size: int | None = None
+    grad_accum: int | None = None
+    lr: float | None = None
+    seed: int | None = None
+    eval_interval: int | None = None
+    checkpoint_interval: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    out: Path | None = None
+    resume: Path | None = None
+    dump: Path | None = None
+
+
+class Progress(Reporter, Protocol):
+    """A reporter that also says things outside the loop."""
+
+    def said(self, text: str) -> None: ...
+
+
+CompileModel = Callable[[LlamaForCausalLM, str, Path | None], CompiledModel]
+
+
+def train(request: Request, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
+    """Trains as asked and gives the summary that `--json` prints. Raises TorchaneErrors of every kind."""
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    trainer, about = (_start if request.resume is None else _resume)(request, progress, compile_model)
+    folder = trainer.folder.path
+    with StopRequest("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n") as stop:
+        result = trainer.run(stop)
+    _conclude(result, folder, progress)
+    return {"run": str(folder), "preset": about["preset"], "device": trainer.compiled.device, **asdict(result)}
+
+
+def _start(request: Request, progress: Progress, compile_model: CompileModel) -> tuple[Trainer, Mapping[str, Any]]:
+    chosen = preset(request.preset or "tiny")
+    settings = choose_settings(chosen, request)
+    out = request.out or free_name(RUNS, chosen.name)
+    check_free(out)
+    config = replace(
+        chosen.config, max_position_embeddings=max(chosen.config.max_position_embeddings, settings.seq_len)
+    )
+    model = LlamaForCausalLM(config, seed=settings.seed)
+    compiled = _compile(model, chosen.name, request, progress, compile_model)
+    dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
+    progress.said(dataset.describe())
+    batches = DatasetBatches(dataset, settings)
+    about = {
+        "preset": chosen.name,
+        "device": compiled.device,
+        "seed": settings.seed,
+        "data": {"path": request.data and str(request.data.resolve()), "sha256": digest(dataset)},
+        "settings": settings.to_dict(),
+        "provenance": [{"step": 0, **provenance()}],
+    }
+    folder = RunFolder.create(out, about, model, dataset.tokenizer.to_text())
+    progress.said(f"The run folder is {out}.")
+    trainer = Trainer(
+        model, compiled, adamw(model, settings), batches, settings, folder, progress, _sampler(dataset.tokenizer)
+    )
+    return trainer, about
+
+
+def _resume(request: Request, progress: Progress, compile_model: CompileModel) -> tuple[Trainer, Mapping[str, Any]]:
+    assert request.resume is not None
+    fixed = (
+        "preset",
+        "seq_len",
+        "batch_size",
+        "grad_accum",
+        "lr",
+        "seed",
+        "eval_interval",
+        "checkpoint_interval",
+        "out",
+    )
+    given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(request, name) is not None]
+    if given:
+        raise UsageError(
+            f"--resume continues a run as it was begun, so {', '.join(given)} cannot be given with it. "
+            "--steps, --data (where the text has moved), --device, --threads, --dump and --json can."
+        )
+    folder = RunFolder.open(request.resume)
+    about = folder.about()
+    source = folder.path / "run.json"
+    try:
+        chosen, data, done = about["preset"], about["data"], about["provenance"]
+        settings = TrainSettings.from_dict(about["settings"], source=str(source))
+        path, expected = data["path"], data["sha256"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(
+            f"{source} lacks {error}: it was edited or damaged. Copy it back from a backup."
+        ) from error
+    if request.steps is not None:
+        settings = replace(settings, steps=request.steps)
+    model = LlamaForCausalLM(load_config(folder.path), seed=settings.seed)
+    compiled = _compile(model, chosen, request, progress, compile_model)
+    tokenizer = Tokenizer.load(folder.path / TOKENIZER)
+    path = request.data or (path and Path(path))
+    dataset = load_dataset(path, model.config.vocab_size, settings.seed, progress, tokenizer)
+    if digest(dataset) != expected:
+        raise DataError(
+            f"{path or 'The story generator'} no longer gives the text that {folder.path} was trained on. "
+            "Restore that text (--data names its new place), or begin a new run."
+        )
+    trainer = Trainer(
+        model, compiled, adamw(model, settings), DatasetBatches(dataset, settings), settings, folder, progress,
+        _sampler(tokenizer),
+    )  # fmt: skip
+    trainer.resume()
+    step = trainer.state.step
+    if step > settings.steps:
+        raise UsageError(f"{folder.path} is at step {step} already; --steps {settings.steps} is behind it.")
+    about |= {"settings": settings.to_dict(), "provenance": [*done, {"step": step, **provenance()}]}
+    folder.write_about(about)
+    progress.said(f"Resuming {folder.path} after step {step} of {settings.steps}.")
+    return trainer, about
+
+
+def choose_settings(chosen: Preset, request: Request) -> TrainSettings:
+    """The preset's own settings, and over them what the user said."""
+    defaults = chosen.training
+    steps = request.steps or defaults.steps
+    batch_size = request.batch_size or defaults.batch_size
+    grad_accum = request.grad_accum or 1
+    eval_interval = request.eval_interval or min(defaults.eval_interval, steps)
+    return TrainSettings(
+        steps=steps,
+        batch_size=batch_size,
+        seq_len=request.seq_len or defaults.seq_len,
+        grad_accum_steps=grad_accum,
+        lr=request.lr or defaults.lr,
+        warmup_steps=defaults.warmup_steps,
+        weight_decay=defaults.weight_decay,
+        seed=request.seed or 0,
+        eval_interval=eval_interval,
+        eval_windows=max(FEWEST_EVAL_WINDOWS, round(EVAL_SHARE * eval_interval * batch_size * grad_accum)),
+        checkpoint_interval=request.checkpoint_interval or defaults.checkpoint_interval,
+    )
+
+
+def load_dataset(
+    path: Path | None, vocab_size: int, seed: int, progress: Progress, tokenizer: Tokenizer | None = None
+) -> Dataset:
+    """The text below path, or our stories. Raises DataError."""
+    said: set[str] = set()
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what not in said:
+            said.add(what)
+            progress.said(f"{what[0].upper()}{what[1:]} ...")
+
+    if path is None:
+        return stories_dataset(vocab_size, seed, tokenizer=tokenizer, progress=tell)
+    return corpus_dataset(path, vocab_size, tokenizer=tokenizer, progress=tell)
+
+
+def _compile(
+    model: LlamaForCausalLM, name: str, request: Request, progress: Progress, compile_model: CompileModel
+) -> CompiledModel:
+    compiled = compile_model(model, request.device, request.dump)
+    size = sum(param.numel() for param in model.parameters()) / 1e6
+    why = (
+        f" (--device auto: {AUTO_REASONS[compiled.device]})"
+        if request.device == "auto" and compiled.device in AUTO_REASONS
+        else ""
+    )
+    progress.said(f"{name}: {size:.1f} M parameters, on device {compiled.device}{why}")
+    return compiled
+
+
+AUTO_REASONS = {"twin": "there is no Neural Engine that torchane can use here", "ane": "the Neural Engine is here"}
+
+
+def _sampler(tokenizer: Tokenizer) -> Callable[[LlamaForCausalLM], str]:
+    def sample(model: LlamaForCausalLM) -> str:
+        return "".join(continue_text(model, tokenizer, "", max_tokens=SAMPLE_TOKENS))
+
+    return sample
+
+
+def _conclude(result: TrainResult, folder: Path, progress: Progress) -> None:
+    if result.interrupted:
+        progress.said(
+            f"Stopped after step {result.steps}; everything is saved. Go on with: torchane train --resume {folder}"
+        )
+        return
+    floor = (
+        ""
+        if result.floor is None
+        else f" ({result.bits_per_byte / result.floor:.2f} times the floor of {result.floor:.3f})"
+    )
+    speed = "" if result.tokens_per_s is None else f", {result.tokens_per_s:,.0f} tokens/s"
+    progress.said(
+        f"Trained {result.steps:,} steps: {result.bits_per_byte:.3f} bits per byte{floor}{speed}.\n"
+        f"Now let it write: torchane generate {folder}"
+    )

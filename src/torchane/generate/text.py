@@ -1,0 +1,51 @@
+"""Continue a prompt: text in, pieces of text out as soon as they are certain."""
+
+from collections.abc import Iterator
+
+from torchane.data.tokenizer import Tokenizer
+from torchane.errors import UsageError
+from torchane.generate.decode import decode
+from torchane.models.llama import LlamaForCausalLM
+
+UNFINISHED = "\ufffd"  # how bytes look that do not make a character, perhaps because the rest is yet to come
+
+
+def continue_text(
+    model: LlamaForCausalLM,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_tokens: int,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Yields what follows the prompt, one piece a token; "" where a character is still incomplete.
+
+    The prompt stands at the beginning of a document, as in training; it ends where the model ends the
+    document, or after max_tokens. Raises UsageError where model and tokenizer do not belong together.
+    """
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UsageError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}: "
+            "they are not of the same run."
+        )
+    tokens = [tokenizer.end_id, *tokenizer.encode(prompt)]
+    new: list[int] = []
+    said = ""
+    for token in decode(
+        model,
+        tokens,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+        end_id=tokenizer.end_id,
+        vocab_size=tokenizer.vocab_size,
+    ):
+        new.append(token)
+        text = tokenizer.decode(new)
+        whole = text.rstrip(UNFINISHED)
+        yield whole[len(said) :]
+        said = whole
+    yield tokenizer.decode(new)[len(said) :]

@@ -1,0 +1,42 @@
+"""The model as the trainer calls it, and the plain case: a forward that remembers nothing.
+
+engine.EngineModel   torch.compile(model, backend="ane"): forward and backward are engine programs
+HostModel            PyTorch eager, or torch.compile with a backend of PyTorch's own
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from torchane.errors import RunFolderError
+
+
+class CompiledModel(Protocol):
+    """tokens (B, S) -> logits (B, S, V) float32. What it remembers from step to step can be saved and put back."""
+
+    device: str
+
+    def __call__(self, tokens: Tensor) -> Tensor: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+class HostModel:
+    """A forward without memory."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], device: str = "host") -> None:
+        self.device = device
+        self._forward = forward
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self._forward(tokens)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if state:
+            raise RunFolderError("The checkpoint was trained through engine programs; resume it on such a device.")

@@ -1,0 +1,84 @@
+"""Decoding: the same tokens as running the whole model each time, and what ends it."""
+
+import pytest
+import torch
+
+from torchane.errors import UsageError
+from torchane.generate.decode import decode, draw
+from torchane.models.config import LlamaConfig
+from torchane.models.llama import LlamaForCausalLM
+
+CONFIG = LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                     num_key_value_heads=2, max_position_embeddings=16, initializer_range=0.3)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return LlamaForCausalLM(CONFIG, seed=3)
+
+
+def test_greedy_decoding_takes_the_likeliest_token_of_the_whole_model(model):
+    tokens = [5, 7, 11]
+    got = list(decode(model, tokens, max_tokens=12, temperature=0))
+    for token in got:
+        with torch.no_grad():
+            assert token == int(model(torch.tensor([tokens]))[0, -1].argmax())
+        tokens = [*tokens, token]
+
+
+def test_it_goes_on_beyond_the_models_positions_from_the_later_half(model):
+    tokens = [5]
+    got = list(decode(model, tokens, max_tokens=40, temperature=0))
+    assert len(got) == 40
+    seen = [*tokens, *got[:16]]  # 17 tokens where 16 fit: the model sees the last 8
+    with torch.no_grad():
+        assert got[16] == int(model(torch.tensor([seen[-8:]]))[0, -1].argmax())
+
+
+def test_a_long_prompt_keeps_its_end(model):
+    prompt = list(range(50))
+    assert list(decode(model, prompt, max_tokens=1, temperature=0)) == list(
+        decode(model, prompt[-16:], max_tokens=1, temperature=0)
+    )
+
+
+def test_the_seed_decides_the_draws(model):
+    first, again, other = (list(decode(model, [1], max_tokens=20, seed=seed)) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_it_ends_before_the_end_token(model):
+    got = list(decode(model, [5], max_tokens=10, temperature=0))
+    assert list(decode(model, [5], max_tokens=10, temperature=0, end_id=got[4])) == got[: got.index(got[4])]
+
+
+def test_only_the_tokenizers_tokens_are_drawn(model):
+    assert max(decode(model, [1], max_tokens=50, temperature=5.0, vocab_size=10)) < 10
+
+
+def test_top_k_draws_from_the_k_likeliest():
+    logits = torch.tensor([0.0, 5.0, 1.0, 4.0])
+    generator = torch.Generator().manual_seed(0)
+    assert {draw(logits, 100.0, 2, generator) for _ in range(100)} == {1, 3}
+
+
+def test_draws_follow_the_softmax_of_logits_over_temperature():
+    logits = torch.tensor([0.0, 1.0, 2.0])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([draw(logits, 0.5, None, generator) for _ in range(4000)])
+    want = torch.softmax(logits / 0.5, 0)
+    assert torch.allclose(torch.bincount(drawn, minlength=3) / 4000, want, atol=0.025)  # three standard errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": []}, "at least one token"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"top_k": 0}, "top_k is 0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(model, changes, message):
+    arguments = {"tokens": [1], **changes}
+    with pytest.raises(UsageError, match=message):
+        list(decode(model, max_tokens=1, **arguments))

@@ -1,0 +1,91 @@
+"""Model folders pass between transformers and us, and damaged ones are named."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM as TheirModel
+
+from torchane.errors import RunFolderError
+from torchane.models.config import LlamaConfig
+from torchane.models.folder import load_model, save_config, save_weights
+from torchane.models.llama import LlamaForCausalLM
+
+CONFIG = LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                     num_key_value_heads=2, max_position_embeddings=32, initializer_range=0.2)  # fmt: skip
+UNTIED = LlamaConfig(**{**CONFIG.__dict__, "tie_word_embeddings": False})
+TOKENS = torch.randint(0, 96, (2, 12), generator=torch.Generator().manual_seed(0))
+
+
+def save(folder, config=CONFIG):
+    model = LlamaForCausalLM(config, seed=4)
+    save_config(folder, config)
+    save_weights(folder, model)
+    return model
+
+
+@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
+def test_transformers_loads_ours_and_gives_equal_logits(tmp_path, config):
+    model = save(tmp_path, config)
+    theirs = TheirModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(model(TOKENS), theirs(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
+def test_we_load_what_transformers_writes(tmp_path, config):
+    (tmp_path / "ours").mkdir()
+    save(tmp_path / "ours", config)
+    theirs = TheirModel.from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = load_model(tmp_path / "theirs")
+    assert model.config == config
+    torch.testing.assert_close(model(TOKENS), theirs(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_saving_and_loading_changes_no_bit(tmp_path):
+    model = save(tmp_path)
+    again = load_model(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_tied_head_is_stored_once_and_may_be_stored_twice(tmp_path):
+    model = save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in weights
+    save_file(
+        {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].clone()}, tmp_path / "model.safetensors"
+    )
+    assert torch.equal(load_model(tmp_path)(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1], ids=["empty", "cut length", "cut header", "cut data"])
+def test_a_cut_weight_file_is_named(tmp_path, keep):
+    save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RunFolderError, match="model.safetensors cannot be read"):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_model_are_named(tmp_path):
+    save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(3)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(
+        RunFolderError, match=r"model.layers.1.mlp.up_proj.weight is missing; model.norm.weight is \(3,\)"
+    ):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match="config.json does not exist"):
+        load_model(tmp_path)
+
+
+def test_a_config_of_another_architecture_is_named(tmp_path):
+    save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"silu"', '"gelu"'))
+    with pytest.raises(RunFolderError, match="config.json: hidden_act is 'gelu'"):
+        load_model(tmp_path)
