@@ -1,0 +1,116 @@
+"""Normalisations over the last axes, over groups of channels, over the batch, and their gradients.
+
+All share one form. With r the reciprocal root of the variance (for RMSNorm: of the mean square) and
+xhat = (x - mean) * r, the gradient is  dx = r * (g - mean(g) - xhat * mean(g * xhat)):  every factor but
+r is near 1, and r enters once. The textbook r**3 (r up to 1e3) would leave fp16.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from torchane.capture.rules import common
+from torchane.capture.rules.common import epsilon
+from torchane.capture.rules.reductions import moments
+from torchane.capture.rules.registry import Value, lowers
+from torchane.mil.build import Builder
+
+aten = torch.ops.aten
+
+#: F.rms_norm without eps takes the finfo(float32).eps of its input.
+_RMS_NORM_EPS = 2.0**-23
+
+
+def _reciprocal_root(b: Builder, variance: Value, eps: float) -> Value:
+    guarded = b.add(x=variance, y=epsilon(eps, common.dtype_of(variance))) if eps else variance
+    return b.rsqrt(x=guarded, epsilon=0.0)
+
+
+def _affine(b: Builder, xhat: Value, weight: Value | None, bias: Value | None) -> Value:
+    if weight is not None:
+        xhat = b.mul(x=xhat, y=weight)
+    return xhat if bias is None else b.add(x=xhat, y=bias)
+
+
+def _input_grad(b: Builder, grad: Value, xhat: Value, rstd: Value, axes: Sequence[int], centred: bool) -> Value:
+    """dx of xhat * anything, given the gradient in xhat."""
+    along = b.mul(x=xhat, y=common.mean(b, b.mul(x=grad, y=xhat), axes))
+    if centred:
+        grad = b.sub(x=grad, y=common.mean(b, grad, axes))
+    return b.mul(x=rstd, y=b.sub(x=grad, y=along))
+
+
+def _normalized_axes(x: Value, normalized_shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(axes that are normalised, axes before them)."""
+    rank = len(x.shape)
+    first = rank - len(normalized_shape)
+    return tuple(range(first, rank)), tuple(range(first))
+
+
+@lowers(aten.native_layer_norm.default)
+def layer_norm(
+    b: Builder, x: Value, normalized_shape: Sequence[int], weight: Value | None, bias: Value | None, eps: float
+) -> tuple[Value, Value, Value]:
+    """(y, mean, rstd), the last two with size 1 on the normalised axes."""
+    axes, _ = _normalized_axes(x, normalized_shape)
+    average, centred, variance = moments(b, x, axes)
+    rstd = _reciprocal_root(b, variance, eps)
+    return _affine(b, b.mul(x=centred, y=rstd), weight, bias), average, rstd
+
+
+@lowers(aten.native_layer_norm_backward.default)
+def layer_norm_backward(
+    b: Builder,
+    grad: Value,
+    x: Value,
+    normalized_shape: Sequence[int],
+    mean: Value,
+    rstd: Value,
+    weight: Value | None,
+    bias: Value | None,
+    output_mask: Sequence[bool],
+) -> tuple[Value | None, ...]:
+    """(dx, dweight, dbias), None where output_mask says so."""
+    axes, leading = _normalized_axes(x, normalized_shape)
+    xhat = b.mul(x=b.sub(x=x, y=mean), y=rstd)
+    dx = dweight = dbias = None
+    if output_mask[0]:
+        inner = grad if weight is None else b.mul(x=grad, y=weight)
+        dx = _input_grad(b, inner, xhat, rstd, axes, centred=True)
+    if output_mask[1] and weight is not None:
+        dweight = common.reshaped(b, common.summed(b, b.mul(x=grad, y=xhat), leading), normalized_shape)
+    if output_mask[2] and bias is not None:
+        dbias = common.reshaped(b, common.summed(b, grad, leading), normalized_shape)
+    return dx, dweight, dbias
+
+
+@lowers(aten._fused_rms_norm.default)
+def rms_norm(
+    b: Builder, x: Value, normalized_shape: Sequence[int], weight: Value | None, eps: float | None
+) -> tuple[Value, Value]:
+    """(y, rstd)."""
+    axes, _ = _normalized_axes(x, normalized_shape)
+    rstd = _reciprocal_root(b, common.mean(b, b.mul(x=x, y=x), axes), _RMS_NORM_EPS if eps is None else eps)
+    return _affine(b, b.mul(x=x, y=rstd), weight, None), rstd
+
+
+@lowers(aten._fused_rms_norm_backward.default)
+def rms_norm_backward(
+    b: Builder,
+    grad: Value,
+    x: Value,
+    normalized_shape: Sequence[int],
+    rstd: Value,
+    weight: Value | None,
+    output_mask: Sequence[bool],
+) -> tuple[Value | None, ...]:
+    """(dx, dweight)."""
+    axes, leading = _normalized_axes(x, normalized_shape)
+    xhat = b.mul(x=x, y=rstd)
+    dx = dweight = None
+    if output_mask[0]:
+        inner = grad if weight is None else b.mul(x=grad, y=weight)
+        dx = _input_grad(b, inner, xhat, rstd, axes, centred=False)
+    if output_mask[1] and weight is not None:
+        dweight = common.reshaped(b, common.summed(b, b.mul(x=grad, y=xhat), leading), normalized_shape)
+    return dx, dweight

@@ -1,0 +1,57 @@
+"""Norms and their gradients against torch in float64, and where fp16 would overflow."""
+
+import numpy as np
+import pytest
+import torch
+from harness import IDEAL, check, compare, run_rule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._decomp import core_aten_decompositions
+
+aten = torch.ops.aten
+torch.manual_seed(0)
+X, G = torch.randn(3, 5, 16), torch.randn(3, 5, 16)
+W, B = torch.randn(16), torch.randn(16)
+
+
+@pytest.mark.parametrize("affine", [(W, B), (W, None), (None, None)], ids=["weight, bias", "weight", "plain"])
+def test_layer_norm(affine):
+    check(aten.native_layer_norm.default, X, [16], *affine, 1e-5)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())
+@settings(max_examples=25, deadline=None)
+def test_layer_norm_and_gradient_over_several_axes(shape, data):
+    count = data.draw(st.integers(1, len(shape)))
+    x, grad = torch.randn(shape), torch.randn(shape)
+    normalized = shape[-count:]
+    w, bias = torch.randn(normalized), torch.randn(normalized)
+    check(aten.native_layer_norm.default, x, normalized, w, bias, 1e-1)
+    _, mean, rstd = aten.native_layer_norm(x.double(), normalized, w.double(), bias.double(), 1e-1)
+    check(aten.native_layer_norm_backward.default, grad, x, normalized, mean, rstd, w, bias, [True] * 3, tolerance=0.05)
+
+
+def test_layer_norm_gradient():
+    _, mean, rstd = aten.native_layer_norm(X.double(), [16], W.double(), B.double(), 1e-5)
+    check(aten.native_layer_norm_backward.default, G, X, [16], mean, rstd, W, B, [True, True, True])
+    check(aten.native_layer_norm_backward.default, G, X, [16], mean, rstd, None, None, [True, False, False])
+
+
+def test_rms_norm_and_gradient():
+    check(aten._fused_rms_norm.default, X, [16], W, 1e-5)
+    rstd = aten._fused_rms_norm(X.double(), [16], W.double(), 1e-5)[1]
+    args = (G.double(), X.double(), [16], rstd, W.double(), [True, True])
+    # torch has no CPU kernel of the gradient; its decomposition is the oracle.
+    wanted = core_aten_decompositions()[aten._fused_rms_norm_backward.default](*args)
+    compare(aten._fused_rms_norm_backward.default, args, {}, wanted, IDEAL)
+
+
+def test_norm_gradients_stay_in_fp16_where_the_cube_of_rstd_does_not():
+    x = (torch.randn(4, 64) * 2e-3).half().double()
+    grad, w = torch.randn(4, 64).double(), torch.ones(64).double()
+    wanted, rstd = aten.native_layer_norm_backward, aten.native_layer_norm(x, [64], w, None, 0.0)
+    args = (grad, x, [64], rstd[1], rstd[2], w, None, [True, False, False])
+    (dx, *_) = run_rule(aten.native_layer_norm_backward.default, args, fp16=True)
+    expected = wanted(*args)[0].numpy()
+    assert float(rstd[2].max()) ** 3 > 65504
+    assert np.abs(dx - expected).max() <= 0.02 * np.abs(expected).max()
