@@ -1,0 +1,15 @@
+"""What each generation of the Neural Engine accepts, refuses, gets silently wrong, and what work costs there.
+
+    chip = load("m4")                      one data file per generation; `portable` is the safe intersection
+    chip.op("softmax")                     what is known of an op, with sources
+    require_legal(program, chip)           raises LegalityError where the chip would refuse
+"""
+
+from torchane.chips.chip import Certainty, Chip, Condition, Level, Limit, OpFact, Quantity
+from torchane.chips.legality import Refusal, refusals, require_legal, warnings
+from torchane.chips.load import DEFAULT, load, names
+
+__all__ = [
+    "DEFAULT", "Certainty", "Chip", "Condition", "Level", "Limit", "OpFact", "Quantity", "Refusal",
+    "load", "names", "refusals", "require_legal", "warnings",
+]  # fmt: skip

@@ -1,0 +1,122 @@
+"""A chip as data: what one generation of the Neural Engine takes, refuses and gets silently wrong.
+
+Every entry says who reports it (`source`) and how sure we are (`certainty`). We have no Mac: nothing here was
+seen by us. The data files lie beside this module, one per generation, and `portable`: what is known to
+work on several generations and known to fail on none. What a machine's own probe finds overrides them.
+
+Source tags (GDE, MDX, QANE, ...) are explained in SOURCES.md beside the data files.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Certainty(enum.Enum):
+    """How well an entry is known."""
+
+    SEVERAL = "several"
+    """Reported by more than one independent source."""
+    ONE = "one"
+    """Reported by one source."""
+    CONFLICT = "conflict"
+    """Sources disagree; the entry is the careful reading."""
+    INFERRED = "inferred"
+    """Our reading of several reports; nobody states it."""
+    UNKNOWN = "unknown"
+    """Nobody has reported on it."""
+
+
+class Level(enum.Enum):
+    """What breaking a rule means."""
+
+    REFUSE = "refuse"
+    """The program is not legal: it fails to compile, fails to run, or gives wrong numbers."""
+    WARN = "warn"
+    """Reports disagree or the cost is time only: said once, not refused."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Under what circumstances an op is taken: `rule` names a check of `conditions.CHECKS`, `value` is its measure."""
+
+    rule: str
+    value: object
+    level: Level
+    certainty: Certainty
+    source: str
+    do: str
+
+
+@dataclass(frozen=True)
+class OpFact:
+    """What is known of one op. `why` and `do` say, for an op that is not taken, what happens and what to write instead."""
+
+    name: str
+    is_taken: bool
+    certainty: Certainty
+    source: str
+    why: str
+    do: str
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A number that a program or process may not pass; `value` in `unit`."""
+
+    name: str
+    value: int
+    unit: str
+    level: Level
+    certainty: Certainty
+    source: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A measured or published number that predicts time or energy, in the unit that ends its name."""
+
+    name: str
+    value: float
+    certainty: Certainty
+    source: str
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One target. `ports` and `programs` are conditions on the signature and on the program as a whole."""
+
+    name: str
+    title: str
+    ops: Mapping[str, OpFact]
+    every_op: tuple[Condition, ...]
+    ports: tuple[Condition, ...]
+    programs: tuple[Condition, ...]
+    limits: Mapping[str, Limit]
+    prefers: Mapping[str, str]
+    costs: Mapping[str, Quantity]
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The ops that are taken, if only under conditions."""
+        return frozenset(name for name, fact in self.ops.items() if fact.is_taken)
+
+    def takes(self, kind: str) -> bool:
+        return kind in self.kinds
+
+    def op(self, kind: str) -> OpFact:
+        """What is known of an op; an op that no entry names is not taken."""
+        return self.ops.get(kind) or OpFact(
+            kind,
+            is_taken=False,
+            certainty=Certainty.UNKNOWN,
+            source="no report",
+            why="nobody has reported that it runs there",
+            do="Write it in ops that are taken, or leave it to PyTorch on the host",
+        )
+
+    def limit(self, name: str) -> int:
+        """The value of a limit by its name. Raises KeyError for a name that the data file lacks."""
+        return self.limits[name].value

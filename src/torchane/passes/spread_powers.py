@@ -1,0 +1,119 @@
+"""Multiply in an order in which no intermediate leaves fp16's range.
+
+    p = pow(r, 3)                          # r = 1 / rms, up to a few hundred: r^3 overflows
+    q = mul(mul(a, -0.5), p)               # a (.., 1): sum(dy * w * x), in proportion to the row's length n
+    y = mul(real_div(q, n), mul(x, 2))     # x (.., n)
+                  ->    y = mul(mul(mul(mul(a, -1 / n), r), r), mul(x, r))
+The backward of an RMSNorm written by hand. A product of several factors with an integer power among them is
+taken apart: its constants become one; small factors meet it and the powers one at a time; one power goes
+to a factor of full size, where x * r is the normalised x, which the rest of the gradient needs anyway.
+A power of 2, 3 or 4 that stands alone becomes products too: pow of a negative number is not to be trusted.
+
+Nothing moves in exact numbers but the constants' product, rounded once; in fp16 a product rounds in another order.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from torchane.mil.build import Builder
+from torchane.mil.ir import Literal, Op, Program, Var
+from torchane.passes.rewrite import Rule, rewrite, scalar, shape_of
+
+_POWERS = {2.0, 3.0, 4.0}
+
+
+def spread_powers(program: Program) -> Program:
+    main = program.main
+    outputs = set(program.outputs)
+    inner = {
+        op.output
+        for op in program.ops
+        if _is_product(op) and op.output not in outputs and _only_factor_of(op.output, main.uses.get(op.output, ()))
+    }
+    met = {frozenset(op.inputs) for op in program.ops if op.kind.name == "mul"}
+
+    def spread(b: Builder, op: Op) -> Var | None:
+        if op.output in inner or not _is_product(op):
+            return None
+        product = _Product()
+        product.gather(op, inner, main.producer)
+        if not product.has_power:
+            return None
+        result = product.build(b, op.output.shape, met)
+        return result if result.type == op.output.type else None
+
+    rules: dict[str, Rule] = dict.fromkeys(("mul", "real_div", "pow"), spread)
+    return rewrite(program, rules)
+
+
+def _is_product(op: Op) -> bool:
+    """x * y, x / number, x ^ 2, 3 or 4."""
+    if op.kind.name == "mul":
+        return True
+    number = scalar(op.args["y"]) if op.kind.name in ("real_div", "pow") else None
+    if number is None or op.output.shape != op.args["x"].shape:
+        return False
+    return number in _POWERS if op.kind.name == "pow" else number != 0.0
+
+
+def _only_factor_of(var: Var, users: tuple[Op, ...]) -> bool:
+    """One product reads it, once: taking it apart there computes nothing twice."""
+    return len(users) == 1 and _is_product(users[0]) and users[0].kind.name != "pow" and users[0].inputs.count(var) == 1
+
+
+@dataclass
+class _Product:
+    constant: float = 1.0
+    factors: Counter = field(default_factory=Counter)
+    literals: list[Literal] = field(default_factory=list)
+    has_power: bool = False
+
+    def gather(self, op: Op, inner: set[Var], producer: dict[Var, Op]) -> None:
+        """Takes the factors of `op`, and of the products under it that nothing else reads."""
+        if op.kind.name == "pow":
+            self.has_power = True
+            self._take(op.args["x"], int(scalar(op.args["y"])), inner, producer)
+            return
+        if op.kind.name == "real_div":
+            self.constant /= scalar(op.args["y"])
+            self._take(op.args["x"], 1, inner, producer)
+            return
+        self._take(op.args["x"], 1, inner, producer)
+        self._take(op.args["y"], 1, inner, producer)
+
+    def _take(self, arg: Var | Literal, power: int, inner: set[Var], producer: dict[Var, Op]) -> None:
+        if isinstance(arg, Literal):
+            number = scalar(arg)
+            if number is not None and arg.rank == 0:
+                self.constant *= number**power
+            else:
+                self.literals.extend([arg] * power)
+        elif arg in inner and power == 1:
+            self.gather(producer[arg], inner, producer)
+        else:
+            self.factors[arg] += power
+
+    def build(self, b: Builder, shape: tuple[int | None, ...], met: set[frozenset[Var]]) -> Var:
+        singles = [var for var, power in self.factors.items() if power == 1]
+        powers = {var: power for var, power in self.factors.items() if power > 1}
+        full = [var for var in singles if shape_of(var) == shape]
+        small = [var for var in singles if shape_of(var) != shape]
+        chain: list[Var | Literal] = [*small, *self.literals]
+        wide: list[Var | Literal] = []
+        for root, power in powers.items():
+            partner = None
+            if full and shape_of(root) != shape:
+                partner = next((var for var in full if frozenset((var, root)) in met), full[-1])
+                full.remove(partner)
+                wide.append(b.mul(x=partner, y=root))
+            chain.extend([root] * (power - (partner is not None)))
+        return _chained(b, [*chain, *wide, *full], self.constant)
+
+
+def _chained(b: Builder, factors: list[Var | Literal], constant: float) -> Var:
+    """((first * constant) * second) * ..."""
+    first, *rest = factors
+    result = first if constant == 1.0 else b.mul(x=first, y=constant)
+    for factor in rest:
+        result = b.mul(x=result, y=factor)
+    return result
