@@ -433,14 +433,18 @@ def _kinds(*modules: object) -> set[str]:
     return {kind.name for module in modules for kind in vars(module).values() if isinstance(kind, OpKind)}
 
 
-_ELEMENTWISE = (_kinds(elementwise, unary, activation) | {"identity", "cast"}) - _PER_CHANNEL
+_ELEMENTWISE = (_kinds(elementwise, unary, activation) | {"cast"}) - _PER_CHANNEL
 _REDUCTIONS = {name for name in _kinds(reduce) if "arg" not in name}
+
+#: Ops that only give a value another name or shape.
+MOVES = frozenset({"reshape", "squeeze", "expand_dims", "flatten2d", "transpose", "identity", "cast"})
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, Rule(_elementwise_options, _emit_elementwise, _elementwise_backward)),
     **dict.fromkeys(_REDUCTIONS, Rule(_reduce_options, _emit_reduce, _reduce_backward)),
     **dict.fromkeys(("reshape", "squeeze", "expand_dims", "flatten2d"), Rule(_reshape_options, _emit_nothing, _reshape_backward)),
     **dict.fromkeys(("slice_by_size", "slice_by_index"), Rule(_same_order_options, _emit_slice, _same_order_backward)),
+    "identity": Rule(_same_order_options, _emit_nothing, _same_order_backward),
     "matmul": Rule(layout_matmul.options, layout_matmul.emit),
     "softmax": Rule(_softmax_options, _emit_softmax, _softmax_backward),
     "transpose": Rule(_transpose_options, _emit_nothing, _transpose_backward),

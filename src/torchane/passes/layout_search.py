@@ -1,106 +1,139 @@
 """Which order to store every value in, so that the fewest bytes are moved.
 
-    assign(function, choices) ── in program order, each op takes the cheapest of its options ──► Assignment
-    search(function)          ── for what an assignment still moves: try to have it produced that way ──► the best
+    assign(question, choices)  ── in program order, each op takes the cheapest of its options ──► Assignment
+    search(question)           ── what an assignment still moves: have it produced that way ──► the cheapest
 
-An assignment says the order of every value and how every op reads its operands; what it reads in another order
-than its producer stored is a transpose, and costs the bytes of that value. Choices are orders asked for, of
-inputs that are free and of results; where no option of the op writes that order, the op does what is cheapest.
+An assignment says the order of every value and how every op reads its operands. What is read in another order
+than it is stored in is a move: a transpose that costs the bytes of the value. Choices are orders asked for, of
+inputs that are free and of results; where no option of an op writes that order, the op does what is cheapest.
 Pure functions: nothing is emitted here.
 """
 
+import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torchane.mil.ir import Function, Var
 from torchane.passes.layout_order import Order, channels_first
-from torchane.passes.layout_rules import rule_of
-from torchane.passes.layout_step import Step, operands
+from torchane.passes.layout_rules import MOVES, rule_of
+from torchane.passes.layout_step import Step, Tensor, operands
 
 Choices = Mapping[Var, Order]
+Move = tuple[Var, Order]
 
-#: How often a whole sweep of alternatives is tried; two have always been enough.
+#: How often everything is gone through again after something became cheaper; two have always been enough.
 _MOST_SWEEPS = 4
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The order of every value, the step of every op, and what is moved: pairs of a value and the order in
-    which somebody reads it, with its bytes."""
+    """The order of every value, the step of every op, and how many readers each move has."""
 
     orders: Mapping[Var, Order]
     steps: tuple[Step, ...]
-    moves: Mapping[tuple[Var, Order], int]
+    readers: Mapping[Move, int]
     choices: Choices
-    awkward: int
 
-    @property
+    @cached_property
     def cost(self) -> tuple[int, int]:
-        """Bytes moved; then how much is awkward: operands that matmuls take transposed."""
-        return sum(self.moves.values()), self.awkward
+        """Bytes moved; then how much is awkward, operands that matmuls take transposed above all."""
+        return sum(var.type.size_bytes for var, _ in self.readers), sum(step.awkward for step in self.steps)
 
 
 @dataclass
 class Question:
-    """A function and what is settled: the orders of bound inputs, the orders that outputs must leave in."""
+    """A function and what is settled: the orders of bound inputs, the orders in which outputs must leave, and
+    which values are weights. Remembers what each op can do."""
 
     function: Function
     bound: Choices = field(default_factory=dict)
     wanted: Choices = field(default_factory=dict)
     weights: frozenset[Var] = frozenset()
-    _options: dict[tuple[int, tuple[Order | None, ...]], tuple[Step, ...]] = field(default_factory=dict)
 
-    def options(self, index: int, orders: tuple[Order | None, ...]) -> tuple[Step, ...]:
+    def __post_init__(self) -> None:
+        ops = self.function.ops
+        self.tensors: list[tuple[Tensor, ...]] = [operands(op) for op in ops]
+        self.readers: dict[Var, list[int]] = {}
+        for index, tensors in enumerate(self.tensors):
+            for var in {tensor for tensor in tensors if isinstance(tensor, Var)}:
+                self.readers.setdefault(var, []).append(index)
+        self.index = {op.output: index for index, op in enumerate(ops)}
+        self._options: dict[tuple[int, tuple[Order | None, ...]], tuple[Step, ...]] = {}
+
+    def given(self, index: int, orders: Choices) -> tuple[Order | None, ...]:
+        """The orders of an op's operands; None for a constant."""
+        return tuple(orders[tensor] if isinstance(tensor, Var) else None for tensor in self.tensors[index])
+
+    def options(self, index: int, given: tuple[Order | None, ...]) -> tuple[Step, ...]:
         """The ways to run an op, cheapest first; one per order of the result."""
-        key = (index, orders)
+        key = (index, given)
         if key not in self._options:
             op = self.function.ops[index]
-            tensors = operands(op)
 
             def price(step: Step) -> tuple[int, int]:
-                moved = sum(
-                    tensor.type.size_bytes
-                    for tensor, order, read in zip(tensors, orders, step.reads)
-                    if order is not None and order != read
-                )
-                return moved, step.awkward
+                return sum(var.type.size_bytes for var, _ in self.moves(index, given, step)), step.awkward
 
             best: dict[Order, Step] = {}
-            for step in sorted(rule_of(op).options(op, orders, self.weights), key=price):
+            for step in sorted(rule_of(op).options(op, given, self.weights), key=price):
                 best.setdefault(step.writes, step)
             self._options[key] = tuple(best.values())
         return self._options[key]
 
+    def moves(self, index: int, given: tuple[Order | None, ...], step: Step) -> set[Move]:
+        """What an op reads in another order than it is stored in."""
+        found = zip(self.tensors[index], given, step.reads)
+        return {(tensor, read) for tensor, order, read in found if order is not None and order != read}  # type: ignore[misc]
 
-def assign(question: Question, choices: Choices) -> Assignment:
-    """The orders that follow from choices, in one walk through the program."""
+
+def assign(question: Question, choices: Choices, base: Assignment | None = None) -> Assignment:
+    """The orders that follow from choices, in one walk through the program.
+
+    base: an assignment that is right but for `choices`, which are added to its own; only what they reach is
+    walked through again.
+    """
     function = question.function
-    orders: dict[Var, Order] = {}
+    orders = dict(base.orders) if base else {}
+    steps: list[Step | None] = list(base.steps) if base else [None] * len(function.ops)
+    readers: Counter[Move] = Counter(base.readers) if base else Counter()
+    asked = {**base.choices, **choices} if base else choices
+    waiting = [question.index[var] for var in choices if var in question.index] if base else list(range(len(steps)))
+    heapq.heapify(waiting)
+
+    def store(var: Var, order: Order) -> None:
+        before = orders.get(var)
+        if before == order:
+            return
+        orders[var] = order
+        if base:
+            for reader in question.readers.get(var, ()):
+                heapq.heappush(waiting, reader)
+        wanted = question.wanted.get(var)
+        if wanted is not None:
+            readers[var, wanted] += (order != wanted) - (before not in (None, wanted))
+
+    old = base.orders if base else {}
     for var in function.inputs:
-        orders[var] = question.bound.get(var) or choices.get(var) or channels_first(var.shape)
-    steps: list[Step] = []
-    moves: dict[tuple[Var, Order], int] = {}
-    awkward = 0
-    for index, op in enumerate(function.ops):
-        tensors = operands(op)
-        given = tuple(orders[tensor] if isinstance(tensor, Var) else None for tensor in tensors)
+        store(var, question.bound.get(var) or asked.get(var) or channels_first(var.shape))
+    while waiting:
+        index = heapq.heappop(waiting)
+        while waiting and waiting[0] == index:
+            heapq.heappop(waiting)
+        given = question.given(index, orders)
         options = question.options(index, given)
-        asked = choices.get(op.output)
-        step = next((option for option in options if option.writes == asked), options[0])
-        for tensor, order, read in zip(tensors, given, step.reads):
-            if order is not None and order != read:
-                moves[tensor, read] = tensor.type.size_bytes
-        orders[op.output] = step.writes
-        steps.append(step)
-        awkward += step.awkward
-    for var, order in question.wanted.items():
-        if orders[var] != order:
-            moves[var, order] = var.type.size_bytes
-    return Assignment(orders, tuple(steps), moves, choices, awkward)
+        output = function.ops[index].output
+        step = next((option for option in options if option.writes == asked.get(output)), options[0])
+        if steps[index] is not None:
+            readers.subtract(question.moves(index, question.given(index, old), steps[index]))  # type: ignore[arg-type]
+        readers.update(question.moves(index, given, step))
+        steps[index] = step
+        store(output, step.writes)
+    return Assignment(orders, tuple(steps), +readers, asked)  # type: ignore[arg-type]
 
 
 def search(question: Question) -> Assignment:
-    """The cheapest assignment found by mending one move, then one choice, at a time.
+    """The cheapest assignment found by mending one move, then changing one choice, at a time.
 
     A move is mended by having its value produced in the order in which it is read: the wish is handed up
     through ops that keep the order of what they read, to the inputs and matmuls that can grant it.
@@ -126,7 +159,7 @@ def _improved(
             if key in tried:
                 continue
             tried.add(key)
-            trial = assign(question, {**best.choices, **choices})
+            trial = assign(question, choices, best)
             if trial.cost < best.cost:
                 best = trial
                 break
@@ -135,41 +168,39 @@ def _improved(
 
 
 def _mended(question: Question, current: Assignment) -> Iterator[Choices]:
-    """For each move, its value produced in the order in which it is read, the dearest move first; the other way
-    round too: the reader's result as the value lies."""
-    for (var, order), _ in sorted(current.moves.items(), key=lambda item: -item[1]):
+    """For each move, its value produced in the order in which it is read, the dearest move first."""
+    for var, order in sorted(current.readers, key=lambda move: -move[0].type.size_bytes):
         wishes: dict[Var, Order] = {}
-        _wish(question.function, current, var, order, wishes)
+        _wish(question, current, var, order, wishes)
         yield wishes
 
 
-def _wish(function: Function, current: Assignment, var: Var, order: Order, wishes: dict[Var, Order]) -> None:
+def _wish(question: Question, current: Assignment, var: Var, order: Order, wishes: dict[Var, Order]) -> None:
     wishes[var] = order
-    op = function.producer.get(var)
-    if op is None:
+    index = question.index.get(var)
+    if index is None:
         return
+    op = question.function.ops[index]
     backward = rule_of(op).backward
     if backward is None:
         return
-    for tensor, read in zip(operands(op), backward(op, order)):
+    for tensor, read in zip(question.tensors[index], backward(op, order)):
         if isinstance(tensor, Var) and read is not None and current.orders[tensor] != read and tensor not in wishes:
-            _wish(function, current, tensor, read, wishes)
+            _wish(question, current, tensor, read, wishes)
 
 
 def _alternatives(question: Question, current: Assignment) -> Iterator[Choices]:
     """Every op that could write another order, writing it."""
     for index, op in enumerate(question.function.ops):
-        given = tuple(current.orders[t] if isinstance(t, Var) else None for t in operands(op))
-        for option in question.options(index, given):
+        for option in question.options(index, question.given(index, current.orders)):
             if option.writes != current.orders[op.output]:
                 yield {op.output: option.writes}
 
 
 def weights_among(function: Function, inputs: frozenset[Var]) -> frozenset[Var]:
-    """The values that are weights under another shape: reached from `inputs` through moves and casts."""
+    """The values that are weights under another shape: reached from `inputs` through moves and casts alone."""
     found = set(inputs)
     for op in function.ops:
-        if op.kind.name in ("transpose", "reshape", "squeeze", "expand_dims", "cast", "identity"):
-            if found.issuperset(op.inputs) and op.inputs:
-                found.update(op.outputs)
+        if op.kind.name in MOVES and op.inputs and found.issuperset(op.inputs):
+            found.update(op.outputs)
     return frozenset(found)
