@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,7 +78,10 @@ def grow(draw, b: Builder, values: list[Var]) -> Var | None:
         fits = []
         for y in values:
             try:
-                if len(np.broadcast_shapes(x.shape, y.shape)) <= 4 and math.prod(np.broadcast_shapes(x.shape, y.shape)) <= 4096:
+                if (
+                    len(np.broadcast_shapes(x.shape, y.shape)) <= 4
+                    and math.prod(np.broadcast_shapes(x.shape, y.shape)) <= 4096
+                ):
                     fits.append(y)
             except ValueError:
                 continue
@@ -89,7 +91,11 @@ def grow(draw, b: Builder, values: list[Var]) -> Var | None:
         shape = tuple(size if draw(st.booleans()) else 1 for size in x.shape)[draw(st.integers(0, rank)) :]
         return b.add(x=x, y=rng.standard_normal(shape).astype(np.float16))
     if kind in ("reduce", "max"):
-        axes = tuple(draw(st.lists(st.integers(-rank, rank - 1), min_size=1, unique_by=lambda a: a % rank))) if rank else ()
+        axes = (
+            tuple(draw(st.lists(st.integers(-rank, rank - 1), min_size=1, unique_by=lambda a: a % rank)))
+            if rank
+            else ()
+        )
         method = b.reduce_sum if kind == "reduce" else b.reduce_max
         return method(x=x, axes=axes or None, keep_dims=draw(st.booleans()))
     if kind == "reshape":
@@ -114,9 +120,15 @@ def grow(draw, b: Builder, values: list[Var]) -> Var | None:
             stride=tuple(2 if i == axis else 1 for i in range(rank)), begin_mask=mask, end_mask=mask, squeeze_mask=squeeze,
         )  # fmt: skip
     if kind == "pad":
-        return b.pad(x=x, pad=tuple(draw(st.integers(0, 2)) for _ in range(2 * draw(st.integers(1, rank)))), constant_val=1.5)
+        return b.pad(
+            x=x, pad=tuple(draw(st.integers(0, 2)) for _ in range(2 * draw(st.integers(1, rank)))), constant_val=1.5
+        )
     if kind == "concat":
-        others = [y for y in values if y.rank == rank and all(i == axis or a == c for i, (a, c) in enumerate(zip(x.shape, y.shape)))]
+        others = [
+            y
+            for y in values
+            if y.rank == rank and all(i == axis or a == c for i, (a, c) in enumerate(zip(x.shape, y.shape)))
+        ]
         return b.concat(values=(x, draw(st.sampled_from(others))), axis=axis)
     if rank < 2:
         return None

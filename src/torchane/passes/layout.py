@@ -62,11 +62,15 @@ def _settled(
     signature = {var.name: var for var in (*program.inputs, *program.outputs)}
     unknown = sorted(({*ports} | {*weights}) - {*signature})
     if unknown:
-        raise CompileError(f"layouts are given for {', '.join(unknown)}, and the program's ports are {', '.join(signature)}.")
+        raise CompileError(
+            f"layouts are given for {', '.join(unknown)}, and the program's ports are {', '.join(signature)}."
+        )
     layouts: dict[str, PortLayout] = {}
     for name, var in signature.items():
         if not isinstance(var.type, TensorType) or not var.type.is_fixed or var.type.dtype != FP16:
-            raise CompileError(f"{name} is {var.type}; a port is a tensor of fp16 with known sizes. Cast it on the host.")
+            raise CompileError(
+                f"{name} is {var.type}; a port is a tensor of fp16 with known sizes. Cast it on the host."
+            )
         given = ports.get(name)
         if given is not None:
             _require_fit(name, var, given, multiple)
@@ -78,7 +82,9 @@ def _settled(
 
 def _require_fit(name: str, var: Var, layout: PortLayout, multiple: int) -> None:
     if layout.logical != var.shape:
-        raise CompileError(f"the layout given for {name} is of a tensor of shape {layout.logical}, and {name} is {var.type}.")
+        raise CompileError(
+            f"the layout given for {name} is of a tensor of shape {layout.logical}, and {name} is {var.type}."
+        )
     if not layout.is_legal(multiple):
         raise CompileError(
             f"the layout given for {name} has rows of {layout.shape[3]}; a port's last axis is a multiple of {multiple}. "
@@ -120,7 +126,9 @@ def _written_outputs(
     seen = {root(e.b.ops, port) for port in e.b.inputs}
     for var in program.outputs:
         if var in program.inputs:
-            raise CompileError(f"the output {var.name} is an input as it came. Hand it around the program, on the host.")
+            raise CompileError(
+                f"the output {var.name} is an input as it came. Hand it around the program, on the host."
+            )
         order: Order = layouts[var.name].order if var.name in layouts else assignment.orders[var]
         layout = layouts.setdefault(var.name, port_layout(var.shape, order, multiple))
         name = var.name

@@ -7,12 +7,17 @@ axes move), in another view one `reshape`; either is emitted once and shared by 
 moved here and now instead, for nothing.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
 from torchane.mil.build import Builder
-from torchane.mil.ir import Arg, Literal, Op, Var, literal
+from torchane.mil.ir import Arg, Literal, Op, Var
+from torchane.mil.types import TensorType
 from torchane.passes.layout_order import Order, Shape, Shape4, natural, runs_between, sizes, steps_between
-from torchane.passes.layout_step import Tensor, keyed_operands
+from torchane.passes.layout_step import Orders, Step, Tensor, keyed_operands
+
 
 class Emitter:
     """The physical program so far."""
@@ -40,9 +45,10 @@ class Emitter:
         return physical
 
     def read(self, tensor: Tensor, order: Order, shape: Shape4) -> Tensor:
-        """The tensor in an order and a view; a constant's view may leave the size to a single entry."""
+        """The tensor in an order and a view."""
         if isinstance(tensor, Literal):
-            return literal(np.ascontiguousarray(_moved(tensor, order).reshape(shape)))
+            moved = np.ascontiguousarray(_moved(tensor, order).reshape(shape))
+            return Literal(TensorType(tensor.type.dtype, shape), moved)
         return self.view(self.stored(tensor, order), shape)
 
     def view(self, physical: Var, shape: Shape4) -> Var:
@@ -65,6 +71,26 @@ class Emitter:
 
 
 _NOUN = {"reshape": "view", "transpose": "moved"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a family of ops is laid out.
+
+    options: the ways to run an op whose operands lie in the given orders; the last argument holds the values
+    that are weights. emit: writes the op as a step says. backward: the orders in which the operands would have
+    to lie for the result to be in an order without a move, None for an operand that has no say in it; absent
+    where the op itself decides the order of its result.
+    """
+
+    options: Callable[[Op, Orders, frozenset[Var]], Iterator[Step]]
+    emit: Callable[[Emitter, Op, Step], None]
+    backward: Callable[[Op, Order], tuple[Order | None, ...]] | None = None
+
+
+def upright(view: Shape4) -> Shape4:
+    """[1, 1, a, b], which a matmul leaves, as [1, a, 1, b]: channels on the axis of channels."""
+    return (1, view[2], 1, view[3]) if view[:2] == (1, 1) else view
 
 
 def _size(shape: Shape, run: Order) -> int:

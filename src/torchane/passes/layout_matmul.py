@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torchane.mil.ir import Op, Var
-from torchane.passes.layout_emit import Emitter
+from torchane.passes.layout_emit import Emitter, Rule
 from torchane.passes.layout_order import Order, Shape4, natural, pieces
-from torchane.passes.layout_step import Step, operands
+from torchane.passes.layout_step import Orders, Step, operands
 
 #: The axis that is summed over. Every other axis is called by its number in the result.
 K = -1
@@ -55,7 +55,7 @@ class _Product:
         return x.k_last is False, y.k_last is True
 
 
-def options(op: Op, orders: Sequence[Order | None], weights: frozenset[Var]) -> Iterator[Step]:
+def _options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
     """Every way of reading the operands that is worth a thought, with both orders of the result.
 
     A weight that is taken transposed counts half: the activations decide how the result is stored.
@@ -78,7 +78,7 @@ def options(op: Op, orders: Sequence[Order | None], weights: frozenset[Var]) -> 
             yield Step(tuple(_axes(read, n) for read, n in zip(reads, names)), product.writes, awkward)
 
 
-def emit(e: Emitter, op: Op, step: Step) -> None:
+def _emit(e: Emitter, op: Op, step: Step) -> None:
     """One matmul, its operands viewed as [b1, b2, rows, K] or [b1, b2, K, rows]."""
     tensors, names, has = operands(op), _names(op), _has(op)
     reads = tuple(_named(read, n) for read, n in zip(step.reads, names))
@@ -98,11 +98,16 @@ def emit(e: Emitter, op: Op, step: Step) -> None:
     e.define(op.output, step.writes, result)
 
 
+MATMUL = Rule(_options, _emit)
+
+
 def _names(op: Op) -> tuple[Order, Order]:
     """What each axis of x and of y is called in the product: its number in the result, or K."""
     rank = op.output.rank
     names = []
-    for tensor, flag, rows, first in zip(operands(op), ("transpose_x", "transpose_y"), (rank - 2, rank - 1), (False, True)):
+    for tensor, flag, rows, first in zip(
+        operands(op), ("transpose_x", "transpose_y"), (rank - 2, rank - 1), (False, True)
+    ):
         last = (K, rows) if first != bool(op.value(flag, False)) else (rows, K)
         names.append((*range(rank - tensor.rank, rank - 2), *last))
     return tuple(names)  # type: ignore[return-value]

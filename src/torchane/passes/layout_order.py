@@ -80,7 +80,7 @@ def gathered(order: Order, blocks: Sequence[Block]) -> Iterator[Order]:
 
 def runs_between(source: Order, target: Order) -> tuple[tuple[Order, ...], Shape]:
     """The fewest runs of axes that turn one order into the other: the runs as stored, and the permutation of them."""
-    follower = dict(zip(target, target[1:]))
+    follower = dict(itertools.pairwise(target))
     runs: list[list[int]] = []
     for axis in source:
         if runs and follower.get(runs[-1][-1]) == axis:

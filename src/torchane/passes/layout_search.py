@@ -59,6 +59,7 @@ class Question:
         for index, tensors in enumerate(self.tensors):
             for var in {tensor for tensor in tensors if isinstance(tensor, Var)}:
                 self.readers.setdefault(var, []).append(index)
+        self.free = {var: channels_first(var.shape) for var in self.function.inputs}
         self.index = {op.output: index for index, op in enumerate(ops)}
         self._options: dict[tuple[int, tuple[Order | None, ...]], tuple[Step, ...]] = {}
 
@@ -114,8 +115,9 @@ def assign(question: Question, choices: Choices, base: Assignment | None = None)
             readers[var, wanted] += (order != wanted) - (before not in (None, wanted))
 
     old = base.orders if base else {}
-    for var in function.inputs:
-        store(var, question.bound.get(var) or asked.get(var) or channels_first(var.shape))
+    for var in choices if base else function.inputs:
+        if var in question.free:
+            store(var, question.bound.get(var) or asked.get(var) or question.free[var])
     while waiting:
         index = heapq.heappop(waiting)
         while waiting and waiting[0] == index:

@@ -1,12 +1,15 @@
-"""What the analysis of layouts decides about one op, and what its rules look at."""
+"""What the analysis of layouts decides about one op: in which order it reads what, and writes what."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torchane.mil.ir import Literal, Op, Var
 from torchane.passes.layout_order import Order
 
 Tensor = Var | Literal
+
+#: The order of each of `operands(op)`; None for a constant, which takes any.
+Orders = Sequence[Order | None]
 
 
 @dataclass(frozen=True)

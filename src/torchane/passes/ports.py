@@ -38,7 +38,9 @@ class PortLayout:
 
     def __post_init__(self) -> None:
         if sorted(self.perm) != list(range(len(self.logical))):
-            raise CompileError(f"a port of {self.logical} cannot be stored in the order {self.perm}: name each axis once.")
+            raise CompileError(
+                f"a port of {self.logical} cannot be stored in the order {self.perm}: name each axis once."
+            )
         if len(self.shape) != 4 or not 0 < self.used <= self.shape[3]:
             raise CompileError(f"a port of shape {self.shape} cannot use {self.used} of its last axis: give 4 sizes.")
         if math.prod(self.shape[:3]) * self.used != math.prod(self.logical):
