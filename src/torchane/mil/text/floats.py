@@ -40,7 +40,8 @@ def is_nan(bits: int, dtype: DType) -> bool:
     """Whether `bits` are a NaN of this type."""
     if bits >> dtype.bits:
         return False
-    return bool(np.isnan(widened(np.array([bits], _BITS[dtype.bits]).view(dtype.numpy), dtype))[0])
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return bool(np.isnan(widened(np.array([bits], _BITS[dtype.bits]).view(dtype.numpy), dtype))[0])
 
 
 def is_usual_nan(bits: int, dtype: DType) -> bool:
@@ -54,11 +55,21 @@ def _usual_nans(dtype: DType) -> tuple[int, int]:
     return plus, minus
 
 
-@lru_cache(maxsize=65536)
 def hexadecimal(value: float) -> str:
     """C's `%a` as Apple's compiler writes it: `0x1.8p+3`, no trailing zeros; `inf`, `-inf`, `nan`, `-nan`."""
+    return _hexadecimal(value, math.copysign(1.0, value))
+
+
+def readable(value: float) -> str:
+    """A decimal of at most eight characters where it is exact, so that no reader rounds; else hexadecimal."""
+    return _readable(value, math.copysign(1.0, value))
+
+
+# Programs repeat their numbers. The sign is an argument of its own: to the cache, -0.0 is 0.0.
+@lru_cache(maxsize=65536)
+def _hexadecimal(value: float, sign: float) -> str:
     if math.isnan(value):
-        return "-nan" if math.copysign(1, value) < 0 else "nan"
+        return "-nan" if sign < 0 else "nan"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     mantissa, exponent = value.hex().split("p")
@@ -68,13 +79,12 @@ def hexadecimal(value: float) -> str:
 
 
 @lru_cache(maxsize=65536)
-def readable(value: float) -> str:
-    """A decimal of at most eight characters where it is exact, so that no reader rounds; else hexadecimal."""
+def _readable(value: float, sign: float) -> str:
     if math.isfinite(value):
         short = repr(value)
         if len(short) <= 8 and "e" not in short and _is_exact(short, value):
             return short
-    return hexadecimal(value)
+    return _hexadecimal(value, sign)
 
 
 def _is_exact(decimal: str, value: float) -> bool:

@@ -150,7 +150,8 @@ class _Printer:
     def _array(self, array: np.ndarray, dtype: DType) -> str:
         if dtype.is_float:
             flat = np.ascontiguousarray(array).reshape(-1)
-            numbers = widened(flat, dtype)
+            with np.errstate(invalid="ignore"):  # signalling NaNs
+                numbers = widened(flat, dtype)
             items = [self._float(number) for number in numbers.tolist()]
             for index in np.flatnonzero(np.isnan(numbers)).tolist():
                 bits = int(floats.to_bits(flat)[index])
