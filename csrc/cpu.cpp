@@ -67,10 +67,14 @@ const CpuFeatures& cpu_features() {
 
 std::vector<Isa> available_isas() {
     std::vector<Isa> isas{Isa::base};
+#if defined(TORCHANE_HAS_X86)
     const CpuFeatures& cpu = cpu_features();
     if (cpu.avx2) isas.push_back(Isa::avx2);
     if (cpu.avx512) isas.push_back(Isa::avx512);
+#if defined(TORCHANE_HAS_AMX)
     if (cpu.amx) isas.push_back(Isa::amx);
+#endif
+#endif
     return isas;
 }
 

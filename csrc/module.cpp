@@ -1,42 +1,287 @@
 // The Python door of the native code. Python checks meaning; C++ checks shapes and computes.
+// The interpreter lock is released around every loop over numbers.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <map>
-#include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "arrays.h"
 #include "cpu.h"
 #include "pool.h"
+#include "staging.h"
+#include "tape.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 using namespace torchane;
 
-NB_MODULE(_native, m) {
-    m.doc() = "The twin's kernels. Use torchane.native, which says what to do where this is not built.";
+namespace {
 
+using Ops = std::vector<std::string>;
+using PyPlace = std::pair<int, int64_t>;
+
+Place place(const PyPlace& pair) { return {pair.first, pair.second}; }
+
+std::tuple<float, int64_t, int64_t, int64_t> tuple_of(const Scan& scan) {
+    return {scan.max_abs, scan.non_finite, scan.zeros, scan.count};
+}
+
+// One copy between a surface and a host array; `to` is written.
+Staging job(nb::handle to, nb::handle from, double scale, Element to_element, bool bf16) {
+    const Staging made{view(to, "dst", true), view(from, "src", false, bf16), static_cast<float>(scale)};
+    if (made.to.sizes != made.from.sizes)
+        throw DeviceFault("dst has the shape " + shown(made.to.sizes) + " and src " + shown(made.from.sizes) + "; they must be equal.");
+    if (made.to.element != to_element)
+        throw DeviceFault(to_element == Element::fp16 ? "dst holds float32; a surface holds float16."
+                                                      : "dst holds float16; what leaves a surface goes to float32.");
+    if (to_element == Element::fp32 && made.from.element != Element::fp16)
+        throw DeviceFault("src holds float32; a surface holds float16.");
+    return made;
+}
+
+std::vector<Staging> jobs(const nb::list& list, Element to_element) {
+    std::vector<Staging> made;
+    for (nb::handle item : list) {
+        const nb::tuple fields = nb::cast<nb::tuple>(item);
+        if (fields.size() < 3 || fields.size() > 4)
+            throw DeviceFault("a copy is (dst, src, scale) or (dst, src, scale, bf16), not " + std::to_string(fields.size()) + " values.");
+        const bool bf16 = fields.size() == 4 && nb::cast<bool>(fields[3]);
+        made.push_back(job(fields[0], fields[1], nb::cast<double>(fields[2]), to_element, bf16));
+    }
+    return made;
+}
+
+std::vector<Floats> all_floats(const nb::list& list, bool writable) {
+    std::vector<Floats> made;
+    for (nb::handle item : list) made.push_back(floats(item, "an array", writable));
+    return made;
+}
+
+std::vector<half_t*> ports(const nb::sequence& given, const std::vector<Sizes>& sizes, const std::string& program,
+                           const char* kind, bool writable) {
+    if (nb::len(given) != sizes.size())
+        throw DeviceFault(program + " has " + std::to_string(sizes.size()) + " " + kind + "s and was given " +
+                          std::to_string(nb::len(given)) + ".");
+    std::vector<half_t*> pointers;
+    for (size_t port = 0; port < sizes.size(); ++port)
+        pointers.push_back(dense_half(given[port], sizes[port], program + ": " + kind + " " + std::to_string(port), writable));
+    return pointers;
+}
+
+void run(Executor& executor, const Tape& tape, const nb::sequence& given_inputs, const nb::sequence& given_outputs) {
+    const std::vector<half_t*> inputs = ports(given_inputs, tape.inputs(), tape.name(), "input", false);
+    const std::vector<half_t*> outputs = ports(given_outputs, tape.outputs(), tape.name(), "output", true);
+    for (size_t o = 0; o < outputs.size(); ++o) {
+        const half_t* end = outputs[o] + product(tape.outputs()[o]);
+        const auto meets = [&](const half_t* other, const Sizes& sizes) { return other < end && outputs[o] < other + product(sizes); };
+        for (size_t i = 0; i < inputs.size(); ++i)
+            if (meets(inputs[i], tape.inputs()[i]))
+                throw DeviceFault(tape.name() + ": output " + std::to_string(o) + " shares memory with input " + std::to_string(i) +
+                                  ". Give every output a buffer of its own.");
+        for (size_t p = 0; p < o; ++p)
+            if (meets(outputs[p], tape.outputs()[p]))
+                throw DeviceFault(tape.name() + ": outputs " + std::to_string(p) + " and " + std::to_string(o) +
+                                  " share memory. Give every output a buffer of its own.");
+    }
+    nb::gil_scoped_release released;
+    executor.run(tape, inputs, outputs);
+}
+
+void add_chain(Tape& tape, Ops ops, Sizes sizes, int64_t row, bool whole_rows, int registers,
+               const std::vector<std::tuple<PyPlace, Sizes, int64_t>>& operands,
+               const std::vector<std::tuple<int, int, int, bool, int, int, int>>& micros) {
+    auto step = std::make_unique<Chain>();
+    step->sizes = std::move(sizes);
+    step->row = row;
+    step->whole_rows = whole_rows;
+    step->registers = registers;
+    for (const auto& [where, strides, along_row] : operands) step->operands.push_back({place(where), strides, along_row});
+    for (const auto& [family, op, form, once, d, a, b] : micros)
+        step->micros.push_back({static_cast<Chain::Family>(family), op, static_cast<Form>(form), once, d, a, b});
+    step->check();
+    tape.append(std::move(step), std::move(ops));
+}
+
+void add_matmul(Tape& tape, Ops ops, PyPlace x, PyPlace y, PyPlace out, int64_t m, int64_t n, int64_t k, bool transpose_x,
+                bool transpose_y, Sizes batch, Sizes x_strides, Sizes y_strides) {
+    auto step = std::make_unique<Matmul>();
+    step->x = place(x), step->y = place(y), step->out = place(out);
+    step->m = m, step->n = n, step->k = k;
+    step->transpose_x = transpose_x, step->transpose_y = transpose_y;
+    step->batch = std::move(batch), step->x_strides = std::move(x_strides), step->y_strides = std::move(y_strides);
+    if (step->x_strides.size() != step->batch.size() || step->y_strides.size() != step->batch.size())
+        throw std::invalid_argument("matmul: strides that do not fit the batch");
+    tape.append(std::move(step), std::move(ops));
+}
+
+void add_copy(Tape& tape, Ops ops, PyPlace x, PyPlace out, Sizes sizes, Sizes x_strides, Sizes out_strides) {
+    auto step = std::make_unique<Copy>();
+    step->x = place(x), step->out = place(out);
+    step->sizes = std::move(sizes), step->x_strides = std::move(x_strides), step->out_strides = std::move(out_strides);
+    if (step->x_strides.size() != step->sizes.size() || step->out_strides.size() != step->sizes.size())
+        throw std::invalid_argument("copy: strides that do not fit the sizes");
+    tape.append(std::move(step), std::move(ops));
+}
+
+void add_reduce(Tape& tape, Ops ops, PyPlace x, PyPlace out, int reduction, Sizes sizes, std::vector<bool> kept) {
+    auto step = std::make_unique<Reduce>();
+    step->x = place(x), step->out = place(out);
+    step->reduction = static_cast<Reduction>(reduction);
+    step->sizes = std::move(sizes), step->kept = std::move(kept);
+    if (reduction < 0 || reduction >= static_cast<int>(Reduction::count) || step->sizes.empty() || step->kept.size() != step->sizes.size())
+        throw std::invalid_argument("reduce: an unknown reduction, or axes that do not fit the sizes");
+    tape.append(std::move(step), std::move(ops));
+}
+
+void add_softmax(Tape& tape, Ops ops, PyPlace x, PyPlace out, int64_t outer, int64_t entries, int64_t inner) {
+    auto step = std::make_unique<SoftmaxColumns>();
+    step->x = place(x), step->out = place(out);
+    step->outer = outer, step->entries = entries, step->inner = inner;
+    tape.append(std::move(step), std::move(ops));
+}
+
+void bind_machine(nb::module_& m) {
     m.def("cpu_features", [] {
         const CpuFeatures& cpu = cpu_features();
         return std::map<std::string, bool>{{"avx2", cpu.avx2}, {"avx512", cpu.avx512}, {"amx", cpu.amx}};
-    });
+    }, "What this processor and its system let programs use.");
     m.def("isas", [] {
         std::vector<std::string> names;
         for (Isa isa : available_isas()) names.emplace_back(isa_name(isa));
         return names;
-    });
-    m.def("get_isa", [] { return std::string(isa_name(active_isa())); });
+    }, "The instruction sets that have kernels and run here, slowest first.");
+    m.def("get_isa", [] { return std::string(isa_name(active_isa())); }, "The instruction set in use: the fastest unless set_isa chose.");
     m.def("set_isa", [](const std::string& name) {
         for (Isa isa : available_isas())
             if (name == isa_name(isa)) return set_isa(isa);
-        throw std::invalid_argument("this processor or build has no instruction set \"" + name + "\"; see isas().");
-    }, "name"_a);
-    m.def("get_threads", &threads);
+        throw DeviceFault("this processor or build has no instruction set \"" + name + "\"; native.isas() lists those it has.");
+    }, "name"_a, "Chooses the kernels, for tests and measurements.");
+    m.def("get_threads", &threads, "How many threads compute: the processors this process may use, unless set_threads chose.");
     m.def("set_threads", [](int count) {
-        if (count < 1) throw std::invalid_argument("set_threads: " + std::to_string(count) + " threads; at least 1 is needed.");
+        if (count < 1) throw DeviceFault("set_threads(" + std::to_string(count) + "): at least 1 thread is needed.");
         set_threads(count);
-    }, "count"_a);
+    }, "count"_a, "Any number gives the same bits.");
+}
+
+void bind_tape(nb::module_& m) {
+    nb::class_<Tape>(m, "Tape", "A loaded program as steps; see csrc/steps.h. Places are (space, offset), sizes count numbers.")
+        .def("__init__", [](Tape* tape, std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs,
+                            nb::handle constants, int64_t scratch) {
+            const View numbers = view(constants, "constants", false);
+            const half_t* data = dense_half(constants, numbers.sizes, "constants", false);
+            new (tape) Tape(std::move(name), std::move(inputs), std::move(outputs), data, product(numbers.sizes), scratch);
+        }, "name"_a, "inputs"_a, "outputs"_a, "constants"_a, "scratch"_a)
+        .def("chain", &add_chain, "ops"_a, nb::kw_only(), "sizes"_a, "row"_a, "whole_rows"_a, "registers"_a, "operands"_a, "micros"_a)
+        .def("matmul", &add_matmul, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a,
+             "batch"_a, "x_strides"_a, "y_strides"_a)
+        .def("copy", &add_copy, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "sizes"_a, "x_strides"_a, "out_strides"_a)
+        .def("reduce", &add_reduce, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "reduction"_a, "sizes"_a, "kept"_a)
+        .def("softmax", &add_softmax, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "outer"_a, "entries"_a, "inner"_a)
+        .def("alias", [](Tape& tape, Ops ops) { tape.append(nullptr, std::move(ops)); }, "ops"_a)
+        .def_prop_ro("steps", &Tape::steps);
+
+    nb::class_<Executor>(m, "Executor", "Runs tapes one at a time and counts the MIL ops that they execute.")
+        .def(nb::init<>())
+        .def("run", &run, "tape"_a, "inputs"_a, "outputs"_a)
+        .def_prop_ro("executed", &Executor::executed)
+        .def("reset_executed", &Executor::reset_executed);
+
+    const auto named = [&](const char* attribute, std::initializer_list<const char*> names) {
+        nb::dict codes;
+        int code = 0;
+        for (const char* name : names) codes[name] = code++;
+        m.attr(attribute) = codes;
+    };
+    named("UNARY", {"copy", "abs", "exp", "sqrt", "tanh", "sigmoid", "silu", "relu", "square", "cube", "inverse", "pow_half", "pow_minus_half"});
+    named("BINARY", {"add", "sub", "mul", "div", "max", "min", "pow"});
+    named("FORM", {"vector_vector", "vector_scalar", "scalar_vector"});
+    named("REDUCTION", {"sum", "mean", "max", "min"});
+    named("FAMILY", {"unary", "binary", "row", "softmax"});
+}
+
+void bind_staging(nb::module_& m) {
+    m.def("stage", [](nb::handle dst, nb::handle src, double scale, bool bf16) {
+        const std::vector<Staging> one{job(dst, src, scale, Element::fp16, bf16)};
+        nb::gil_scoped_release released;
+        stage(one);
+    }, "dst"_a, "src"_a, "scale"_a = 1.0, "bf16"_a = false,
+       "dst = fp16(src * scale), to nearest even; dst fp16 and src fp32, fp16 or (bf16=True) bf16 as uint16, of one shape, any strides.");
+    m.def("stage_many", [](const nb::list& list) {
+        const std::vector<Staging> many = jobs(list, Element::fp16);
+        nb::gil_scoped_release released;
+        stage(many);
+    }, "jobs"_a, "stage() for each (dst, src, scale) or (dst, src, scale, bf16) of a list.");
+    m.def("unstage", [](nb::handle dst, nb::handle src, double scale) {
+        const std::vector<Staging> one{job(dst, src, scale, Element::fp32, false)};
+        std::vector<Scan> seen;
+        {
+            nb::gil_scoped_release released;
+            seen = unstage(one);
+        }
+        return tuple_of(seen[0]);
+    }, "dst"_a, "src"_a, "scale"_a = 1.0,
+       "dst = fp32(src) * scale, any strides; returns (max_abs, non_finite, zeros, count) of src, a NaN having no size.");
+    m.def("unstage_many", [](const nb::list& list) {
+        const std::vector<Staging> many = jobs(list, Element::fp32);
+        std::vector<Scan> seen;
+        {
+            nb::gil_scoped_release released;
+            seen = unstage(many);
+        }
+        std::vector<std::tuple<float, int64_t, int64_t, int64_t>> tuples;
+        for (const Scan& scan : seen) tuples.push_back(tuple_of(scan));
+        return tuples;
+    }, "jobs"_a, "unstage() for each (dst, src, scale) of a list; a list of what it returns.");
+    m.def("scan", [](nb::handle src) {
+        const View from = view(src, "src", false);
+        if (from.element != Element::fp16) throw DeviceFault("src holds float32; a surface holds float16.");
+        Scan seen;
+        {
+            nb::gil_scoped_release released;
+            seen = scan(from);
+        }
+        return tuple_of(seen);
+    }, "src"_a, "(max_abs, non_finite, zeros, count) of an fp16 array, a NaN having no size.");
+    m.def("sum_of_squares", [](const nb::list& arrays) {
+        const std::vector<Floats> all = all_floats(arrays, false);
+        nb::gil_scoped_release released;
+        return sum_of_squares(all);
+    }, "arrays"_a, "Over all numbers of dense fp32 arrays, in double, in a fixed order.");
+    m.def("mean", [](nb::handle array) {
+        const std::vector<Floats> one{floats(array, "the array", false)};
+        if (one[0].second == 0) throw DeviceFault("mean: the array is empty.");
+        nb::gil_scoped_release released;
+        return sum(one) / static_cast<double>(one[0].second);
+    }, "array"_a, "Of a dense fp32 array, in double, in a fixed order.");
+    m.def("scale_in_place", [](const nb::list& arrays, double factor) {
+        const std::vector<Floats> all = all_floats(arrays, true);
+        nb::gil_scoped_release released;
+        scale_in_place(all, static_cast<float>(factor));
+    }, "arrays"_a, "factor"_a, "Multiplies dense fp32 arrays by a number.");
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "The twin's kernels. Use torchane.native, which says what to do where this is not built.";
+    nb::object device_error = nb::module_::import_("torchane.errors").attr("DeviceError");
+    nb::register_exception_translator([](const std::exception_ptr& thrown, void* type) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const DeviceFault& fault) {
+            PyErr_SetString(static_cast<PyObject*>(type), fault.what());
+        }
+    }, device_error.release().ptr());
+    bind_machine(m);
+    bind_tape(m);
+    bind_staging(m);
 }

@@ -1,0 +1,68 @@
+#include "arrays.h"
+
+namespace nb = nanobind;
+
+namespace torchane {
+namespace {
+
+std::string kind_of(nb::handle value) { return nb::cast<std::string>(nb::handle(value.type()).attr("__name__")); }
+
+View strided(nb::handle array, const std::string& what, bool writable, bool bf16) {
+    nb::ndarray<nb::ro, nb::device::cpu> found;
+    if (!nb::try_cast(array, found, false))
+        throw DeviceFault(what + " is a " + kind_of(array) + "; a NumPy array is needed.");
+    if (writable) {
+        nb::ndarray<nb::device::cpu> changeable;
+        if (!nb::try_cast(array, changeable, false))
+            throw DeviceFault(what + " is read-only and is to be written. Pass an array that owns its memory.");
+    }
+    View view{const_cast<void*>(found.data()), Element::fp32, {}, {}};
+    const nb::dlpack::dtype type = found.dtype();
+    const auto is = [&](nb::dlpack::dtype_code code, int bits) {
+        return type.code == static_cast<uint8_t>(code) && type.bits == bits && type.lanes == 1;
+    };
+    if (is(nb::dlpack::dtype_code::Float, 16)) view.element = Element::fp16;
+    else if (is(nb::dlpack::dtype_code::UInt, 16) && bf16) view.element = Element::bf16;
+    else if (!is(nb::dlpack::dtype_code::Float, 32))
+        throw DeviceFault(what + " holds " + nb::cast<std::string>(nb::str(array.attr("dtype"))) +
+                          "; float16 or float32 is needed (bf16 comes as uint16, and is said to be).");
+    for (size_t axis = 0; axis < found.ndim(); ++axis) {
+        view.sizes.push_back(static_cast<int64_t>(found.shape(axis)));
+        view.strides.push_back(found.stride(axis));
+    }
+    return view;
+}
+
+bool is_dense(const View& view) {
+    int64_t expected = 1;
+    for (size_t axis = view.sizes.size(); axis-- > 0; expected *= view.sizes[axis])
+        if (view.sizes[axis] != 1 && view.strides[axis] != expected) return false;
+    return true;
+}
+
+}  // namespace
+
+std::string shown(const Sizes& sizes) {
+    std::string text = "(";
+    for (size_t axis = 0; axis < sizes.size(); ++axis) text += (axis ? ", " : "") + std::to_string(sizes[axis]);
+    return text + ")";
+}
+
+View view(nb::handle array, const char* what, bool writable, bool bf16) { return strided(array, what, writable, bf16); }
+
+half_t* dense_half(nb::handle array, const Sizes& sizes, const std::string& what, bool writable) {
+    const View view = strided(array, what, writable, false);
+    if (view.element != Element::fp16) throw DeviceFault(what + " holds float32; the port takes float16.");
+    if (view.sizes != sizes) throw DeviceFault(what + " has the shape " + shown(view.sizes) + "; the port's is " + shown(sizes) + ".");
+    if (!is_dense(view)) throw DeviceFault(what + " is strided; a surface is dense and row-major.");
+    return static_cast<half_t*>(view.data);
+}
+
+Floats floats(nb::handle array, const char* what, bool writable) {
+    const View view = strided(array, what, writable, false);
+    if (view.element != Element::fp32) throw DeviceFault(std::string(what) + " holds float16; float32 is needed.");
+    if (!is_dense(view)) throw DeviceFault(std::string(what) + " is strided; a dense array is needed: the order of the sum is that of memory.");
+    return {static_cast<float*>(view.data), product(view.sizes)};
+}
+
+}  // namespace torchane

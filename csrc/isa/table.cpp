@@ -1,0 +1,23 @@
+#include "isa/table.h"
+
+namespace torchane::TORCHANE_ISA {
+namespace {
+
+Kernels filled() {
+    Kernels made{};
+    fill_elementwise(made);
+    fill_reduce(made);
+    fill_softmax(made);
+    fill_staging(made);
+    fill_matmul(made);
+    return made;
+}
+
+}  // namespace
+
+const Kernels& table() {
+    static const Kernels made = filled();
+    return made;
+}
+
+}  // namespace torchane::TORCHANE_ISA

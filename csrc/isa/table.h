@@ -1,0 +1,14 @@
+// What the files of one instruction set contribute to its table.
+#pragma once
+
+#include "kernels.h"
+
+namespace torchane::TORCHANE_ISA {
+
+void fill_elementwise(Kernels& table);
+void fill_reduce(Kernels& table);
+void fill_softmax(Kernels& table);
+void fill_staging(Kernels& table);
+void fill_matmul(Kernels& table);
+
+}  // namespace torchane::TORCHANE_ISA

@@ -1,0 +1,94 @@
+// The table of inner loops: one per instruction set, filled by csrc/isa/, read by the drivers.
+//
+//     tape ──► drivers (chain, reduce, softmax, matmul, shape, staging: cut the work, call threads)
+//                 └──► kernels(): blocks, rows and tiles for one thread
+//
+// To replace a kernel, change its entry here for one instruction set or for all. Every array is dense
+// along the loop; fp16 numbers are carried as their bits. Each fp16 result is computed in fp32 from the
+// exact operands and rounded once, to nearest even. Reference: mil/evaluate.py, arithmetic="exact".
+#pragma once
+
+#include <cstdint>
+
+#include "half.h"
+
+namespace torchane {
+
+// Element-wise ops as the tape names them. The powers are pow with that constant exponent.
+enum class Unary : int { copy, abs, exp, sqrt, tanh, sigmoid, silu, relu, square, cube, inverse, pow_half, pow_minus_half, count };
+enum class Binary : int { add, sub, mul, div, max, min, pow, count };
+// Which operands of a binary op are vectors and which a single number.
+enum class Form : int { vector_vector, vector_scalar, scalar_vector, count };
+enum class Reduction : int { sum, mean, max, min, count };
+
+// What staging notices about the numbers it copies.
+struct Scan {
+    float max_abs = 0;       // over all that is not NaN, infinity included
+    int64_t non_finite = 0;  // infinities and NaNs
+    int64_t zeros = 0;       // exactly zero, of either sign
+    int64_t count = 0;
+};
+
+// The pieces of a matrix product, C (m, n) = A (m, k) B (k, n). Operands are packed into panels of `rows`
+// rows of A and `columns` columns of B, zeros where the matrix ends, k in steps of `depth`.
+struct MatmulKernel {
+    int rows, columns, depth;
+    // Bytes of one panel of A or B over k (already a multiple of depth).
+    int64_t (*panel_a_bytes)(int64_t k);
+    int64_t (*panel_b_bytes)(int64_t k);
+    // Packs `count` (<= rows, columns) rows of A or columns of B over k numbers. `along_k`: neighbours in
+    // memory are neighbours in k, and `stride` leads to the next row or column; else `stride` leads to the
+    // next k. Returns whether every number was finite.
+    bool (*pack_a)(void* panel, const half_t* from, int64_t stride, bool along_k, int64_t count, int64_t k);
+    bool (*pack_b)(void* panel, const half_t* from, int64_t stride, bool along_k, int64_t count, int64_t k);
+    // c (rows, columns) fp32, dense: c = (add ? c : 0) + panel_a panel_b, the sum over k in a fixed order.
+    void (*multiply)(const void* panel_a, const void* panel_b, int64_t k, float* c, bool add);
+    // Rounds the upper left (rows, columns) numbers of c to fp16, into rows `stride` apart.
+    void (*store)(half_t* to, int64_t stride, const float* c, int64_t rows, int64_t columns);
+    // Called by a thread before and after its multiplications.
+    void (*begin)();
+    void (*end)();
+    bool needs_finite;  // infinities and NaNs in an operand would spoil the result
+};
+
+struct Kernels {
+    void (*unary[static_cast<int>(Unary::count)])(half_t* d, const half_t* a, int64_t n);
+    void (*binary[static_cast<int>(Binary::count)][static_cast<int>(Form::count)])(half_t* d, const half_t* a,
+                                                                                   const half_t* b, int64_t n);
+
+    // One row -> one number, in fp32, in an order that depends on n alone.
+    float (*row[static_cast<int>(Reduction::count)])(const half_t* a, int64_t n);
+    // acc[i] = acc[i] + a[i], or the larger, or the smaller.
+    void (*columns[static_cast<int>(Reduction::count)])(float* acc, const half_t* a, int64_t n);
+    // e^(x - max) / sum along a row; scratch holds n floats.
+    void (*softmax_row)(half_t* d, const half_t* a, int64_t n, float* scratch);
+    // The same down n <= 64 columns, `stride` numbers from one entry of a column to the next.
+    void (*softmax_columns)(half_t* d, const half_t* a, int64_t entries, int64_t stride, int64_t n);
+
+    void (*narrow)(half_t* d, const float* a, int64_t n, float scale);           // fp16(a * scale)
+    void (*narrow_bf16)(half_t* d, const uint16_t* a, int64_t n, float scale);   // a holds bf16
+    void (*narrow_half)(half_t* d, const half_t* a, int64_t n, float scale);
+    void (*widen)(float* d, const half_t* a, int64_t n, float scale);            // fp32(a) * scale
+    void (*scan)(const half_t* a, int64_t n, Scan* into);
+    double (*sum_of_squares)(const float* a, int64_t n);  // the same bits on every instruction set
+    double (*sum)(const float* a, int64_t n);
+    void (*scale)(float* a, int64_t n, float factor);
+
+    MatmulKernel matmul;
+};
+
+// The table of the active instruction set.
+const Kernels& kernels();
+// A product that takes every number, infinities and NaNs included.
+const MatmulKernel& finite_or_not_matmul();
+
+namespace base { const Kernels& table(); }
+#if defined(TORCHANE_HAS_X86)
+namespace avx2 { const Kernels& table(); }
+namespace avx512 { const Kernels& table(); }
+#endif
+#if defined(TORCHANE_HAS_AMX)
+namespace amx { const MatmulKernel& matmul(); }
+#endif
+
+}  // namespace torchane

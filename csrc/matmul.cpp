@@ -1,0 +1,179 @@
+// Matrix products: cuts the work into panels that fit the caches and hands them to the threads.
+//
+//     few products     pack the smaller operand once, for all threads; then each thread takes panels of
+//                      the larger one, packs them, and multiplies them with all panels of the smaller
+//     many products    a thread takes a whole product, as in attention
+//
+// k is cut into slabs by its size alone and summed in order, so the bits do not depend on the threads.
+#include <algorithm>
+#include <atomic>
+
+#include "pool.h"
+#include "steps.h"
+
+namespace torchane {
+namespace {
+
+// A panel of 32 rows by a slab takes 256 KiB: some of them fit the second-level cache together.
+constexpr int64_t LONGEST_SLAB = 2048;
+constexpr int64_t LINE = 64;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// One operand of one product: `outer` rows of A or columns of B.
+struct Side {
+    const half_t* data;
+    int64_t stride;
+    bool along_k;
+    int64_t outer;
+
+    const half_t* at(int64_t row, int64_t k) const { return data + (along_k ? row * stride + k : k * stride + row); }
+};
+
+class Product {
+public:
+    Product(const MatmulKernel& kernel, const Matmul& step)
+        : kernel_(kernel), k_(step.k), n_(step.n), slabs_(ceil_div(step.k, LONGEST_SLAB)),
+          slab_(round_up(ceil_div(step.k, slabs_), kernel.depth)), panels_a_(ceil_div(step.m, kernel.rows)),
+          panels_b_(ceil_div(step.n, kernel.columns)), panel_a_(round_up(kernel.panel_a_bytes(slab_), LINE)),
+          panel_b_(round_up(kernel.panel_b_bytes(slab_), LINE)) {}
+
+    // Both return false if an operand held an infinity or a NaN and the kernel cannot take it.
+    bool alone(const Side& a, const Side& b, half_t* out) const;
+    bool together(const Side& a, const Side& b, half_t* out, Memory& shared) const;
+
+private:
+    int64_t tile() const { return static_cast<int64_t>(sizeof(float)) * kernel_.rows * kernel_.columns; }
+    int64_t depth_of(int64_t slab) const { return std::min(slab_, k_ - slab * slab_); }
+    // Of k in a slab that is multiplied: to a whole step, zeros included.
+    int64_t padded_depth(int64_t slab) const { return round_up(depth_of(slab), kernel_.depth); }
+
+    bool pack_a(void* panel, const Side& a, int64_t index, int64_t slab) const {
+        const int64_t row = index * kernel_.rows;
+        return kernel_.pack_a(panel, a.at(row, slab * slab_), a.stride, a.along_k,
+                              std::min<int64_t>(kernel_.rows, a.outer - row), depth_of(slab));
+    }
+    bool pack_b(void* panel, const Side& b, int64_t index, int64_t slab) const {
+        const int64_t column = index * kernel_.columns;
+        return kernel_.pack_b(panel, b.at(column, slab * slab_), b.stride, b.along_k,
+                              std::min<int64_t>(kernel_.columns, b.outer - column), depth_of(slab));
+    }
+
+    // One tile of C over one slab. `sums` keeps the tiles between slabs, where there are several.
+    void multiply(const void* a, const void* b, int64_t panel_a, int64_t panel_b, int64_t slab, float* tile_sums, char* sums,
+                  half_t* out, int64_t m) const {
+        float* c = slabs_ == 1 ? tile_sums : reinterpret_cast<float*>(sums + (panel_a * panels_b_ + panel_b) * tile());
+        kernel_.multiply(a, b, padded_depth(slab), c, slab > 0);
+        if (slab + 1 < slabs_) return;
+        const int64_t row = panel_a * kernel_.rows, column = panel_b * kernel_.columns;
+        kernel_.store(out + row * n_ + column, n_, c, std::min<int64_t>(kernel_.rows, m - row),
+                      std::min<int64_t>(kernel_.columns, n_ - column));
+    }
+
+    const MatmulKernel& kernel_;
+    const int64_t k_, n_, slabs_, slab_, panels_a_, panels_b_, panel_a_, panel_b_;
+};
+
+bool Product::alone(const Side& a, const Side& b, half_t* out) const {
+    const int64_t sums_bytes = slabs_ == 1 ? 0 : panels_a_ * panels_b_ * tile();
+    char* memory = thread_memory().take<char>(static_cast<size_t>(tile() + panel_a_ + panels_b_ * panel_b_ + sums_bytes));
+    float* tile_sums = reinterpret_cast<float*>(memory);
+    char* packed_a = memory + tile();
+    char* packed_b = packed_a + panel_a_;
+    char* sums = packed_b + panels_b_ * panel_b_;
+    bool finite = true;
+    kernel_.begin();
+    for (int64_t slab = 0; slab < slabs_; ++slab) {
+        for (int64_t j = 0; j < panels_b_; ++j) finite &= pack_b(packed_b + j * panel_b_, b, j, slab);
+        for (int64_t i = 0; i < panels_a_; ++i) {
+            finite &= pack_a(packed_a, a, i, slab);
+            for (int64_t j = 0; j < panels_b_; ++j)
+                multiply(packed_a, packed_b + j * panel_b_, i, j, slab, tile_sums, sums, out, a.outer);
+        }
+    }
+    kernel_.end();
+    return finite || !kernel_.needs_finite;
+}
+
+bool Product::together(const Side& a, const Side& b, half_t* out, Memory& shared) const {
+    const bool keep_a = a.outer < b.outer;  // the smaller operand is packed for all
+    const int64_t kept = keep_a ? panels_a_ : panels_b_, taken = keep_a ? panels_b_ : panels_a_;
+    const int64_t kept_bytes = keep_a ? panel_a_ : panel_b_, taken_bytes = keep_a ? panel_b_ : panel_a_;
+    const int64_t sums_bytes = slabs_ == 1 ? 0 : panels_a_ * panels_b_ * tile();
+    char* packed = shared.take<char>(static_cast<size_t>(kept * kept_bytes + sums_bytes));
+    char* sums = packed + kept * kept_bytes;
+    // A thread takes several panels at once, so that each kept panel is fetched less often.
+    const int64_t group = std::clamp<int64_t>(taken / (4 * threads()), 1, 4);
+    std::atomic<bool> finite{true};
+    for (int64_t slab = 0; slab < slabs_; ++slab) {
+        parallel(kept, [&](int64_t i, int) {
+            char* panel = packed + i * kept_bytes;
+            if (!(keep_a ? pack_a(panel, a, i, slab) : pack_b(panel, b, i, slab))) finite.store(false, std::memory_order_relaxed);
+        });
+        parallel(ceil_div(taken, group), [&](int64_t task, int) {
+            char* memory = thread_memory().take<char>(static_cast<size_t>(tile() + group * taken_bytes));
+            float* tile_sums = reinterpret_cast<float*>(memory);
+            char* own = memory + tile();
+            const int64_t begin = task * group, end = std::min(taken, begin + group);
+            for (int64_t j = begin; j < end; ++j) {
+                char* panel = own + (j - begin) * taken_bytes;
+                if (!(keep_a ? pack_b(panel, b, j, slab) : pack_a(panel, a, j, slab))) finite.store(false, std::memory_order_relaxed);
+            }
+            kernel_.begin();
+            for (int64_t i = 0; i < kept; ++i)
+                for (int64_t j = begin; j < end; ++j) {
+                    const char* kept_panel = packed + i * kept_bytes;
+                    const char* own_panel = own + (j - begin) * taken_bytes;
+                    if (keep_a) multiply(kept_panel, own_panel, i, j, slab, tile_sums, sums, out, a.outer);
+                    else multiply(own_panel, kept_panel, j, i, slab, tile_sums, sums, out, a.outer);
+                }
+            kernel_.end();
+        });
+    }
+    return finite.load() || !kernel_.needs_finite;
+}
+
+}  // namespace
+
+void Matmul::run(const Run& run) const {
+    const half_t* x_data = run.at(x);
+    const half_t* y_data = run.at(y);
+    half_t* out_data = run.at(out);
+    const int64_t products = product(batch);
+    const MatmulKernel& kernel = kernels().matmul;
+    const Product with(kernel, *this), safely(finite_or_not_matmul(), *this);
+    const auto sides = [&](int64_t x_offset, int64_t y_offset) {
+        return std::pair(Side{x_data + x_offset, transpose_x ? m : k, !transpose_x, m},
+                         Side{y_data + y_offset, transpose_y ? k : n, transpose_y, n});
+    };
+    const auto each = [&](int64_t index, auto&& solve) {
+        Odometer<2> position(batch, {&x_strides, &y_strides});
+        position.seek(index);
+        const auto [a, b] = sides(position.offset[0], position.offset[1]);
+        solve(a, b, out_data + index * m * n);
+    };
+    if (products >= 4) {
+        parallel(products, [&](int64_t index, int) {
+            each(index, [&](const Side& a, const Side& b, half_t* to) {
+                if (!with.alone(a, b, to)) safely.alone(a, b, to);
+            });
+        });
+        return;
+    }
+    for (int64_t index = 0; index < products; ++index)
+        each(index, [&](const Side& a, const Side& b, half_t* to) {
+            if (!with.together(a, b, to, run.shared)) safely.together(a, b, to, run.shared);
+        });
+}
+
+std::vector<Extent> Matmul::extents() const {
+    int64_t last_x = m * k - 1, last_y = k * n - 1;
+    for (size_t axis = 0; axis < batch.size(); ++axis) {
+        last_x += (batch[axis] - 1) * x_strides[axis];
+        last_y += (batch[axis] - 1) * y_strides[axis];
+    }
+    return {{x, last_x}, {y, last_y}, {out, product(batch) * m * n - 1}};
+}
+
+}  // namespace torchane

@@ -1,0 +1,41 @@
+// Copies between the host's tensors and surfaces, and the sums that training takes over gradients.
+// Every result has the same bits for any number of threads.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "kernels.h"
+#include "steps.h"
+
+namespace torchane {
+
+enum class Element { fp16, fp32, bf16 };
+
+// A strided array of some element type; strides count numbers and may be negative.
+struct View {
+    void* data;
+    Element element;
+    Sizes sizes, strides;
+};
+
+struct Staging {
+    View to, from;  // of equal sizes
+    float scale;
+};
+
+// to = fp16(fp32(from) * scale), to fp16 numbers from any element.
+void stage(const std::vector<Staging>& jobs);
+// to = fp32(from) * scale, to fp32 numbers from fp16; one Scan of `from` per job.
+std::vector<Scan> unstage(const std::vector<Staging>& jobs);
+// Of an fp16 array of any strides.
+Scan scan(const View& from);
+
+// Dense fp32 arrays.
+using Floats = std::pair<float*, int64_t>;
+double sum_of_squares(const std::vector<Floats>& arrays);  // in double
+double sum(const std::vector<Floats>& arrays);             // in double
+void scale_in_place(const std::vector<Floats>& arrays, float factor);
+
+}  // namespace torchane

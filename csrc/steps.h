@@ -1,0 +1,151 @@
+// The steps of a tape: what a loaded program does, one after the other, all sizes known.
+//
+// A step reads and writes fp16 arrays in numbered spaces: 0 the scratch arena, 1 the constants, then the
+// inputs and the outputs of the program. Arrays are dense and row-major unless strides are given; sizes,
+// strides and offsets count numbers, not bytes. A step's result may not overlap what it reads, except
+// that a chain may write onto an operand of the same geometry.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "half.h"
+#include "kernels.h"
+#include "memory.h"
+
+namespace torchane {
+
+using Sizes = std::vector<int64_t>;
+
+// Where an array begins.
+struct Place {
+    int space;
+    int64_t offset;
+};
+
+// What a run has at hand.
+struct Run {
+    const std::vector<half_t*>& spaces;
+    Memory& shared;  // scratch that the threads of one step share
+    half_t* at(Place place) const { return spaces[static_cast<size_t>(place.space)] + place.offset; }
+};
+
+// The furthest numbers that a step touches: checked once against the sizes of the spaces, at load.
+struct Extent {
+    Place place;
+    int64_t last;  // the largest offset from place
+};
+
+class Step {
+public:
+    virtual ~Step() = default;
+    virtual void run(const Run& run) const = 0;
+    virtual std::vector<Extent> extents() const = 0;
+};
+
+// out (batch..., m, n) = x (batch..., m, k) y (batch..., k, n); a transposed operand is stored with its
+// last two axes exchanged. Batch strides are 0 where an operand is broadcast.
+struct Matmul final : Step {
+    Place x, y, out;
+    int64_t m, n, k;
+    bool transpose_x, transpose_y;
+    Sizes batch, x_strides, y_strides;
+    void run(const Run& run) const override;
+    std::vector<Extent> extents() const override;
+};
+
+// Copies an array of `sizes`; either side has strides of its own. Covers transpose, slice and concat.
+struct Copy final : Step {
+    Place x, out;
+    Sizes sizes, x_strides, out_strides;
+    void run(const Run& run) const override;
+    std::vector<Extent> extents() const override;
+};
+
+// Reduces the axes of dense x (sizes) that are not kept.
+struct Reduce final : Step {
+    Place x, out;
+    Reduction reduction;
+    Sizes sizes;
+    std::vector<bool> kept;
+    void run(const Run& run) const override;
+    std::vector<Extent> extents() const override;
+};
+
+// softmax over the middle axis of (outer, entries, inner), inner > 1; along rows it is part of a Chain.
+struct SoftmaxColumns final : Step {
+    Place x, out;
+    int64_t outer, entries, inner;
+    void run(const Run& run) const override;
+    std::vector<Extent> extents() const override;
+};
+
+// Element-wise ops over one domain (sizes..., row), block by block, so that what one op hands to the next
+// stays in the nearest cache. With `whole_rows` a block is a row, and rows can be reduced, normalised and
+// met by numbers that there is one of per row. Each op's result is rounded to fp16 all the same.
+struct Chain final : Step {
+    // An array in memory as the domain sees it: a stride per size and one along the row (1 or 0).
+    struct Operand {
+        Place place;
+        Sizes strides;
+        int64_t along_row;
+    };
+    enum class Family : int { unary, binary, row, softmax, count };
+    // A value: the operand of that number, or, from the bits inverted, a register.
+    using Value = int;
+    struct Micro {
+        Family family;
+        int op;              // of Unary, Binary or Reduction
+        Form form;           // of a binary op
+        bool once;           // computes one number per row instead of the row
+        Value d, a, b;
+    };
+    Sizes sizes;
+    int64_t row;
+    bool whole_rows;
+    int registers;
+    std::vector<Operand> operands;
+    std::vector<Micro> micros;
+    void run(const Run& run) const override;
+    std::vector<Extent> extents() const override;
+    // Throws std::invalid_argument where a number is out of its range.
+    void check() const;
+};
+
+int64_t product(const Sizes& sizes);
+
+// Counts through all indices of some axes in row-major order, keeping an offset per set of strides.
+template <int N>
+class Odometer {
+public:
+    Odometer(const Sizes& sizes, const Sizes* const (&strides)[N]) : sizes_(sizes), index_(sizes.size(), 0) {
+        for (int s = 0; s < N; ++s) strides_[s] = strides[s];
+    }
+
+    void seek(int64_t position) {
+        for (int s = 0; s < N; ++s) offset[s] = 0;
+        for (size_t axis = sizes_.size(); axis-- > 0;) {
+            index_[axis] = position % sizes_[axis];
+            position /= sizes_[axis];
+            for (int s = 0; s < N; ++s) offset[s] += index_[axis] * (*strides_[s])[axis];
+        }
+    }
+
+    void next() {
+        for (size_t axis = sizes_.size(); axis-- > 0;) {
+            for (int s = 0; s < N; ++s) offset[s] += (*strides_[s])[axis];
+            if (++index_[axis] < sizes_[axis]) return;
+            for (int s = 0; s < N; ++s) offset[s] -= index_[axis] * (*strides_[s])[axis];
+            index_[axis] = 0;
+        }
+    }
+
+    int64_t offset[N] = {};
+
+private:
+    const Sizes& sizes_;
+    const Sizes* strides_[N];
+    Sizes index_;
+};
+
+}  // namespace torchane

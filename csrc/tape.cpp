@@ -1,0 +1,60 @@
+#include "tape.h"
+
+#include <cstring>
+#include <stdexcept>
+
+namespace torchane {
+
+Tape::Tape(std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs, const half_t* constants,
+           int64_t constants_size, int64_t scratch_size)
+    : name_(std::move(name)), inputs_(std::move(inputs)), outputs_(std::move(outputs)), constants_size_(constants_size),
+      scratch_size_(scratch_size) {
+    const size_t bytes = static_cast<size_t>(constants_size) * sizeof(half_t);
+    if (bytes > 0) std::memcpy(constants_.take(bytes), constants, bytes);
+}
+
+int64_t Tape::space_size(int space) const {
+    if (space == 0) return scratch_size_;
+    if (space == 1) return constants_size_;
+    const size_t port = static_cast<size_t>(space) - 2;
+    if (space >= 2 && port < inputs_.size()) return product(inputs_[port]);
+    if (space >= 2 && port < inputs_.size() + outputs_.size()) return product(outputs_[port - inputs_.size()]);
+    throw std::invalid_argument("tape " + name_ + ": there is no space " + std::to_string(space));
+}
+
+void Tape::append(std::unique_ptr<Step> step, std::vector<std::string> ops) {
+    if (step != nullptr)
+        for (const Extent& extent : step->extents()) {
+            const int64_t first = extent.place.offset, size = space_size(extent.place.space);
+            if (first < 0 || extent.last < 0 || first + extent.last >= size)
+                throw std::invalid_argument("tape " + name_ + ": a step for " + (ops.empty() ? "nothing" : ops.front()) +
+                                            " reaches " + std::to_string(first + extent.last) + " in space " +
+                                            std::to_string(extent.place.space) + " of " + std::to_string(size));
+        }
+    steps_.push_back({std::move(step), std::move(ops)});
+}
+
+void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const std::vector<half_t*>& outputs) {
+    std::lock_guard lock(mutex_);
+    std::vector<half_t*> spaces{scratch_.take<half_t>(static_cast<size_t>(tape.scratch_size_) * sizeof(half_t)),
+                                static_cast<half_t*>(tape.constants_.data())};
+    spaces.insert(spaces.end(), inputs.begin(), inputs.end());
+    spaces.insert(spaces.end(), outputs.begin(), outputs.end());
+    const Run run{spaces, shared_};
+    for (const Tape::Entry& entry : tape.steps_) {
+        if (entry.step != nullptr) entry.step->run(run);
+        for (const std::string& op : entry.ops) ++executed_[op];
+    }
+}
+
+std::map<std::string, int64_t> Executor::executed() const {
+    std::lock_guard lock(mutex_);
+    return executed_;
+}
+
+void Executor::reset_executed() {
+    std::lock_guard lock(mutex_);
+    executed_.clear();
+}
+
+}  // namespace torchane

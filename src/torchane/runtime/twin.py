@@ -1,0 +1,219 @@
+"""The twin: a device in software that runs the MIL text which an engine would be given.
+
+    text, blobs ── parse, check ──► Program ── twin_ops ──► steps ── twin_arena ──► tape ── csrc ──► surfaces
+
+A program becomes a tape once, at load; a run is one call into C++. Its arithmetic is `exact`: products of
+fp16 numbers are exact, sums are kept in fp32, each op's result is rounded once to fp16, to nearest even;
+the bits are the same for any number of threads. Reference: mil/evaluate.py.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from torchane import native
+from torchane.chips import Chip, require_legal
+from torchane.errors import DeviceError, TorchaneError
+from torchane.mil.blobs import BlobFile
+from torchane.mil.build import arguments, typed
+from torchane.mil.check import check
+from torchane.mil.constants import inline_constants, load_blobs
+from torchane.mil.ir import Arg, Literal, Op, Program, Var
+from torchane.mil.text import parse
+from torchane.mil.types import FP16, TensorType
+from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
+from torchane.runtime.twin_arena import ALIGNMENT, place_scratch
+from torchane.runtime.twin_arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, Shape, dense_strides
+from torchane.runtime.twin_ops import RULES, Unsupported
+from torchane.runtime.twin_schedule import Call, Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class TwinBuffer:
+    """A surface in the memory of the host."""
+
+    type: TensorType
+    array: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class TwinProgram:
+    """A program as a tape."""
+
+    name: str
+    inputs: tuple[TensorType, ...]
+    outputs: tuple[TensorType, ...]
+    stats: ProgramStats
+    tape: Any
+
+
+class TwinDevice:
+    """Runs programs one at a time; may be used from any thread. With a chip, refuses what that chip refuses."""
+
+    name = "twin"
+
+    def __init__(self, chip: Chip | None = None):
+        self.chip = chip
+        self._executor = native.Executor()
+
+    @property
+    def executed(self) -> Mapping[str, int]:
+        """How often each MIL op was executed since the device was opened, constants left out."""
+        return self._executor.executed
+
+    def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> TwinProgram:
+        try:
+            program = inline_constants(load_blobs(parse(text, name), lambda path: _weights(blobs, path)))
+            check(program)
+            if self.chip is not None:
+                require_legal(program, self.chip)
+        except TorchaneError as error:
+            raise DeviceError(f"{name}: the twin cannot load this program. {error}") from error
+        return load_program(program, name)
+
+    def allocate(self, type: TensorType) -> TwinBuffer:
+        _require_fp16(type, "a surface")
+        return TwinBuffer(type, _aligned(type.shape))  # type: ignore[arg-type]
+
+    def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        if not isinstance(program, TwinProgram):
+            raise DeviceError(f"{program.name} was loaded by another device. Load it on the twin to run it there.")
+        self._executor.run(program.tape, [b.array for b in inputs], [b.array for b in outputs])
+
+    def synchronize(self) -> None:
+        """Nothing is ever left running: `run` returns when all is done."""
+
+
+def load_program(program: Program, name: str) -> TwinProgram:
+    """The tape of a program whose constants are inline and in memory."""
+    return _Loader(program, name).load()
+
+
+class _Loader:
+    def __init__(self, program: Program, name: str):
+        self.program = program
+        self.name = name
+        self.schedule = Schedule()
+        self.values: dict[Var, Array] = {}
+        self.constants: dict[tuple[Shape, bytes], Array] = {}
+        self.constants_size = 0
+
+    def load(self) -> TwinProgram:
+        program = self.program
+        for index, var in enumerate(program.inputs):
+            self._require(var, "input")
+            self.values[var] = Array(Root(math.prod(var.shape), FIRST_PORT + index), var.shape)  # type: ignore[arg-type]
+        counts: Counter[str] = Counter()
+        macs = 0
+        for op in program.ops:
+            self._op(op)
+            if op.kind.name != "const":
+                counts[op.kind.name] += 1
+                macs += op.kind.macs({key: typed(op.kind, key, arg) for key, arg in arguments(op).items()})
+        for index, var in enumerate(program.outputs):
+            self._output(self.values[var], FIRST_PORT + len(program.inputs) + index)
+        steps = self.schedule.ordered()
+        scratch = place_scratch(steps)
+        tape = native.Tape(
+            name=self.name,
+            inputs=[var.shape for var in program.inputs],
+            outputs=[var.shape for var in program.outputs],
+            constants=self._constants_array(),
+            scratch=scratch,
+        )
+        for step in steps:
+            step.emit(tape)
+        tape.alias(self.schedule.aliases)
+        return TwinProgram(
+            self.name,
+            tuple(var.type for var in program.inputs),  # type: ignore[misc]
+            tuple(var.type for var in program.outputs),  # type: ignore[misc]
+            ProgramStats(
+                ops=counts.total(),
+                float_ops=dict(counts),
+                macs=macs,
+                constant_bytes=self.constants_size * FP16.bits // 8,
+                scratch_bytes=scratch * FP16.bits // 8,
+            ),
+            tape,
+        )
+
+    def _op(self, op: Op) -> None:
+        for var in op.outputs:
+            self._require(var, f"op {op.name}")
+        if op.kind.name == "const":
+            self.values[op.output] = self._constant(op.attrs["val"])
+            return
+        rule = RULES.get(op.kind.name)
+        if rule is None:
+            raise DeviceError(
+                f"{self.name}: op {op.name}: the twin has no kernel for {op.kind.name}. It runs {', '.join(sorted(RULES))}; "
+                "the passes lower everything else to these."
+            )
+        try:
+            results = rule(self.schedule, op, **{key: self._argument(op, key, arg) for key, arg in arguments(op).items()})
+        except Unsupported as why:
+            raise DeviceError(f"{self.name}: op {op.name} ({op.kind.name}) has no kernel on the twin: {why}.") from why
+        self.values.update(zip(op.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+
+    def _argument(self, op: Op, key: str, arg: Arg) -> Any:
+        if isinstance(arg, tuple):
+            return tuple(self._argument(op, key, item) for item in arg)
+        if isinstance(arg, Var):
+            return self.values[arg]
+        if key in op.kind.operands:
+            self._require(arg, f"op {op.name}")
+            return self._constant(arg)
+        return arg.python()
+
+    def _constant(self, literal: Literal) -> Array:
+        array = literal.value
+        assert isinstance(array, np.ndarray), "constants are in memory"
+        key = (array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = Array(Root(array.size, CONSTANTS, self.constants_size), array.shape)
+            self.constants_size += -(-array.size // ALIGNMENT) * ALIGNMENT
+        return self.constants[key]
+
+    def _constants_array(self) -> np.ndarray:
+        packed = np.zeros(self.constants_size, np.float16)
+        for (_, data), array in self.constants.items():
+            packed[array.root.offset :][: array.size] = np.frombuffer(data, np.float16)
+        return packed
+
+    def _output(self, value: Array, space: int) -> None:
+        """The value is computed in the port itself; one that is an input, a constant, a part, or leaves twice is copied."""
+        if value.is_whole and value.root.space == SCRATCH:
+            value.root.space = space
+            return
+        port = Array(Root(value.size, space), value.shape)
+        strides = dense_strides(value.shape)
+        self.schedule.add(Call([], "copy", (value,), port, {"sizes": value.shape, "x_strides": strides, "out_strides": strides}))
+
+    def _require(self, value: Var | Literal, what: str) -> None:
+        named = f"{self.name}: {what} {value.name}" if isinstance(value, Var) and what == "input" else f"{self.name}: {what}"
+        _require_fp16(value.type, named)
+
+
+def _require_fp16(type_: object, what: str) -> None:
+    if not isinstance(type_, TensorType) or type_.dtype is not FP16 or not type_.is_fixed:
+        raise DeviceError(f"{what} is a {type_}; the twin computes with fp16 tensors of fixed shape, as an engine does.")
+
+
+def _weights(blobs: Mapping[str, bytes], path: str) -> BlobFile:
+    if path not in blobs:
+        given = ", ".join(blobs) or "none"
+        raise DeviceError(f"the text names the weight file {path!r}, which was not handed over (given: {given}).")
+    return BlobFile.from_bytes(blobs[path], path)
+
+
+def _aligned(shape: Shape) -> np.ndarray:
+    """Zeros in fp16 that begin at a multiple of 64 bytes."""
+    size = math.prod(shape) * FP16.bits // 8
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(np.float16).reshape(shape)
