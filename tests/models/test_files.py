@@ -40,6 +40,12 @@ def test_new_content_takes_the_place_of_the_old(old):
     assert old.read_text() == "new\n" and os.listdir(old.parent) == ["state.json"]
 
 
+def test_tensor_files_may_be_read_by_whom_other_files_may(old):
+    path = old.parent / "model.safetensors"
+    write_atomically(path, lambda temporary: save_file({"x": torch.ones(10)}, temporary))
+    assert path.stat().st_mode == old.stat().st_mode
+
+
 def test_floats_survive_json_to_the_bit(tmp_path):
     values = {"loss": 0.1 + 0.2, "tiny": 5e-324}
     write_json(tmp_path / "x.json", values)
@@ -78,7 +84,8 @@ def test_a_process_that_is_killed_leaves_the_old_file_and_the_next_write_cleans_
         {"os.replace = kill" if moment == "os.replace" else ""}
         files.write_atomically(Path({str(old)!r}), write)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, env=here)
     assert done.returncode == -signal.SIGKILL
     assert old.read_text() == "old" and (old.parent / ".partial" / "state.json").exists()
     write_text(old, "new")

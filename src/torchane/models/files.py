@@ -42,7 +42,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         clear(partial)
         partial.mkdir()
+        (partial / path.name).touch()
+        mode = (partial / path.name).stat().st_mode
         write(partial / path.name)
+        (partial / path.name).chmod(mode)  # safetensors makes files that only their owner may read
         sync(partial / path.name)
         os.replace(partial / path.name, path)
         partial.rmdir()

@@ -132,7 +132,7 @@ class Trainer:
             grad_norm=result.grad_norm,
             time_s=time_s,
             tokens_per_s=self.settings.tokens_per_step / typical,
-            time_left_s=typical * (self.settings.steps - step),
+            time_left_s=(statistics.fmean(recent) if recent else time_s) * (self.settings.steps - step),
         )
 
     @torch.no_grad()

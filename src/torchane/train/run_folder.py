@@ -100,11 +100,13 @@ class RunFolder:
             return []
         except (OSError, ValueError) as error:
             raise read_error(path, error) from error
-        lines = text.split("\n")[:-1]
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
+            lines = [json.loads(line) for line in text.split("\n")[:-1]]
+            if not all(isinstance(line["step"], int) for line in lines):
+                raise ValueError("a line has no step")
+        except (ValueError, TypeError, KeyError) as error:
             raise read_error(path, error) from error
+        return lines
 
     def cut_metrics(self, step: int) -> None:
         """Drops the lines after `step`, which resuming will write again. Raises RunFolderError."""

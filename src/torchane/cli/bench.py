@@ -1,0 +1,55 @@
+"""`torchane bench`: measurements, each of which writes down its conditions."""
+
+import json
+from importlib import import_module
+
+import click
+
+from torchane.models.presets import PRESETS
+
+PYTORCH_VARIANTS = ("eager-fp32", "eager-bf16", "inductor-fp32", "inductor-bf16")
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure on this machine."""
+
+
+@command.command("train-step")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="tiny", show_default=True, help="The model.")
+@click.option(
+    "--device", type=click.Choice(("twin", "ane")), default="twin", show_default=True, help="What to measure."
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    type=click.Choice(("twin", "ane", *PYTORCH_VARIANTS)),
+    help="Only this one; may be repeated.  [default: the device and all of PyTorch's]",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: the preset's]")
+@click.option("--seq-len", type=click.IntRange(min=1), help="[default: the preset's]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@click.option(
+    "--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Steps before the first timed one."
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns through all variants.")
+@click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True, help="Timed steps a turn.")
+@click.option("--json", "as_json", is_flag=True, help="The last line on standard output is one JSON object.")
+def train_step(device: str, preset: str, variants: tuple[str, ...], as_json: bool, **options: int | None) -> None:
+    """How long does one training step take, beside PyTorch?
+
+    Measures forward, loss, backward, clipping and AdamW on the device, and the same in PyTorch: eager and
+    torch.compile, in float32 and under bf16 autocast. Each variant is a process of its own, so that peak memory can
+    be told; their steps are interleaved, so that noise falls on all. They all stay in memory until the end.
+    """
+    bench = import_module("torchane.train.bench")
+    report = bench.bench_train_step(
+        preset,
+        variants=variants or (device, *PYTORCH_VARIANTS),
+        said=lambda text: click.echo(text, err=True),
+        **options,
+    )
+    click.echo(bench.to_table(report), err=as_json)
+    if as_json:
+        click.echo(json.dumps(report))

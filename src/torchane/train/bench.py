@@ -1,0 +1,174 @@
+"""How long does one training step take, beside PyTorch?    torchane bench train-step
+
+Fixed: the preset's batch and sequence length, random tokens, seed 0. Every variant is a process of its
+own. All warm up; then rounds go through all variants in turn, a few steps each, so that a noisy
+moment of the machine falls on all of them. Median and 10th to 90th percentile of the steps.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
+
+from torchane.errors import TorchaneError, UsageError
+from torchane.models.presets import preset
+from torchane.runtime.devices import open_device
+from torchane.train.bench_worker import VARIANTS, Work, describe
+from torchane.train.provenance import provenance
+
+Said = Callable[[str], None]
+
+
+class BenchError(TorchaneError):
+    """A variant's process ended before its answer."""
+
+
+@dataclass
+class Process:
+    """A running variant and what it has told."""
+
+    work: Work
+    handle: subprocess.Popen[str]
+    log: Any
+    first_step_s: float = 0.0
+    times_s: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    peak_memory_bytes: int = 0
+
+    def ask(self, steps: int) -> list[float]:
+        """Runs so many steps and gives their times. Raises BenchError with the process's last words."""
+        assert self.handle.stdin is not None and self.handle.stdout is not None
+        try:
+            self.handle.stdin.write(f"{steps}\n")
+            self.handle.stdin.flush()
+            answer = json.loads(self.handle.stdout.readline())
+        except (BrokenPipeError, ValueError) as error:
+            self.handle.wait()
+            self.log.seek(0)
+            words = self.log.read().strip().splitlines()[-1:] or ["it said nothing"]
+            raise BenchError(f"{self.work.variant} ended with code {self.handle.returncode}: {words[0]}") from error
+        self.losses.append(answer["loss"])
+        self.peak_memory_bytes = answer["peak_memory_bytes"]
+        return answer["times_s"]
+
+    def result(self) -> dict[str, Any]:
+        cuts = statistics.quantiles(self.times_s, n=10) if len(self.times_s) > 1 else self.times_s * 9
+        median_s = statistics.median(self.times_s)
+        return {
+            "variant": self.work.variant,
+            "tokens_per_s": self.work.batch_size * self.work.seq_len / median_s,
+            "ms_median": median_s * 1e3,
+            "ms_p10": cuts[0] * 1e3,
+            "ms_p90": cuts[-1] * 1e3,
+            "steps": len(self.times_s),
+            "first_step_s": self.first_step_s,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "last_loss": self.losses[-1],
+        }
+
+
+def bench_train_step(
+    name: str,
+    *,
+    variants: Sequence[str],
+    batch_size: int | None = None,
+    seq_len: int | None = None,
+    threads: int | None = None,
+    warmup: int = 3,
+    rounds: int = 5,
+    steps: int = 4,
+    said: Said = lambda text: None,
+) -> dict[str, Any]:
+    """Measures rounds x steps steps of every variant; gives conditions and results as JSON takes them.
+    Raises UsageError for an unknown preset or variant, DeviceError for a device that is not there. A variant of
+    PyTorch that cannot run is listed with the reason.
+    """
+    training = preset(name).training
+    known = [variant.name for variant in VARIANTS]
+    if unknown := [variant for variant in variants if variant not in known]:
+        raise UsageError(f"There is no variant {', '.join(unknown)}. The variants are {', '.join(known)}.")
+    for variant in VARIANTS:
+        if variant.name in variants and variant.device is not None:
+            open_device(variant.device)
+    sizes = (batch_size or training.batch_size, seq_len or training.seq_len, threads or os.cpu_count() or 1)
+    skipped: list[dict[str, Any]] = []
+    running: list[Process] = []
+    with ExitStack() as stack:
+        for variant in variants:
+            if reason := why_not(variant):
+                skipped.append({"variant": variant, "skipped": reason})
+                continue
+            said(f"{variant}: starting")
+            process = start(Work(variant, name, *sizes), stack)
+            try:
+                process.first_step_s = process.ask(1)[0]
+                process.ask(max(0, warmup - 1))
+            except BenchError as error:
+                skipped.append({"variant": variant, "skipped": str(error)})
+                continue
+            running.append(process)
+        for turn in range(rounds):
+            said(f"round {turn + 1} of {rounds}")
+            for process in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
+                process.times_s += process.ask(steps)
+    return {
+        "question": "How long does one training step take?",
+        "preset": name,
+        "batch_size": sizes[0],
+        "seq_len": sizes[1],
+        "threads": sizes[2],
+        "warmup_steps": warmup,
+        "rounds": rounds,
+        "steps_per_round": steps,
+        **provenance(),
+        "results": [process.result() for process in running] + skipped,
+    }
+
+
+def start(work: Work, stack: ExitStack) -> Process:
+    """A process that builds its model while we wait for its first answer; it ends with the stack."""
+    log = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115  (the stack closes it)
+    command = [sys.executable, "-m", "torchane.train.bench_worker", describe(work)]
+    handle = stack.enter_context(
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+    )
+    stack.callback(handle.kill)
+    return Process(work, handle, log)
+
+
+def why_not(variant: str) -> str | None:
+    """Why a variant cannot run here; None if it can be tried."""
+    if variant.startswith("inductor"):
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            return "torch.compile needs a C++ compiler, and there is none"
+    return None
+
+
+def to_table(report: dict[str, Any]) -> str:
+    """The results as lines of text."""
+    lines = [
+        f"{report['preset']}: batch {report['batch_size']} x {report['seq_len']} tokens, {report['threads']} threads",
+        f"torch {report['torch']} on {report['platform']}",
+        f"{'':15}{'tokens/s':>10}{'ms':>10}{'10-90 %':>18}{'peak MB':>10}{'first step':>12}",
+    ]
+    for result in report["results"]:
+        if "skipped" in result:
+            lines.append(f"{result['variant']:15}skipped: {result['skipped']}")
+            continue
+        spread = f"{result['ms_p10']:.1f}-{result['ms_p90']:.1f}"
+        lines.append(
+            f"{result['variant']:15}{result['tokens_per_s']:>10,.0f}{result['ms_median']:>10.1f}{spread:>18}"
+            f"{result['peak_memory_bytes'] / 1e6:>10,.0f}{result['first_step_s']:>10.1f} s"
+        )
+    return "\n".join(lines)

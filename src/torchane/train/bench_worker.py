@@ -1,0 +1,133 @@
+"""One way to run a training step, in a process of its own, so that its peak memory is its own.
+
+    python -m torchane.train.bench_worker '{"variant": "twin", "preset": "tiny", ...}'
+    stdin: a number of steps a line        stdout: a line of JSON for each: times in seconds, peak memory
+
+A PyTorch variant runs the loop that its users write (mean loss, clip_grad_norm_, fused AdamW); the
+twin runs ours, whose sums have a fixed order.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchane import native
+from torchane.data.batches import Batch
+from torchane.models.llama import LlamaForCausalLM
+from torchane.models.presets import preset
+from torchane.train.engine import EngineModel
+from torchane.train.settings import TrainSettings
+from torchane.train.step import adamw, train_step
+
+GRAD_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Who runs the step, in which precision, compiled by whom."""
+
+    name: str
+    device: str | None = None  # a device of ours; None for PyTorch alone
+    compiled: bool = False
+    bf16: bool = False
+
+
+VARIANTS = (
+    Variant("twin", device="twin"),
+    Variant("ane", device="ane"),
+    Variant("eager-fp32"),
+    Variant("eager-bf16", bf16=True),
+    Variant("inductor-fp32", compiled=True),
+    Variant("inductor-bf16", compiled=True, bf16=True),
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every variant is given."""
+
+    variant: str
+    preset: str
+    batch_size: int
+    seq_len: int
+    threads: int
+    seed: int = 0
+
+
+def make_step(work: Work) -> Callable[[], float]:
+    """One optimizer step as a function; it gives the loss. All variants start from the same weights and batch."""
+    variant = next(one for one in VARIANTS if one.name == work.variant)
+    model = LlamaForCausalLM(preset(work.preset).config, seed=work.seed)
+    settings = TrainSettings(
+        steps=1, batch_size=work.batch_size, seq_len=work.seq_len, lr=1e-4, warmup_steps=0, grad_clip=GRAD_CLIP
+    )
+    optimizer = adamw(model, settings)
+    generator = torch.Generator().manual_seed(work.seed)
+    text = torch.randint(0, model.config.vocab_size, (work.batch_size, work.seq_len + 1), generator=generator)
+    batch = Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous(), work.batch_size * work.seq_len, target_bytes=0)
+    if variant.device is not None:
+        engine = EngineModel(model, variant.device)
+        return lambda: train_step(engine, optimizer, batch, GRAD_CLIP).loss
+    forward: Callable[..., Any] = torch.compile(model, dynamic=False) if variant.compiled else model
+    return lambda: plain_step(forward, model, optimizer, batch, variant.bf16)
+
+
+def plain_step(
+    forward: Callable[..., Any], model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool
+) -> float:
+    """The step that a PyTorch user writes. bf16: the forward runs under autocast."""
+    precision: AbstractContextManager[Any] = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+    optimizer.zero_grad(set_to_none=True)
+    with precision:
+        logits = forward(batch.tokens)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
+    optimizer.step()
+    return loss.item()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def serve(work: Work) -> None:
+    """Answers each line of standard input until it ends."""
+    answers = os.fdopen(os.dup(1), "w")  # whatever a library prints must not mix with the answers
+    os.dup2(2, 1)
+    torch.set_num_threads(work.threads)
+    if native.is_built():
+        native.set_threads(work.threads)
+    step = make_step(work)
+    for line in sys.stdin:
+        times_s, loss = [], float("nan")
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            loss = step()
+            times_s.append(time.perf_counter() - start)
+        print(
+            json.dumps({"times_s": times_s, "loss": loss, "peak_memory_bytes": peak_memory_bytes()}),
+            file=answers,
+            flush=True,
+        )
+
+
+def describe(work: Work) -> str:
+    return json.dumps(asdict(work))
+
+
+if __name__ == "__main__":
+    serve(Work(**json.loads(sys.argv[1])))

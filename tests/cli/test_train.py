@@ -1,0 +1,162 @@
+"""`torchane train`: what it prints and leaves, and one message with the right exit code for every mistake."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from torchane.cli import training
+from torchane.train.loop import Trainer
+
+KEYS = {"run", "preset", "device", "steps", "train_loss", "valid_loss", "bits_per_byte", "floor", "tokens_per_s",
+        "interrupted"}  # fmt: skip
+
+
+def test_the_last_line_is_one_json_object_and_progress_goes_to_standard_error(torchane_command, small):
+    done = torchane_command(*small)
+    assert done.code == 0 and len(done.out.splitlines()) == 1
+    assert set(done.json) == KEYS
+    assert done.json["steps"] == 6 and done.json["valid_loss"] > 0 and done.json["tokens_per_s"] > 0
+    assert done.json["floor"] is None and done.json["device"] == "twin" and done.json["preset"] == "tiny"
+    assert "step 6/6" in done.err and "sample before training" in done.err and "sample after 6 steps" in done.err
+
+
+def test_without_json_progress_goes_to_standard_output(torchane_command, small):
+    done = torchane_command(*small[:-1])
+    assert done.code == 0 and done.err == ""
+    assert "step 6/6" in done.out and "torchane generate run" in done.out
+
+
+def test_it_says_once_which_device_auto_became(torchane_command, small):
+    done = torchane_command(*small)
+    assert done.err.count("--device auto: there is no Neural Engine") == 1
+
+
+def test_stories_come_with_their_floor(torchane_command, monkeypatch):
+    monkeypatch.setattr(training, "stories_dataset", few_stories(training.stories_dataset))
+    done = torchane_command("train", "--steps", 2, "--batch-size", 2, "--seq-len", 64, "--json")
+    assert done.code == 0 and 0 < done.json["floor"] < done.json["bits_per_byte"]
+    assert done.json["run"] == "runs/tiny-1"
+    assert f"floor {done.json['floor']:.3f}" in done.err
+
+
+def few_stories(whole):
+    return lambda *arguments, **options: whole(*arguments, **options, train_stories=200, valid_stories=10)
+
+
+def test_the_run_folder_says_where_it_comes_from(torchane_command, small, text):
+    torchane_command(*small)
+    about = json.loads(Path("run/run.json").read_text())
+    assert about["data"]["path"] == str(text) and about["settings"]["steps"] == 6 and about["seed"] == 0
+    assert {"command", "torch", "torchane", "python", "platform", "commit"} <= set(about["provenance"][0])
+
+
+def test_ctrl_c_saves_and_resuming_gives_what_an_unbroken_run_gives(torchane_command, small, monkeypatch):
+    unbroken = torchane_command(*small).json
+    step = Trainer.step
+
+    def step_and_ctrl_c(self, times):
+        report = step(self, times)
+        if report.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return report
+
+    monkeypatch.setattr(Trainer, "step", step_and_ctrl_c)
+    stopped = torchane_command(*small, "--out", "other")
+    assert stopped.code == 130 and stopped.json["interrupted"] and stopped.json["steps"] == 3
+    assert "Go on with: torchane train --resume other" in stopped.err and "Stopping after this step" in stopped.err
+    monkeypatch.setattr(Trainer, "step", step)
+    resumed = torchane_command("train", "--resume", "other", "--json")
+    assert resumed.code == 0
+    same = KEYS - {"run", "tokens_per_s"}
+    assert {key: resumed.json[key] for key in same} == {key: unbroken[key] for key in same}
+    for name in ("model.safetensors", "training.safetensors"):
+        assert Path("run", name).read_bytes() == Path("other", name).read_bytes()
+    assert len(json.loads(Path("other/run.json").read_text())["provenance"]) == 2
+
+
+def test_more_steps_lengthen_a_finished_run(torchane_command, small):
+    torchane_command(*small)
+    done = torchane_command("train", "--resume", "run", "--steps", 8, "--json")
+    assert done.code == 0 and done.json["steps"] == 8
+
+
+def test_the_same_seed_gives_the_same_numbers(torchane_command, small):
+    first = torchane_command(*small, "--out", "a").json
+    again = torchane_command(*small, "--out", "b").json
+    other = torchane_command(*small, "--out", "c", "--seed", 1).json
+    assert first["valid_loss"] == again["valid_loss"] != other["valid_loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "huge"), "'huge' is not one of 'tiny', 'stories260k', 'stories15m', 'stories110m'"),
+        (("--device", "gpu"), "'gpu' is not one of 'auto', 'twin', 'ane'"),
+        (("--steps", "0"), "0 is not in the range x>=1"),
+        (("--lr", "0"), "0.0 is not in the range x>0"),
+        (("--stepz", "1"), "No such option"),
+        (("--resume", "run", "--lr", "1", "--seed", "2"), "so --lr, --seed cannot be given with it"),
+    ],
+)
+def test_misuse_ends_with_2_and_one_message(torchane_command, arguments, message):
+    done = torchane_command("train", *arguments)
+    assert done.code == 2 and message in done.err and "Traceback" not in done.err
+    assert not Path("runs").exists()
+
+
+def test_an_out_that_holds_something_is_left_alone(torchane_command, small):
+    torchane_command(*small)
+    before = Path("run/run.json").read_bytes()
+    done = torchane_command(*small)
+    assert done.code == 2 and "run holds a run already" in done.err
+    assert Path("run/run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "There is no data"),
+        (lambda path: path.write_text(""), "data is empty"),
+        (lambda path: path.write_bytes(bytes(range(256)) * 100), "data is a binary file"),
+        (lambda path: path.write_text("x"), "too little to learn from"),
+        (lambda path: path.mkdir(), "The folder data is empty"),
+        (lambda path: path.write_text("Some words in a line.\n" * 30), "--batch-size or --seq-len smaller"),
+    ],
+    ids=["missing", "empty", "binary", "short", "empty folder", "less than a batch"],
+)
+def test_bad_data_ends_with_1_and_one_message_and_leaves_no_folder(torchane_command, make, message):
+    make(Path("data"))
+    done = torchane_command("train", "--data", "data", "--out", "run")
+    assert done.code == 1 and "DataError: " in done.err and message in done.err and "Traceback" not in done.err
+    assert not Path("run").exists()
+
+
+def test_an_out_below_a_file_ends_with_1(torchane_command, small, text):
+    done = torchane_command(*small, "--out", text / "run")
+    assert done.code == 1 and "RunFolderError: " in done.err and "could not be written" in done.err
+
+
+def test_text_that_changed_is_not_resumed(torchane_command, small, text):
+    torchane_command(*small)
+    text.write_text(text.read_text().replace("fox", "owl"))
+    done = torchane_command("train", "--resume", "run", "--steps", 8)
+    assert done.code == 1 and "no longer gives the text that run was trained on" in done.err
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.json", "tokenizer.json", "training.safetensors", "metrics.jsonl"])
+def test_a_damaged_run_folder_names_the_file_and_stays_as_it_is(torchane_command, small, name):
+    torchane_command(*small)
+    Path("run", name).write_text("{}\n{")
+    before = {path.name: path.read_bytes() for path in Path("run").iterdir()}
+    done = torchane_command("train", "--resume", "run", "--steps", 8)
+    assert done.code == 1 and f"run/{name}" in done.err and "Traceback" not in done.err
+    assert {path.name: path.read_bytes() for path in Path("run").iterdir()} == before
+
+
+def test_steps_behind_the_checkpoint_are_refused(torchane_command, small):
+    torchane_command(*small)
+    done = torchane_command("train", "--resume", "run", "--steps", 3)
+    assert done.code == 2 and "at step 6 already; --steps 3 is behind it" in done.err
