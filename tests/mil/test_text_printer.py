@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from random_programs import programs
 
 from torchane.errors import CompileError
 from torchane.mil.build import Builder
@@ -10,8 +11,6 @@ from torchane.mil.ir import Function, Literal, Op, Program, Var
 from torchane.mil.kinds import kind_of
 from torchane.mil.text import APPLE, KERNEL, parse, to_text
 from torchane.mil.types import FP16, FP32, DType, TensorType
-
-from random_programs import programs
 
 #: Files that the printer reproduces to the byte, with the style of their writer.
 EXACT = {

@@ -81,6 +81,8 @@ class _Checker:
 
     def _types(self, op: Op, where: str) -> None:
         """The types that the op's rule gives, beside those that the program says."""
+        for key in op.args.keys() - op.kind.signature.parameters.keys():
+            self._fail(where, f"it takes no argument {key!r}. Its signature is {op.kind.usage}.")
         try:
             types = inferred(op.reading(self._constants))
         except CompileError as error:

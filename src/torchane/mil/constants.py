@@ -11,37 +11,36 @@ from dataclasses import replace
 
 from torchane.errors import ParseError
 from torchane.mil.blobs import BlobFile
-from torchane.mil.ir import Arg, Blob, Block, Literal, Op, Program, Var
+from torchane.mil.ir import Arg, Blob, Literal, Op, Program, Var, walk
 from torchane.mil.types import STRING, TensorType
 
 
 def inline_constants(program: Program) -> Program:
     """Every `const` moves into the arguments that read it, in nested blocks too. A constant that is an
     output of a function or block stays: its name is needed there."""
-    functions = tuple(
-        replace(function, ops=_inlined(function.ops, function.outputs, {})) for function in program.functions
-    )
-    return replace(program, functions=functions)
+    functions = []
+    for function in program.functions:
+        named = set(function.outputs).union(*(block.outputs for op in walk(function.ops) for block in op.blocks))
+        functions.append(replace(function, ops=_inlined(function.ops, named, {})))
+    return replace(program, functions=tuple(functions))
 
 
-def _inlined(ops: Iterable[Op], outputs: tuple[Var, ...], known: Mapping[Var, Literal]) -> tuple[Op, ...]:
+def _inlined(ops: Iterable[Op], named: set[Var], known: Mapping[Var, Literal]) -> tuple[Op, ...]:
+    """named: outputs, whose constants stay; known: the constants that are defined around these ops."""
     values = dict(known)
     kept = []
     for op in ops:
         if op.kind.name == "const" and "val" in op.attrs and len(op.outputs) == 1:
             values[op.output] = op.attrs["val"]
-            if op.output in outputs:
+            if op.output in named:
                 kept.append(op)
             continue
         op = op.reading(values)
         if op.blocks:
-            op = replace(op, blocks=tuple(_inlined_block(block, values) for block in op.blocks))
+            blocks = tuple(replace(block, ops=_inlined(block.ops, named, values)) for block in op.blocks)
+            op = replace(op, blocks=blocks)
         kept.append(op)
     return tuple(kept)
-
-
-def _inlined_block(block: Block, known: Mapping[Var, Literal]) -> Block:
-    return replace(block, ops=_inlined(block.ops, block.outputs, known))
 
 
 def load_blobs(program: Program, resolver: Callable[[str], BlobFile]) -> Program:
