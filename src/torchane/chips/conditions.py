@@ -101,11 +101,6 @@ def constant(view: ProgramView, op: Op, value: object) -> str | None:
 
 
 @_on_op
-def required(view: ProgramView, op: Op, value: object) -> str | None:
-    return None if str(value) in op.args else f"{value} is missing"
-
-
-@_on_op
 def absent(view: ProgramView, op: Op, value: object) -> str | None:
     return f"{value} is given" if str(value) in op.args else None
 
@@ -115,6 +110,22 @@ def kernel(view: ProgramView, op: Op, value: object) -> str | None:
     """The spatial sizes of a convolution's weight."""
     found = shape_of(op.args["weight"])[2:]
     return None if found == value else f"its kernel is {' x '.join(map(str, found))}, and must be {' x '.join(map(str, value))}"
+
+
+@_on_op
+def kernel_at_most(view: ProgramView, op: Op, value: object) -> str | None:
+    """(height, width) of a convolution's weight."""
+    found = shape_of(op.args["weight"])[2:]
+    if all(size is not None and size <= most for size, most in zip(found, value)):
+        return None
+    return f"its kernel is {' x '.join(map(str, found))}, above {' x '.join(map(str, value))}"
+
+
+@_on_op
+def nonnegative_axis(view: ProgramView, op: Op, value: object) -> str | None:
+    """The argument named by `value` counts from the front."""
+    axis = view.value(op, str(value))
+    return f"{value} is {axis}, and must count from the front" if isinstance(axis, int) and axis < 0 else None
 
 
 @_on_op
@@ -134,27 +145,11 @@ def last_axis(view: ProgramView, op: Op, value: object) -> str | None:
 
 
 @_on_op
-def axes_count(view: ProgramView, op: Op, value: object) -> str | None:
-    found = view.value(op, "axes")
-    count = len(shape_of(op.args["x"])) if found is None else len(found)
-    return None if count <= value else f"it reduces {count} axes at once, and may reduce {value}"
-
-
-@_on_op
 def power_of_two_extent(view: ProgramView, op: Op, value: object) -> str | None:
     """Along the argument named by `value`."""
     axis = view.value(op, str(value))
     size = shape_of(op.args["x"])[axis] if isinstance(axis, int) else None
     return None if size is None or size & (size - 1) == 0 else f"its extent is {size}, no power of two"
-
-
-@_on_op
-def extent_at_most(view: ProgramView, op: Op, value: object) -> str | None:
-    """`value` is (the name of the argument that holds the axis, the most)."""
-    name, most = value
-    axis = view.value(op, name)
-    size = shape_of(op.args["x"])[axis] if isinstance(axis, int) else None
-    return None if size is None or size <= most else f"its extent is {size}, above {most}"
 
 
 @_on_op

@@ -1,8 +1,9 @@
 """Reads chips from their data files.
 
-    load("m4") ── m4.toml ──► Chip
+    load("m4") ── m4.toml, what it extends ──► Chip
 A file groups ops that share a verdict: [[ops]] names = [..], taken = true, certainty, source, conditions = [..].
-An entry without source or certainty, an unknown key and an op named twice are errors of ours, found by the
+With `extends` it says only what differs: an op, a limit, a quantity or a rule that it names replaces the other
+file's. An entry without source or certainty, an unknown key and an op named twice are errors of ours, found by the
 tests, which read every file.
 """
 
@@ -34,27 +35,35 @@ def load(name: str = DEFAULT) -> Chip:
 
 def parse_chip(data: Mapping) -> Chip:
     """A chip from a data file's content; asserts that it is complete."""
-    known = {"name", "title", "ops", "every_op", "ports", "programs", "limits", "prefers", "costs"}
+    known = {"name", "title", "extends", "ops", "every_op", "ports", "programs", "limits", "prefers", "costs"}
     assert set(data) <= known, f"{data.get('name')}: unknown keys {sorted(set(data) - known)}"
+    base = load(data["extends"]) if "extends" in data else _NOTHING
     ops: dict[str, OpFact] = {}
-    for group in data["ops"]:
+    for group in data.get("ops", ()):
         for op_name in group["names"]:
             assert op_name not in ops, f"{data['name']}: {op_name} has two entries"
             ops[op_name] = _op_fact(op_name, group)
     return Chip(
         name=data["name"],
         title=data["title"],
-        ops=ops,
-        every_op=_conditions(data.get("every_op", ())),
-        ports=_conditions(data.get("ports", ())),
-        programs=_conditions(data.get("programs", ())),
-        limits={entry["name"]: _limit(entry) for entry in data.get("limits", ())},
-        prefers=dict(data.get("prefers", {})),
-        costs={
-            entry["name"]: Quantity(entry["name"], float(entry["value"]), Certainty(entry["certainty"]), entry["source"])
-            for entry in data.get("costs", ())
-        },
+        ops={**base.ops, **ops},
+        every_op=_replaced(base.every_op, data.get("every_op", ())),
+        ports=_replaced(base.ports, data.get("ports", ())),
+        programs=_replaced(base.programs, data.get("programs", ())),
+        limits={**base.limits, **{entry["name"]: _limit(entry) for entry in data.get("limits", ())}},
+        prefers={**base.prefers, **data.get("prefers", {})},
+        costs={**base.costs, **{entry["name"]: _quantity(entry) for entry in data.get("costs", ())}},
     )
+
+
+_NOTHING = Chip("", "", {}, (), (), (), {}, {}, {})
+
+
+def _replaced(base: tuple[Condition, ...], entries: object) -> tuple[Condition, ...]:
+    """The base's conditions, without those whose rule has new ones, and the new ones."""
+    new = _conditions(entries)
+    rules = {condition.rule for condition in new}
+    return (*(condition for condition in base if condition.rule not in rules), *new)
 
 
 def _folder():
@@ -99,6 +108,10 @@ def _limit(entry: Mapping) -> Limit:
         source=entry["source"],
         do=entry["do"],
     )
+
+
+def _quantity(entry: Mapping) -> Quantity:
+    return Quantity(entry["name"], float(entry["value"]), Certainty(entry["certainty"]), entry["source"])
 
 
 def _frozen(value: object) -> object:

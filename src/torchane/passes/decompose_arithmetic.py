@@ -9,6 +9,7 @@
     y = relu(x)              ->  y = max(x, 0)         y = threshold(x, a)  ->  y = max(x, a)
     y = linear(x, w, bias)   ->  y = matmul(x, w^T) + bias
     y = pow(x, 0.5)          ->  y = sqrt(x)           y = pow(x, -1)       ->  y = 1 / x
+    y = sqrt(x)              ->  y = pow(x, 0.5), the other way round, for a chip that does not take sqrt
 Nothing moves in exact numbers. In fp16 negations and maxima are exact, so abs, minimum, clip and relu keep
 their bits; an epsilon that fp16 cannot hold (rsqrt's default, 1e-12) is left out.
 """
@@ -23,7 +24,12 @@ from torchane.passes.rewrite import Rule, literal_like, rewrite, scalar, unless_
 
 
 def decompose_arithmetic(program: Program, chip: Chip | None = None) -> Program:
-    return rewrite(program, unless_taken(RULES, chip))
+    rules = dict(unless_taken(RULES, chip))
+    if chip is None or chip.takes("sqrt"):
+        rules["pow"] = _simple_power
+    else:
+        rules["sqrt"] = _power_for_root
+    return rewrite(program, rules)
 
 
 def _with_epsilon(b: Builder, op: Op, default: float) -> Var | Literal:
@@ -78,7 +84,12 @@ def _linear(b: Builder, op: Op) -> Var:
     return product if bias is None else b.add(x=product, y=bias)
 
 
-def _pow(b: Builder, op: Op) -> Var | None:
+def _power_for_root(b: Builder, op: Op) -> Var:
+    return b.pow(x=op.args["x"], y=0.5)
+
+
+def _simple_power(b: Builder, op: Op) -> Var | None:
+    """Roots and reciprocals by their own ops, which need no logarithm."""
     exponent = scalar(op.args["y"])
     if exponent is None or op.args["y"].type.rank > op.args["x"].type.rank:
         return None
@@ -99,5 +110,4 @@ RULES: dict[str, Rule] = {
     "relu": _relu,
     "threshold": _threshold,
     "linear": _linear,
-    "pow": _pow,
 }
