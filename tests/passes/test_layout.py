@@ -1,176 +1,290 @@
-"""The layout pass as a whole: random programs mean the same in rank 4, and ports are always legal."""
-
-import math
+"""The layout pass on the parts of a Transformer, and what it does at the edge of a program."""
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
+from golden import main, text_of
+from layouts import (
+    assert_legal,
+    attention,
+    count,
+    linear,
+    llama_layer,
+    lowered_and_run,
+    rms_norm,
+    rope,
+    split_heads,
+)  # fmt: skip
 
 from torchane.errors import CompileError
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
-from torchane.mil.ir import Program, Var
+from torchane.mil.ir import Program
 from torchane.passes.layout import lower_layout
-from torchane.passes.ports import PortLayout
+from torchane.passes.ports import PortLayout, port_layout, weight_port_layout
 
-SIZES = (1, 1, 2, 3, 4, 8, 32)
-
-
-def run_both(program: Program, ports=None, **options) -> tuple[Program, dict[str, PortLayout]]:
-    """Lowers the program and asserts that both forms give the same numbers, without any rounding between."""
-    lowered, layouts = lower_layout(program, ports or {}, **options)
-    rng = np.random.default_rng(7)
-    given_ = {var.name: rng.standard_normal(var.shape).astype(np.float16) for var in program.inputs}
-    wanted = evaluate(program, given_, arithmetic="ideal")
-    stored = {name: layouts[name].stored(array) for name, array in given_.items()}
-    found = evaluate(lowered, stored, arithmetic="ideal")
-    assert [var.name for var in lowered.inputs] == [var.name for var in program.inputs]
-    assert len(lowered.outputs) == len(program.outputs)
-    for before, after in zip(program.outputs, lowered.outputs):
-        got = layouts[after.name].logical_of(found[after.name])
-        np.testing.assert_allclose(got, wanted[before.name], rtol=1e-12, atol=1e-12, err_msg=after.name)
-    return lowered, layouts
+TOKENS = (2, 32, 64)  # (B, S, C)
 
 
-def assert_legal(lowered: Program, layouts: dict[str, PortLayout], multiple: int = 32) -> None:
-    """Rank 4 everywhere, ports of the layouts' shapes and of legal width, no output that is a mere alias."""
-    for var in (*lowered.inputs, *lowered.outputs):
-        assert var.type == layouts[var.name].type
-        assert layouts[var.name].is_legal(multiple)
-    for op in lowered.ops:
-        assert all(var.rank == 4 for var in (*op.inputs, *op.outputs)), op
-    assert not {*lowered.inputs} & {*lowered.outputs}
-    assert len({var.name for var in lowered.outputs}) == len(lowered.outputs)
+def statements(program: Program) -> list[str]:
+    """`result [shape] = kind(operands)`, an op a line."""
+    return [
+        f"{op.output.name} {list(op.output.shape)} = {op.kind.name}({', '.join(var.name for var in op.inputs)})"
+        for op in program.ops
+    ]
 
 
-def any_factors(draw, size: int, most: int) -> tuple[int, ...]:
-    """Sizes whose product is `size`, ones among them."""
-    found = []
-    for _ in range(draw(st.integers(0, most - 1))):
-        divisor = draw(st.sampled_from([d for d in range(1, size + 1) if size % d == 0]))
-        found.append(divisor)
-        size //= divisor
-    return (*found, size)
-
-
-def any_shape(draw, most: int = 4) -> tuple[int, ...]:
-    while True:
-        shape = tuple(draw(st.lists(st.sampled_from(SIZES), min_size=0, max_size=most)))
-        if math.prod(shape) <= 2048:
-            return shape
-
-
-def grow(draw, b: Builder, values: list[Var]) -> Var | None:
-    """One more op on values that are there; None where the drawn op does not fit."""
-    x = draw(st.sampled_from(values))
-    rank = x.rank
-    kind = draw(st.sampled_from((
-        "unary", "scalar", "same", "constant", "reduce", "max", "softmax", "reshape", "transpose", "swap", "slice",
-        "matmul", "matmul", "matmul", "linear", "concat", "pad", "stride", "unsqueeze",
-    )))  # fmt: skip
-    rng = np.random.default_rng(draw(st.integers(0, 9)))
-    axis = draw(st.integers(0, max(rank - 1, 0)))
-    if kind == "unary":
-        return getattr(b, draw(st.sampled_from(("tanh", "sigmoid", "abs", "identity"))))(x=x)
-    if kind == "scalar":
-        return b.mul(x=x, y=0.5) if draw(st.booleans()) else b.sub(x=1.0, y=x)
-    if kind == "same":
-        fits = []
-        for y in values:
-            try:
-                if (
-                    len(np.broadcast_shapes(x.shape, y.shape)) <= 4
-                    and math.prod(np.broadcast_shapes(x.shape, y.shape)) <= 4096
-                ):
-                    fits.append(y)
-            except ValueError:
-                continue
-        method = draw(st.sampled_from((b.add, b.sub, b.mul, b.maximum)))
-        return method(x=x, y=draw(st.sampled_from(fits))) if fits else None
-    if kind == "constant":
-        shape = tuple(size if draw(st.booleans()) else 1 for size in x.shape)[draw(st.integers(0, rank)) :]
-        return b.add(x=x, y=rng.standard_normal(shape).astype(np.float16))
-    if kind in ("reduce", "max"):
-        axes = (
-            tuple(draw(st.lists(st.integers(-rank, rank - 1), min_size=1, unique_by=lambda a: a % rank)))
-            if rank
-            else ()
-        )
-        method = b.reduce_sum if kind == "reduce" else b.reduce_max
-        return method(x=x, axes=axes or None, keep_dims=draw(st.booleans()))
-    if kind == "reshape":
-        return b.reshape(x=x, shape=any_factors(draw, x.type.size, 5))
-    if kind == "transpose":
-        return b.transpose(x=x, perm=tuple(draw(st.permutations(range(rank))))) if rank else None
-    if kind == "unsqueeze":
-        return b.expand_dims(x=x, axes=(axis,)) if rank < 5 else None
-    if rank == 0:
-        return None
-    if kind == "softmax":
-        return b.softmax(x=x, axis=axis)
-    if kind == "slice":
-        begin = tuple(draw(st.integers(0, size - 1)) for size in x.shape)
-        size = tuple(draw(st.sampled_from((1, whole - start, -1))) for start, whole in zip(begin, x.shape))
-        return b.slice_by_size(x=x, begin=begin, size=size)
-    if kind == "stride":
-        mask = tuple(i != axis for i in range(rank))
-        squeeze = tuple(i == axis and draw(st.booleans()) for i in range(rank))
-        return b.slice_by_index(
-            x=x, begin=tuple(draw(st.integers(0, s - 1)) if i == axis else 0 for i, s in enumerate(x.shape)), end=x.shape,
-            stride=tuple(2 if i == axis else 1 for i in range(rank)), begin_mask=mask, end_mask=mask, squeeze_mask=squeeze,
-        )  # fmt: skip
-    if kind == "pad":
-        return b.pad(
-            x=x, pad=tuple(draw(st.integers(0, 2)) for _ in range(2 * draw(st.integers(1, rank)))), constant_val=1.5
-        )
-    if kind == "concat":
-        others = [
-            y
-            for y in values
-            if y.rank == rank and all(i == axis or a == c for i, (a, c) in enumerate(zip(x.shape, y.shape)))
-        ]
-        return b.concat(values=(x, draw(st.sampled_from(others))), axis=axis)
-    if rank < 2:
-        return None
-    if kind == "swap":
-        return b.transpose(x=x, perm=(*range(rank - 2), rank - 1, rank - 2))
-    if kind == "linear":
-        k, out = x.shape[-1], draw(st.sampled_from((1, 5, 32)))
-        flag = draw(st.booleans())
-        w = rng.standard_normal((out, k) if flag else (k, out)).astype(np.float16)
-        return b.matmul(x=x, y=w, transpose_y=flag)
-    flag_x, flag_y = draw(st.booleans()), draw(st.booleans())
-    fits = []
-    for y in values:
-        try:
-            result = b.matmul(x=x, y=y, transpose_x=flag_x, transpose_y=flag_y)
-        except CompileError:
-            continue
-        b.ops.pop()
-        if result.rank <= 4 and result.type.size <= 4096:
-            fits.append(y)
-    return b.matmul(x=x, y=draw(st.sampled_from(fits)), transpose_x=flag_x, transpose_y=flag_y) if fits else None
-
-
-@st.composite
-def programs(draw) -> Program:
+def test_linear_is_a_product_with_the_weight_on_the_left():
     b = Builder()
-    values = [b.input(f"in{i}", any_shape(draw)) for i in range(draw(st.integers(1, 3)))]
-    made: list[Var] = []
-    for _ in range(draw(st.integers(1, 12))):
-        value = grow(draw, b, values + made)
-        if value is not None and value.rank <= 5:
-            made.append(value)
-    if not made:
-        made.append(b.tanh(x=values[0]))
-    outputs = draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique=True))
-    return b.program(b.mul(x=made[-1], y=0.5), *outputs)
+    x, w = b.input("x", TOKENS), b.input("w", (96, 64))
+    y = b.identity(x=linear(b, x, w), name="y")
+    lowered, layouts = lowered_and_run(b.program(y), weights=["w"])
+    assert layouts["x"] == PortLayout(TOKENS, (2, 0, 1), (1, 64, 1, 64), 64)
+    assert text_of(lowered) == text_of(
+        main("""(tensor<fp16, [1, 64, 1, 64]> x, tensor<fp16, [1, 1, 96, 64]> w) {
+        tensor<fp16, [1, 1, 64, 64]> x_view = reshape(x = x, shape = tensor<int32, [4]>([1, 1, 64, 64]));
+        tensor<fp16, [1, 1, 96, 64]> matmul = matmul(x = w, y = x_view, transpose_x = bool(false), transpose_y = bool(false));
+        tensor<fp16, [1, 96, 1, 64]> y = reshape(x = matmul, shape = tensor<int32, [4]>([1, 96, 1, 64]));
+    } -> (y)""")
+    )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(programs())
-def test_random_programs_mean_the_same_in_rank_4(program):
-    try:
-        assert_legal(*run_both(program))
-    except CompileError as error:
-        assert "more than four separate axes" in str(error)
+def linear_backward() -> tuple[Program, dict[str, PortLayout | None]]:
+    """dx and dw of y = x w^T, x as the forward left it."""
+    b = Builder()
+    x, w, dy = b.input("x", TOKENS), b.input("w", (96, 64)), b.input("dy", (2, 32, 96))
+    flat = b.reshape(x=dy, shape=(64, 96))
+    dx = b.reshape(x=b.matmul(x=flat, y=w), shape=TOKENS, name="dx")
+    dw = b.matmul(x=b.transpose(x=flat, perm=(1, 0)), y=b.reshape(x=x, shape=(64, 64)), name="dw")
+    weight = weight_port_layout((96, 64))
+    return b.program(dx, dw), {"x": port_layout(TOKENS, (2, 0, 1)), "w": weight, "dy": None, "dw": weight}
+
+
+def test_linear_backward_takes_the_weight_transposed_and_leaves_its_gradient_in_torchs_order():
+    program, ports = linear_backward()
+    lowered, layouts = lowered_and_run(program, ports, weights=["w", "dw"])
+    assert statements(lowered) == [
+        "dy_view [1, 1, 96, 64] = reshape(dy)",
+        "matmul [1, 1, 64, 64] = matmul(w, dy_view)",
+        "x_view [1, 1, 64, 64] = reshape(x)",
+        "dw [1, 1, 96, 64] = matmul(dy_view, x_view)",
+        "dx [1, 64, 1, 64] = reshape(matmul)",
+    ]
+    assert [(op.value("transpose_x"), op.value("transpose_y")) for op in lowered.ops if op.kind.name == "matmul"] == [
+        (True, False), (False, True),
+    ]  # fmt: skip
+    assert layouts["dy"].shape == (1, 96, 1, 64) and layouts["dw"] == ports["dw"]
+
+
+def test_a_norm_reduces_over_channels():
+    b = Builder()
+    y = rms_norm(b, b.input("x", TOKENS), b.input("gain", (64,)))
+    lowered, _ = lowered_and_run(b.program(y), weights=["gain"])
+    assert statements(lowered) == [
+        "mul [1, 64, 1, 64] = mul(x, x)",
+        "reduce_sum [1, 1, 1, 64] = reduce_sum(mul)",
+        "mul_1 [1, 1, 1, 64] = mul(reduce_sum)",
+        "add [1, 1, 1, 64] = add(mul_1)",
+        "pow [1, 1, 1, 64] = pow(add)",
+        "mul_2 [1, 64, 1, 64] = mul(x, pow)",
+        "gain_view [1, 64, 1, 1] = reshape(gain)",
+        "mul_3 [1, 64, 1, 64] = mul(mul_2, gain_view)",
+    ]
+    assert lowered.ops[1].value("axes") == (1,)
+
+
+def heads_program(batch: int) -> Program:
+    b = Builder()
+    q, k, v = (split_heads(b, b.input(name, (batch, 32, 64)), 4) for name in "qkv")
+    attended, _ = attention(b, q, k, v)
+    return b.program(b.reshape(x=b.transpose(x=attended, perm=(0, 2, 1, 3)), shape=(batch, 32, 64), name="y"))
+
+
+def test_attention_of_one_sequence_moves_nothing():
+    lowered, _ = lowered_and_run(heads_program(1))
+    assert statements(lowered) == [
+        "q_view [1, 4, 16, 32] = reshape(q)",
+        "k_view [1, 4, 16, 32] = reshape(k)",
+        "matmul [1, 4, 32, 32] = matmul(q_view, k_view)",
+        "mul [1, 4, 32, 32] = mul(matmul)",
+        "add [1, 4, 32, 32] = add(mul)",
+        "softmax [1, 4, 32, 32] = softmax(add)",
+        "v_view [1, 4, 16, 32] = reshape(v)",
+        "matmul_1 [1, 4, 16, 32] = matmul(v_view, softmax)",
+        "y [1, 64, 1, 32] = reshape(matmul_1)",
+    ]
+    scores, product = (op for op in lowered.ops if op.kind.name == "matmul")
+    assert (scores.value("transpose_x"), scores.value("transpose_y")) == (True, False)
+    assert (product.value("transpose_x"), product.value("transpose_y")) == (False, True)
+
+
+def test_attention_of_free_ports_chooses_ports_that_need_no_move():
+    lowered, layouts = lowered_and_run(heads_program(2))
+    assert count(lowered, "transpose") == 0
+    assert layouts["q"].shape == (1, 2, 64, 32)  # (B, C, S), and not tokens last
+
+
+def test_attention_between_token_ports_moves_each_of_its_values_once():
+    tokens = port_layout((2, 32, 64), (2, 0, 1))
+    lowered, _ = lowered_and_run(heads_program(2), dict.fromkeys(("q", "k", "v", "y"), tokens))
+    assert count(lowered, "transpose") == 4
+
+
+def test_rope_broadcasts_its_tables_over_heads():
+    b = Builder()
+    lowered, _ = lowered_and_run(b.program(rope(b, split_heads(b, b.input("x", (1, 32, 64)), 4))))
+    assert statements(lowered) == [
+        "x_view [1, 4, 16, 32] = reshape(x)",
+        "mul [1, 4, 16, 32] = mul(x_view)",
+        "matmul [1, 4, 16, 32] = matmul(x_view)",
+        "mul_1 [1, 4, 16, 32] = mul(matmul)",
+        "add [1, 4, 16, 32] = add(mul, mul_1)",
+    ]
+    assert lowered.ops[1].args["y"].shape == (1, 1, 16, 32)
+
+
+@pytest.mark.parametrize(("batch", "kv_heads", "moves"), [(1, 4, 0), (1, 2, 0), (2, 4, 4), (2, 2, 4)])
+def test_a_llama_layer_moves_nothing_but_heads_of_a_batch(batch, kv_heads, moves):
+    program, weights = llama_layer(batch, 32, 64, 4, kv_heads, 96)
+    lowered, layouts = lowered_and_run(program, weights=weights)
+    assert_legal(lowered, layouts)
+    assert count(lowered, "transpose") == moves
+    assert layouts["x"].shape == layouts["y"].shape == (1, 64, 1, 32 * batch)
+    assert all(layouts[name].shape == weight_port_layout(layouts[name].logical).shape for name in weights)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tokens_that_fill_no_row_cost_reshapes_only(batch):
+    program, weights = llama_layer(batch, 20, 64, 4, 4, 96)
+    lowered, layouts = lowered_and_run(program, weights=weights)
+    assert_legal(lowered, layouts)
+    assert not any(layout.is_padded for layout in layouts.values())
+    assert count(lowered, "transpose") == (0 if batch == 1 else 4)
+
+
+def test_an_axis_that_is_merged_is_gathered_by_one_transpose():
+    b = Builder()
+    x = b.transpose(x=b.input("x", (4, 8, 32)), perm=(0, 2, 1))
+    program = b.program(b.reshape(x=b.exp(x=x), shape=(128, 8), name="y"))
+    ports = {"x": port_layout((4, 8, 32), (0, 1, 2)), "y": port_layout((128, 8), (0, 1))}
+    lowered, _ = lowered_and_run(program, ports)
+    assert count(lowered, "transpose") == 1
+
+
+def test_a_split_axis_costs_nothing():
+    b = Builder()
+    x = b.reshape(x=b.input("x", (64, 96)), shape=(64, 2, 3, 16))
+    lowered, _ = lowered_and_run(b.program(b.exp(x=b.transpose(x=x, perm=(1, 2, 0, 3)), name="y")))
+    assert statements(lowered) == ["y_1 [1, 96, 1, 64] = exp(x)", "y [1, 6, 16, 64] = reshape(y_1)"]
+
+
+def test_five_axes_are_reversed_by_two_transposes():
+    b = Builder()
+    x = b.input("x", (2, 3, 4, 5, 32))
+    program = b.program(b.exp(x=b.transpose(x=x, perm=(4, 3, 2, 1, 0)), name="y"))
+    ports = {"x": port_layout(x.shape, (0, 1, 2, 3, 4)), "y": port_layout((32, 5, 4, 3, 2), (0, 1, 2, 3, 4))}
+    lowered, _ = lowered_and_run(program, ports)
+    assert count(lowered, "transpose") == 2
+
+
+def test_heads_that_share_keys_join_the_rows_of_their_queries():
+    b = Builder()
+    q, k = b.input("q", (2, 3, 32, 16)), b.input("k", (2, 1, 16, 32))
+    program = b.program(b.matmul(x=q, y=k))
+    ports = {"q": port_layout(q.shape, (0, 1, 2, 3)), "k": port_layout(k.shape, (0, 2, 3))}
+    lowered, _ = lowered_and_run(program, ports)
+    (product,) = [op for op in lowered.ops if op.kind.name == "matmul"]
+    assert [var.shape for var in product.inputs] == [(1, 2, 96, 16), (1, 2, 16, 32)]
+
+
+def test_softmax_over_an_inner_axis_has_it_moved_to_the_end():
+    b = Builder()
+    x = b.input("x", (4, 32, 64))
+    lowered, _ = lowered_and_run(b.program(b.softmax(x=x, axis=1)), {"x": port_layout(x.shape, (0, 1, 2))})
+    assert [op.kind.name for op in lowered.ops][:2] == ["transpose", "softmax"]
+    assert lowered.ops[1].value("axis") == 3
+
+
+def test_a_maximum_is_taken_along_rows_and_a_sum_along_channels():
+    b = Builder()
+    x = b.input("x", (32, 64))
+    program = b.program(b.reduce_max(x=x, axes=(1,), keep_dims=False), b.reduce_sum(x=x, axes=(1,), keep_dims=True))
+    lowered, _ = lowered_and_run(program, {"x": port_layout(x.shape, (1, 0))})
+    assert [op.value("axes") for op in lowered.ops if op.kind.name.startswith("reduce")] == [(3,), (1,)]
+
+
+def test_scalars_go_in_and_out_padded():
+    b = Builder()
+    scale = b.input("scale", ())
+    lowered, layouts = lowered_and_run(b.program(b.mul(x=scale, y=scale, name="y")))
+    assert layouts["scale"].shape == layouts["y"].shape == (1, 1, 1, 32)
+    assert statements(lowered) == [
+        "scale_used [1, 1, 1, 1] = slice_by_size(scale)",
+        "y_1 [1, 1, 1, 1] = mul(scale_used, scale_used)",
+        "y [1, 1, 1, 32] = matmul(y_1)",
+    ]
+
+
+def test_what_a_padded_output_holds_beside_is_zero():
+    b = Builder()
+    lowered, layouts = lower_layout(b.program(b.exp(x=b.input("x", (3, 5)), name="y")), {})
+    surface = evaluate(lowered, {"x": layouts["x"].stored(np.ones((3, 5)))})["y"]
+    assert (surface[..., layouts["y"].used :] == 0).all()
+
+
+def test_an_output_that_is_an_input_under_another_shape_is_copied():
+    b = Builder()
+    x = b.input("x", (32, 64))
+    lowered, layouts = lowered_and_run(b.program(b.exp(x=x), b.transpose(x=x, perm=(1, 0), name="y")))
+    assert_legal(lowered, layouts)
+    assert [op.kind.name for op in lowered.ops] == ["exp", "identity"]
+
+
+def test_two_outputs_of_one_value_are_two_values():
+    b = Builder()
+    y = b.exp(x=b.input("x", (32, 64)), name="y")
+    lowered, layouts = lowered_and_run(b.program(y, b.transpose(x=y, perm=(1, 0), name="t"), y))
+    assert_legal(lowered, layouts)
+    assert [var.name for var in lowered.outputs] == ["y", "t", "y_1"]
+    assert layouts["y_1"] == layouts["y"]
+
+
+def test_inputs_that_nobody_reads_stay():
+    b = Builder()
+    x, unused = b.input("x", (32, 64)), b.input("unused", (7,))
+    lowered, layouts = lower_layout(b.program(b.exp(x=x)), {})
+    assert [var.name for var in lowered.inputs] == ["x", unused.name]
+    assert layouts["unused"].shape == (1, 1, 1, 32)
+
+
+@pytest.mark.parametrize(
+    ("build", "ports", "message"),
+    [
+        (lambda b, x: b.program(x), {}, "the output x is an input as it came"),
+        (lambda b, x: b.program(b.reshape(x=x, shape=(2048,))), {}, "the only output"),
+        (lambda b, x: b.program(b.exp(x=x)), {"w": None}, "layouts are given for w"),
+        (lambda b, x: b.program(b.exp(x=x)), {"x": port_layout((64, 32), (0, 1))}, "of a tensor of shape"),
+        (lambda b, x: b.program(b.exp(x=x)), {"x": PortLayout((32, 64), (0, 1), (1, 1, 128, 16), 16)}, "rows of 16"),
+        (lambda b, x: b.program(b.cast(x=x, dtype="fp32")), {}, "a port is a tensor of fp16"),
+        (lambda b, x: b.program(b.cumsum(x=x, axis=0)), {}, "cumsum has no rank-4 form"),
+        (lambda b, x: b.program(b.pad(x=x, pad=(1, 1), mode="reflect")), {}, "only 'constant'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_laid_out_is_refused_by_name(build, ports, message):
+    b = Builder()
+    with pytest.raises(CompileError, match=message):
+        lower_layout(build(b, b.input("x", (32, 64))), ports)
+
+
+def test_a_broadcast_over_five_separate_axes_is_refused_with_its_shapes():
+    b = Builder()
+    cond = b.greater(x=b.input("c", (2, 1, 1, 2, 1)), y=0.0)
+    z = b.select(cond=cond, a=b.input("a", (1, 2, 1, 2, 2)), b=b.input("b", (1, 1, 2, 1, 2)))
+    with pytest.raises(CompileError, match=r"select of .*2, 1, 1, 2, 1.* broadcasts over more than four separate axes"):
+        lower_layout(b.program(z), {})
+
+
+def test_a_broadcast_over_five_axes_is_regrouped_where_that_leaves_four():
+    b = Builder()
+    x, y = b.input("x", (2, 1, 3, 1, 4)), b.input("y", (1, 5, 1, 6, 1))
+    lowered, layouts = lowered_and_run(b.program(b.add(x=x, y=y)))
+    assert_legal(lowered, layouts)

@@ -172,31 +172,33 @@ def _improved(
 def _mended(question: Question, current: Assignment) -> Iterator[Choices]:
     """For each move, its value produced in the order in which it is read, the dearest move first."""
     for var, order in sorted(current.readers, key=lambda move: -move[0].type.size_bytes):
-        wishes: dict[Var, Order] = {}
-        _wish(question, current, var, order, wishes)
-        yield wishes
-
-
-def _wish(question: Question, current: Assignment, var: Var, order: Order, wishes: dict[Var, Order]) -> None:
-    wishes[var] = order
-    index = question.index.get(var)
-    if index is None:
-        return
-    op = question.function.ops[index]
-    backward = rule_of(op).backward
-    if backward is None:
-        return
-    for tensor, read in zip(question.tensors[index], backward(op, order)):
-        if isinstance(tensor, Var) and read is not None and current.orders[tensor] != read and tensor not in wishes:
-            _wish(question, current, tensor, read, wishes)
+        yield _wish(question, current, var, order)
 
 
 def _alternatives(question: Question, current: Assignment) -> Iterator[Choices]:
-    """Every op that could write another order, writing it."""
+    """Every op that could write another order, writing it: with its operands as they are, and with them in step."""
     for index, op in enumerate(question.function.ops):
         for option in question.options(index, question.given(index, current.orders)):
             if option.writes != current.orders[op.output]:
                 yield {op.output: option.writes}
+                yield _wish(question, current, op.output, option.writes)
+
+
+def _wish(question: Question, current: Assignment, var: Var, order: Order) -> Choices:
+    """What has to be chosen for a value to be produced in an order: that order, handed up from op to op."""
+    wishes: dict[Var, Order] = {}
+    waiting = [(var, order)]
+    while waiting:
+        var, order = waiting.pop()
+        wishes[var] = order
+        index = question.index.get(var)
+        backward = None if index is None else rule_of(question.function.ops[index]).backward
+        if backward is None:
+            continue
+        for tensor, read in zip(question.tensors[index], backward(question.function.ops[index], order)):
+            if isinstance(tensor, Var) and read not in (None, current.orders[tensor]) and tensor not in wishes:
+                waiting.append((tensor, read))
+    return wishes
 
 
 def weights_among(function: Function, inputs: frozenset[Var]) -> frozenset[Var]:

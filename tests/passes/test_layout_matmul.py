@@ -1,0 +1,83 @@
+"""matmul in every order of its operands: what is taken as it lies, and with which flags."""
+
+import itertools
+
+import numpy as np
+import pytest
+from layouts import count, lowered_and_run
+
+from torchane.mil.build import Builder
+from torchane.passes.layout_matmul import MATMUL
+from torchane.passes.ports import port_layout
+
+
+def product(x, y, x_order, y_order, z_order, **flags):
+    """The program of one product between ports in given orders; the batch is the axis in front."""
+    b = Builder()
+    z = b.matmul(x=b.input("x", x), y=b.input("y", y), name="z", **flags)
+    ports = {"x": port_layout(x, x_order), "y": port_layout(y, y_order), "z": port_layout(z.shape, z_order)}
+    lowered, _ = lowered_and_run(b.program(z), ports)
+    return lowered
+
+
+@pytest.mark.parametrize(
+    ("x_order", "y_order", "z_order", "transpose_x", "transpose_y"),
+    list(itertools.product([(0, 1), (1, 0)], [(0, 1), (1, 0)], [(0, 1), (1, 0)], [False, True], [False, True])),
+)
+def test_every_order_of_two_matrices_is_a_matter_of_flags(x_order, y_order, z_order, transpose_x, transpose_y):
+    x = (64, 32) if transpose_x else (32, 64)
+    y = (96, 64) if transpose_y else (64, 96)
+    lowered = product(x, y, x_order, y_order, z_order, transpose_x=transpose_x, transpose_y=transpose_y)
+    assert count(lowered, "transpose") == 0
+
+
+def test_a_batch_is_taken_from_the_front_in_any_order_of_the_rest():
+    for x_order, y_order, z_order in itertools.product([(0, 1, 2), (0, 2, 1)], repeat=3):
+        assert count(product((4, 32, 64), (4, 64, 32), x_order, y_order, z_order), "transpose") == 0
+
+
+def test_a_batch_that_is_not_in_front_is_moved():
+    assert count(product((4, 32, 64), (4, 64, 32), (1, 0, 2), (0, 1, 2), (0, 1, 2)), "transpose") == 1
+
+
+def test_two_batch_axes_may_lie_in_another_order_if_both_operands_agree():
+    lowered = product((2, 3, 32, 64), (2, 3, 64, 32), (1, 0, 2, 3), (1, 0, 2, 3), (1, 0, 2, 3))
+    assert count(lowered, "transpose") == 0
+
+
+def test_axes_that_only_x_has_become_rows():
+    lowered = product((2, 3, 32, 64), (64, 96), (3, 0, 1, 2), (1, 0), (3, 0, 1, 2))
+    (op,) = [op for op in lowered.ops if op.kind.name == "matmul"]
+    assert [var.shape for var in op.inputs] == [(1, 1, 96, 64), (1, 1, 64, 192)]
+
+
+def test_axes_that_only_x_has_in_front_are_broadcast_over():
+    lowered = product((3, 32, 64), (64, 96), (0, 2, 1), (0, 1), (0, 2, 1))
+    assert count(lowered, "transpose") == 0
+    (op,) = [op for op in lowered.ops if op.kind.name == "matmul"]
+    assert sorted(var.shape for var in op.inputs) == [(1, 1, 64, 96), (1, 3, 64, 32)]
+
+
+def test_rows_are_never_a_batch_of_vectors():
+    b = Builder()
+    z = b.matmul(x=b.input("x", (4, 8, 16)), y=b.input("y", (4, 16, 32)))
+    op = b.ops[-1]
+    for step in MATMUL.options(op, ((0, 1, 2), (2, 0, 1)), frozenset()):
+        assert step.reads[1][0] == 0, z
+
+
+@pytest.mark.parametrize(("x", "y"), [((1, 64), (64, 96)), ((32, 64), (64, 1)), ((32, 1), (1, 96)), ((1, 64), (64, 1))])
+def test_vectors_are_matrices_of_one_row(x, y):
+    b = Builder()
+    lowered, _ = lowered_and_run(b.program(b.matmul(x=b.input("x", x), y=b.input("y", y))))
+    assert count(lowered, "transpose") == 0
+
+
+def test_a_constant_lies_as_the_product_likes_it():
+    b = Builder()
+    x = b.input("x", (32, 64))
+    z = b.matmul(x=x, y=np.ones((96, 64), np.float16), transpose_y=True, name="z")
+    ports = {"x": port_layout(x.shape, (1, 0)), "z": port_layout(z.shape, (1, 0))}
+    lowered, _ = lowered_and_run(b.program(z), ports)
+    (op,) = [op for op in lowered.ops if op.kind.name == "matmul"]
+    assert not op.value("transpose_x") and not op.value("transpose_y")
