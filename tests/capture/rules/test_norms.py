@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from harness import IDEAL, check, compare, run_rule
+from harness import IDEAL, check, check_model, compare, run_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._decomp import core_aten_decompositions
+
+from torchane.capture import rules
 
 aten = torch.ops.aten
 torch.manual_seed(0)
@@ -55,3 +57,49 @@ def test_norm_gradients_stay_in_fp16_where_the_cube_of_rstd_does_not():
     expected = wanted(*args)[0].numpy()
     assert float(rstd[2].max()) ** 3 > 65504
     assert np.abs(dx - expected).max() <= 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5), (4, 6, 3, 2)], ids=str)
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_gradient(shape, train):
+    x, grad, w = torch.randn(shape), torch.randn(shape), torch.randn(6)
+    mean, var = torch.randn(6), torch.rand(6) + 0.5
+    axes = [0, *range(2, len(shape))]
+    wide = x.double()
+    saved = wide.mean(axes), (wide.var(axes, correction=0) + 1e-5).rsqrt()
+    args = (grad, x, w, mean, var, *(saved if train else (None, None)), train, 1e-5, [True, True, True])
+    check(aten.native_batch_norm_backward.default, *args)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_as_it_is_taken_apart(train):
+    x, w, bias = torch.randn(4, 6, 3, 2), torch.randn(6), torch.randn(6)
+    stats = torch.randn(6), torch.rand(6) + 0.5
+    ours = rules.decompositions()[aten._native_batch_norm_legit_functional.default]
+    wanted = aten._native_batch_norm_legit_functional(x, w, bias, *stats, train, 0.1, 1e-5)
+    for mine, torchs in zip(ours(x, w, bias, *stats, train, 0.1, 1e-5), wanted, strict=True):
+        torch.testing.assert_close(mine, torchs)
+
+
+def test_running_statistics_stay_on_the_host():
+    layer = torch.nn.BatchNorm2d(6)
+    checked, declined = check_model(torch.nn.Sequential(layer, Sum()), torch.randn(4, 6, 3, 2))
+    assert set(declined) == {"aten._foreach_mul.Scalar", "aten._foreach_lerp.Scalar"} | {"aten.add.Tensor"}
+    assert {"aten.var_mean.correction", "aten.native_batch_norm_backward.default"} <= checked
+
+
+class Sum(torch.nn.Module):
+    def forward(self, x):
+        return x.square().sum()
+
+
+@pytest.mark.parametrize("group", [1, 2, 6])
+@pytest.mark.parametrize("spatial", [(4,), (3, 2)], ids=str)
+def test_group_norm_and_gradient(group, spatial):
+    x, grad = torch.randn(3, 6, *spatial), torch.randn(3, 6, *spatial)
+    w, bias, positions = torch.randn(6), torch.randn(6), torch.Size(spatial).numel()
+    check(aten.native_group_norm.default, x, w, bias, 3, 6, positions, group, 1e-3)
+    check(aten.native_group_norm.default, x, None, None, 3, 6, positions, group, 1e-3)
+    _, mean, rstd = aten.native_group_norm(x.double(), w.double(), bias.double(), 3, 6, positions, group, 1e-3)
+    args = (grad, x, mean, rstd, w, 3, 6, positions, group, [True, True, True])
+    check(aten.native_group_norm_backward.default, *args, tolerance=0.05)

@@ -11,10 +11,12 @@ Passes make the result legal for a chip. A family is a file; `registry` says wha
 from torchane.capture.rules import (  # noqa: F401  (each fills the registry)
     activations,
     constants,
+    convolution,
     dropout,
     elementwise,
     linear,
     norms,
+    pooling,
     reductions,
     selection,
     shape,

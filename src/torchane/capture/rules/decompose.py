@@ -13,9 +13,10 @@ one-hot scatter for the loss and slice_scatter for RoPE's gradient. Kept whole, 
 and everything between embedding and logits has a rule. F.rms_norm is taken apart by autograd itself before
 a table is asked: its gradient arrives as pow(rsqrt, 3), pow(x, 1), mul, sum.
 
-Two ops are taken apart our own way. `native_dropout`: the draw on the host, from the same stream as eager;
+Some are taken apart our own way. `native_dropout`: the draw on the host, from the same stream as eager;
 the product in a program. Batch norm in training: the batch's moments in a program; the running averages
 through `_foreach_lerp`, which has no rule on purpose, so that they stay fp32 on the host.
+The gradient of max_pool2d: from the input instead of the integer indices, which no program could hold.
 """
 
 from collections.abc import Callable
@@ -57,4 +58,87 @@ def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torc
     return x * mask * (1 / (1 - p)), mask
 
 
-_OURS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {aten.native_dropout.default: _native_dropout}
+def _batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, ...]:
+    """(y, mean, rstd, new running mean, new running variance); out of training mean and rstd are empty."""
+    axes = [0, *range(2, x.dim())]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    if training:
+        variance, mean = aten.var_mean.correction(x, axes, correction=0)
+        count = x.numel() // x.shape[1]
+        unbiased = aten._foreach_mul.Scalar([variance], count / max(count - 1, 1))
+        new_mean = aten._foreach_lerp.Scalar([running_mean], [mean], momentum)[0]
+        new_var = aten._foreach_lerp.Scalar([running_var], unbiased, momentum)[0]
+    else:
+        mean, variance, new_mean, new_var = running_mean, running_var, running_mean, running_var
+    rstd = aten.rsqrt.default(variance + eps)
+    y = (x - mean.view(shape)) * rstd.view(shape)
+    y = y if weight is None else y * weight.view(shape)
+    y = y if bias is None else y + bias.view(shape)
+    if not training:
+        mean = rstd = x.new_empty((0,))
+    return y, mean, rstd, new_mean, new_var
+
+
+def _batch_norm_fixed(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, ...]:
+    return _batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)[:3]
+
+
+@torch.library.custom_op("torchane::max_pool2d_backward", mutates_args=())
+def _max_pool2d_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+) -> torch.Tensor:
+    """The gradient of max_pool2d from its input alone: no integer indices are kept from the forward."""
+    window = (kernel_size, stride, padding, dilation, ceil_mode)
+    return aten.max_pool2d_with_indices_backward(grad, x, *window, aten.max_pool2d_with_indices(x, *window)[1])
+
+
+@_max_pool2d_backward.register_fake
+def _(grad: torch.Tensor, x: torch.Tensor, *_: object) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+max_pool2d_backward = torch.ops.torchane.max_pool2d_backward.default
+
+
+def _max_pool2d_without_indices(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+    indices: torch.Tensor,
+) -> torch.Tensor:
+    return max_pool2d_backward(grad, x, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+_OURS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
+    aten.native_dropout.default: _native_dropout,
+    aten._native_batch_norm_legit_functional.default: _batch_norm,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm_fixed,
+    aten.max_pool2d_with_indices_backward.default: _max_pool2d_without_indices,
+}

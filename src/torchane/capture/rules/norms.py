@@ -114,3 +114,76 @@ def rms_norm_backward(
     if output_mask[1] and weight is not None:
         dweight = common.reshaped(b, common.summed(b, b.mul(x=grad, y=xhat), leading), normalized_shape)
     return dx, dweight
+
+
+def _over_channels(b: Builder, x: Value | None, rank: int) -> Value | None:
+    """A vector [C] as [1, C, 1, ...], to meet [N, C, ...]."""
+    return None if x is None else common.reshaped(b, x, (1, -1) + (1,) * (rank - 2))
+
+
+@lowers(aten.native_batch_norm_backward.default)
+def batch_norm_backward(
+    b: Builder, grad: Value, x: Value, weight: Value | None, running_mean: Value | None, running_var: Value | None,
+    save_mean: Value | None, save_invstd: Value | None, train: bool, eps: float, output_mask: Sequence[bool],
+) -> tuple[Value | None, ...]:  # fmt: skip
+    """(dx, dweight, dbias); out of training the running statistics are constants and dx is grad * weight * r."""
+    rank = len(x.shape)
+    axes = (0, *range(2, rank))
+    mean, rstd = save_mean, save_invstd
+    if not train:
+        assert running_mean is not None and running_var is not None
+        mean, rstd = running_mean, _reciprocal_root(b, running_var, eps)
+    rstd = _over_channels(b, rstd, rank)
+    xhat = b.mul(x=b.sub(x=x, y=_over_channels(b, mean, rank)), y=rstd)
+    dx = dweight = dbias = None
+    if output_mask[0]:
+        inner = _affine(b, grad, _over_channels(b, weight, rank), None)
+        dx = _input_grad(b, inner, xhat, rstd, axes, centred=True) if train else b.mul(x=inner, y=rstd)
+    if output_mask[1]:
+        dweight = common.summed(b, b.mul(x=grad, y=xhat), axes, keep_dims=False)
+    if output_mask[2]:
+        dbias = common.summed(b, grad, axes, keep_dims=False)
+    return dx, dweight, dbias
+
+
+@lowers(aten.native_group_norm.default)
+def group_norm(
+    b: Builder,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    n: int,
+    c: int,
+    positions: int,
+    group: int,
+    eps: float,
+) -> tuple[Value, Value, Value]:
+    """(y, mean, rstd), the last two [N, group]."""
+    average, centred, variance = moments(b, common.reshaped(b, x, (n, group, -1)), (2,))
+    rstd = _reciprocal_root(b, variance, eps)
+    xhat = common.reshaped(b, b.mul(x=centred, y=rstd), (n, c, positions))
+    y = _affine(b, xhat, _over_channels(b, weight, 3), _over_channels(b, bias, 3))
+    shape = common.sizes(x)
+    return common.reshaped(b, y, shape), common.reshaped(b, average, (n, group)), common.reshaped(b, rstd, (n, group))
+
+
+@lowers(aten.native_group_norm_backward.default)
+def group_norm_backward(
+    b: Builder, grad: Value, x: Value, mean: Value, rstd: Value, weight: Value | None, n: int, c: int,
+    positions: int, group: int, output_mask: Sequence[bool],
+) -> tuple[Value | None, ...]:  # fmt: skip
+    """(dx, dweight, dbias)."""
+    shape, grouped, rstd = common.sizes(x), (n, group, -1), common.reshaped(b, rstd, (n, group, 1))
+    centred = b.sub(x=common.reshaped(b, x, grouped), y=common.reshaped(b, mean, (n, group, 1)))
+    xhat = b.mul(x=centred, y=rstd)
+    grad = common.reshaped(b, grad, (n, c, positions))
+    dx = dweight = dbias = None
+    if output_mask[0]:
+        inner = common.reshaped(b, _affine(b, grad, _over_channels(b, weight, 3), None), grouped)
+        dx = common.reshaped(b, _input_grad(b, inner, xhat, rstd, (2,), centred=True), shape)
+    if output_mask[1]:
+        each = b.mul(x=grad, y=common.reshaped(b, xhat, (n, c, positions)))
+        dweight = common.summed(b, each, (0, 2), keep_dims=False)
+    if output_mask[2]:
+        dbias = common.summed(b, grad, (0, 2), keep_dims=False)
+    return dx, dweight, dbias

@@ -69,10 +69,10 @@ def slice_backward(
     b: Builder, grad: Value, input_sizes: Sequence[int], dim: int, start: int, end: int, step: int
 ) -> Value:
     axis = common.axis_of(dim, len(input_sizes))
-    return _put_back(b, grad, axis, input_sizes[axis], _range(input_sizes[axis], start, end, step))
+    return put_back(b, grad, axis, input_sizes[axis], _range(input_sizes[axis], start, end, step))
 
 
-def _put_back(b: Builder, grad: Value, axis: int, size: int, places: range) -> Value:
+def put_back(b: Builder, grad: Value, axis: int, size: int, places: range) -> Value:
     """A tensor with `size` entries along `axis`: those of `grad` at `places`, zeros elsewhere."""
     if places.step == 1:
         return padded(b, grad, axis, places.start, size - places.stop if len(places) else size)
@@ -97,7 +97,7 @@ def slice_scatter(
     shape = common.sizes(x)
     axis = common.axis_of(dim, len(shape))
     places = _range(shape[axis], start, end, step)
-    put = _put_back(b, source, axis, shape[axis], places)
+    put = put_back(b, source, axis, shape[axis], places)
     if common.uniform(x) == 0 or len(places) == shape[axis]:
         return put
     kept = np.ones([size if index == axis else 1 for index, size in enumerate(shape)])

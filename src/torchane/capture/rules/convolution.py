@@ -1,0 +1,236 @@
+"""Convolutions over one or two axes, and their three gradients, as products of matrices.
+
+    x [N, C, H, W] -- columns --> [N, G, T * C/G, P]     T = kernel entries ("taps"), P = output positions
+    w [O, C/G, kh, kw]        --> [1, G, O/G, T * C/G]   y = w @ columns,  dw = dy @ columns^T
+
+A tap's column is x, padded and shifted, every stride-th entry: slices and reshapes, put side by side by
+concat; sums are taken wide inside the one product. The gradient in x is again a convolution, of dy with
+zeros between its entries, taps in reverse; so is a transposed convolution. Where kernel and stride are one
+size (patches of a ViT), both directions are a transpose and a product. A convolution over one axis is
+one over two, the first of size 1. Sources: Chellapilla et al. 2006 (unrolled convolution); Dumoulin &
+Visin 2016, arXiv 1603.07285, section 4 (transposed arithmetic).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from torchane.capture.rules import common
+from torchane.capture.rules.common import permuted, reshaped, sizes
+from torchane.capture.rules.registry import Value, lowers, values
+from torchane.capture.rules.slices import padded_all, part, put_back
+from torchane.mil.build import Builder
+
+aten = torch.ops.aten
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel slides over (H, W)."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int = 1
+
+    @property
+    def taps(self) -> list[Pair]:
+        return [(i, j) for i in range(self.kernel[0]) for j in range(self.kernel[1])]
+
+    @property
+    def reach(self) -> Pair:
+        """From the first entry that a kernel touches to the last."""
+        return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel))  # type: ignore[return-value]
+
+    @property
+    def tiles(self) -> bool:
+        """The windows lie side by side: no entry is in two of them, none is padding."""
+        alone = self.kernel == self.stride and self.padding == (0, 0) and self.dilation == (1, 1)
+        return alone and self.groups == 1 and self.kernel != (1, 1)
+
+    def output_size(self, size: Pair) -> Pair:
+        triples = zip(size, self.padding, self.reach, self.stride)
+        return tuple((n + 2 * p - reach - 1) // s + 1 for n, p, reach, s in triples)  # type: ignore[return-value]
+
+
+def window_of(
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int = 1
+) -> Window:
+    """From torch's lists, which have one entry where it means both axes, or where there is one axis."""
+
+    def pair(given: Sequence[int], neutral: int) -> Pair:
+        given = list(given) if len(given) == len(kernel) else [given[0]] * len(kernel)
+        return (neutral, given[0]) if len(kernel) == 1 else (given[0], given[1])
+
+    return Window(pair(kernel, 1), pair(stride, 1), pair(padding, 0), pair(dilation, 1), groups)
+
+
+def _one_or_two_axes(node: Node) -> str | None:
+    weight, grad = values(node, "weight", "input")
+    spatial = weight.meta["val"].dim() - 2
+    if spatial not in (1, 2) or grad.meta["val"].dim() != spatial + 2:
+        return f"it convolves over {spatial} axes, and programs over one or two"
+    return None
+
+
+def _planar(b: Builder, x: Value) -> Value:
+    """[N, C, L] as [N, C, 1, L]."""
+    shape = sizes(x)
+    return reshaped(b, x, (*shape[:2], 1, shape[2])) if len(shape) == 3 else x
+
+
+@lowers(aten.convolution.default, when=_one_or_two_axes)
+def convolution(
+    b: Builder, x: Value, weight: Value, bias: Value | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+) -> Value:  # fmt: skip
+    rank = len(x.shape)
+    window = window_of(sizes(weight)[2:], stride, padding, dilation, groups)
+    x, weight = _planar(b, x), _planar(b, weight)
+    if transposed:
+        extra = window_of(sizes(weight)[2:][4 - rank :], output_padding, [0], [1]).stride
+        extra = extra if rank == 4 else (0, extra[1])
+        quads = zip(sizes(x)[2:], window.stride, window.padding, window.reach, extra)
+        y = spread(b, x, weight, window, tuple((n - 1) * s - 2 * p + reach + 1 + e for n, s, p, reach, e in quads))
+    else:
+        y = convolved(b, x, weight, window)
+    if bias is not None:
+        y = b.add(x=y, y=reshaped(b, bias, (1, -1, 1, 1)))
+    return _flat_again(b, y, rank)
+
+
+def _flat_again(b: Builder, x: Value, rank: int) -> Value:
+    shape = sizes(x)
+    return reshaped(b, x, (*shape[:2], shape[3])) if rank == 3 else x
+
+
+@lowers(aten.convolution_backward.default, when=_one_or_two_axes)
+def convolution_backward(
+    b: Builder, grad: Value, x: Value, weight: Value, bias_sizes: Sequence[int] | None, stride: Sequence[int],
+    padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Value | None, ...]:  # fmt: skip
+    """(dx, dweight, dbias), None where output_mask says so."""
+    rank, weight_shape = len(x.shape), sizes(weight)
+    window = window_of(weight_shape[2:], stride, padding, dilation, groups)
+    grad, x, weight = _planar(b, grad), _planar(b, x), _planar(b, weight)
+    dx = dweight = dbias = None
+    if output_mask[0]:
+        size = sizes(x)[2:]
+        dx = convolved(b, grad, weight, window) if transposed else spread(b, grad, weight, window, size)  # type: ignore[arg-type]
+        dx = _flat_again(b, dx, rank)
+    if output_mask[1]:
+        inner, outer = (grad, x) if transposed else (x, grad)
+        dweight = reshaped(b, _weight_grad(b, inner, outer, window), weight_shape)
+    if output_mask[2]:
+        dbias = common.summed(b, grad, (0, 2, 3), keep_dims=False)
+    return dx, dweight, dbias
+
+
+def convolved(b: Builder, x: Value, weight: Value, window: Window) -> Value:
+    """x [N, C, H, W], weight [O, C/G, kh, kw] -> [N, O, OH, OW]."""
+    size = window.output_size(sizes(x)[2:])  # type: ignore[arg-type]
+    outputs, inner, taps, groups = sizes(weight)[0], sizes(weight)[1], len(window.taps), window.groups
+    matrix = permuted(b, reshaped(b, weight, (outputs, inner, taps)), (0, 2, 1)) if taps > 1 < inner else weight
+    matrix = reshaped(b, matrix, (1, groups, outputs // groups, taps * inner))
+    y = b.matmul(x=matrix, y=columns(b, x, window, size), transpose_x=False, transpose_y=False)
+    return reshaped(b, y, (sizes(x)[0], outputs, *size))
+
+
+def spread(b: Builder, y: Value, weight: Value, window: Window, size: Pair) -> Value:
+    """The transpose of `convolved`: y [N, O, OH, OW], weight [O, C/G, kh, kw] -> [N, C, *size]."""
+    outputs, inner, groups, taps = sizes(weight)[0], sizes(weight)[1], window.groups, len(window.taps)
+    batch = sizes(y)[0]
+    if window.tiles:
+        matrix = reshaped(b, permuted(b, reshaped(b, weight, (outputs, inner, taps)), (0, 2, 1)), (1, outputs, -1))
+        tiles = b.matmul(x=matrix, y=reshaped(b, y, (batch, outputs, -1)), transpose_x=True, transpose_y=False)
+        return _from_tiles(b, tiles, inner, window, sizes(y)[2:], size)  # type: ignore[arg-type]
+    matrix = reshaped(b, weight, (groups, outputs // groups, inner, taps))
+    matrix = reshaped(b, permuted(b, matrix, (0, 2, 3, 1)), (1, groups, inner, taps * (outputs // groups)))
+    amounts = {}
+    for axis in (0, 1):
+        length, step = sizes(y)[2 + axis], window.stride[axis]
+        stuffed = (length - 1) * step + 1
+        y = put_back(b, y, 2 + axis, stuffed, range(0, stuffed, step))
+        before = window.reach[axis] - window.padding[axis]
+        amounts[2 + axis] = (before, size[axis] + window.reach[axis] - stuffed - before)
+    backward = Window(window.kernel, (1, 1), (0, 0), window.dilation, groups)
+    taken = columns(b, padded_all(b, y, amounts), backward, size, backwards=True)
+    x = b.matmul(x=matrix, y=taken, transpose_x=False, transpose_y=False)
+    return reshaped(b, x, (batch, groups * inner, *size))
+
+
+def _weight_grad(b: Builder, x: Value, grad: Value, window: Window) -> Value:
+    """x [N, C, H, W], grad [N, O, OH, OW] -> [O, C/G, T]: a product per image, then their sum."""
+    batch, outputs, *size = sizes(grad)
+    groups, inner = window.groups, sizes(x)[1] // window.groups
+    taken = columns(b, x, window, tuple(size))  # type: ignore[arg-type]
+    grad = reshaped(b, grad, (batch, groups, outputs // groups, math.prod(size)))
+    each = b.matmul(x=grad, y=taken, transpose_x=False, transpose_y=True)
+    total = common.summed(b, each, (0,)) if batch > 1 else each
+    taps = len(window.taps)
+    total = reshaped(b, total, (outputs, taps, inner))
+    return permuted(b, total, (0, 2, 1)) if taps > 1 < inner else reshaped(b, total, (outputs, inner, taps))
+
+
+def columns(b: Builder, x: Value, window: Window, size: Pair, *, backwards: bool = False) -> Value:
+    """[N, C, H, W] -> [N, G, T * C/G, OH * OW], taps outside channels; `backwards` from the last tap."""
+    batch, channels, *_ = sizes(x)
+    if window.tiles and not backwards:
+        return reshaped(b, _tiles(b, x, window, size), (batch, 1, -1, math.prod(size)))
+    group = (batch, window.groups, channels // window.groups, math.prod(size))
+    taps = window.taps[::-1] if backwards else window.taps
+    taken = [reshaped(b, each, group) for each in tap_values(b, x, window, size, taps=taps)]
+    return b.concat(values=tuple(taken), axis=2) if len(taken) > 1 else taken[0]
+
+
+def tap_values(
+    b: Builder, x: Value, window: Window, size: Pair, *, taps: Sequence[Pair], fill: float = 0.0
+) -> list[Value]:
+    """For each tap the entries that it meets, [N, C, OH, OW]; padding reads as `fill`."""
+    amounts = {}
+    for axis in (0, 1):
+        step, before = window.stride[axis], window.padding[axis]
+        wanted = (size[axis] - 1) * step + window.reach[axis] + 1
+        wanted += -wanted % step
+        amounts[2 + axis] = (before, wanted - sizes(x)[2 + axis] - before)
+    x = padded_all(b, x, amounts, fill)
+    rows = {i: _every(b, x, 2, i * window.dilation[0], window.stride[0], size[0]) for i in {i for i, _ in taps}}
+    return [_every(b, rows[i], 3, j * window.dilation[1], window.stride[1], size[1]) for i, j in taps]
+
+
+def _every(b: Builder, x: Value, axis: int, begin: int, step: int, count: int) -> Value:
+    """x[begin], x[begin + step], ... along one axis, `count` of them; with a step the axis is a multiple of
+    it long, and splits into (whole steps, place within a step)."""
+    if step == 1:
+        return part(b, x, axis, begin, count)
+    shape = sizes(x)
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    split = reshaped(b, x, (before, shape[axis] // step, step, after))
+    taken = part(b, part(b, split, 2, begin % step, 1), 1, begin // step, count)
+    return reshaped(b, taken, (*shape[:axis], count, *shape[axis + 1 :]))
+
+
+def _tiles(b: Builder, x: Value, window: Window, size: Pair) -> Value:
+    """[N, C, OH * kh, OW * kw] -> [N, kh * kw, C, OH * OW] in any grouping of the last axes."""
+    (high, wide), (kh, kw) = size, window.kernel
+    batch, channels, *_ = sizes(x)
+    x = part(b, part(b, x, 2, 0, high * kh), 3, 0, wide * kw)
+    x = permuted(b, reshaped(b, x, (batch * channels * high, kh, wide, kw)), (0, 1, 3, 2))
+    return permuted(b, reshaped(b, x, (batch, channels * high, kh * kw, wide)), (0, 2, 1, 3))
+
+
+def _from_tiles(b: Builder, tiles: Value, channels: int, window: Window, tiled: Pair, size: Pair) -> Value:
+    """The inverse of `_tiles`: [N, kh * kw * C, OH * OW] -> [N, C, *size], zeros where no tile reaches."""
+    (high, wide), (kh, kw) = tiled, window.kernel
+    batch = sizes(tiles)[0]
+    x = permuted(b, reshaped(b, tiles, (batch, kh * kw, channels * high, wide)), (0, 2, 1, 3))
+    x = permuted(b, reshaped(b, x, (batch * channels * high, kh, kw, wide)), (0, 1, 3, 2))
+    x = reshaped(b, x, (batch, channels, high * kh, wide * kw))
+    return padded_all(b, x, {2: (0, size[0] - high * kh), 3: (0, size[1] - wide * kw)})
