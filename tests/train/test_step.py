@@ -4,13 +4,13 @@ import hashlib
 import math
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchane import native
 from torchane.data.batches import IGNORE, Batch
 from torchane.errors import NumericsError
 from torchane.models.config import LlamaConfig
@@ -22,7 +22,6 @@ from torchane.train.step import (
     fixed_order_sum,
     learning_rate,
     parameters,
-    sum_of_squares,
     token_losses,
     train_step,
 )
@@ -34,10 +33,16 @@ CONFIG = LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=96, num_hi
 
 @pytest.fixture
 def threads():
-    """Sets the number of torch's threads; puts it back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+    """Sets the number of threads of torch and of our extension; puts them back."""
+    before = torch.get_num_threads(), native.get_threads()
+
+    def set_threads(count):
+        torch.set_num_threads(count)
+        native.set_threads(count)
+
+    yield set_threads
+    torch.set_num_threads(before[0])
+    native.set_threads(before[1])
 
 
 def noise(*shape, seed=0):
@@ -143,11 +148,12 @@ def test_gradients_that_are_infinite_change_nothing():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(-(2.0**60), 2.0**60, width=32), max_size=200), st.integers(1, 2000))
-def test_sum_of_squares_is_that_of_exact_arithmetic(values, times):
-    array = np.tile(np.array(values, np.float32), times)
-    want = math.fsum(float(x) ** 2 for x in array)
-    assert sum_of_squares(torch.from_numpy(array)) == pytest.approx(want, rel=1e-12)
+@given(st.lists(st.floats(-(2.0**60), 2.0**60, width=32), min_size=1, max_size=200), st.integers(1, 2000))
+def test_the_norm_is_that_of_exact_arithmetic(values, times):
+    param = torch.nn.Parameter(torch.zeros(len(values) * times))
+    param.grad = torch.tensor(values).repeat(times)
+    want = math.sqrt(math.fsum(float(x) ** 2 for x in param.grad))
+    assert clip_gradients([param], math.inf) == pytest.approx(want, rel=1e-12)
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth():

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from torchane import native
 from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset
 from torchane.data.tokenizer import Tokenizer
 from torchane.errors import DataError, RunFolderError, UsageError
@@ -70,6 +71,7 @@ def train(request: Request, progress: Progress, compile_model: CompileModel = En
     """Trains as asked and gives the summary that `--json` prints. Raises TorchaneErrors of every kind."""
     if request.threads is not None:
         torch.set_num_threads(request.threads)
+        native.set_threads(request.threads)
     trainer, about = (_start if request.resume is None else _resume)(request, progress, compile_model)
     folder = trainer.folder.path
     with StopRequest("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n") as stop:

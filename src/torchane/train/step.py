@@ -5,7 +5,7 @@
 
 Sums are where threads change the bits. The loss is added up in float64 in a fixed order and never by
 torch; the backward starts from the per-token losses, each weighted 1/n, so autograd adds up nothing.
-The squares of the gradients are added in a fixed order too. What torch does between (log_softmax,
+The squares of the gradients are added in a fixed order too, by our own extension. What torch does between (log_softmax,
 the embedding's gradient, AdamW) treats each element or row alone: tests/train/test_step.py checks it.
 """
 
@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchane import native
 from torchane.data.batches import IGNORE, Batch
 from torchane.errors import NumericsError
 from torchane.train.settings import TrainSettings
-
-CHUNK = 1 << 16  # elements squared at a time: half a megabyte of float64 stays in the cache
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -60,25 +59,16 @@ def fixed_order_sum(values: Tensor) -> float:
     return float(np.add.reduce(values.detach().numpy(), axis=None, dtype=np.float64))
 
 
-def sum_of_squares(values: Tensor) -> float:
-    """The sum of squares in float64; squares of float32 are exact there. One order for any number of threads."""
-    flat = values.detach().reshape(-1).numpy()
-    chunks = (flat[start : start + CHUNK].astype(np.float64) for start in range(0, flat.size, CHUNK))
-    return math.fsum(float(np.add.reduce(np.square(chunk, out=chunk))) for chunk in chunks)
-
-
-@torch.no_grad()
 def clip_gradients(params: Iterable[nn.Parameter], limit: float) -> float:
     """Scales all gradients together so that their norm is at most `limit`; gives the norm from before.
-    Raises NumericsError if the norm is not a finite number.
+    Raises NumericsError if the norm is not a finite number, DeviceError if the extension is not built.
     """
-    grads = [param.grad for param in params if param.grad is not None]
-    norm = math.sqrt(math.fsum(sum_of_squares(grad) for grad in grads))
+    grads = [param.grad.numpy() for param in params if param.grad is not None]
+    norm = math.sqrt(native.sum_of_squares(grads))
     if not math.isfinite(norm):
         raise NumericsError(f"the norm of the gradients is {norm}. Lower --lr, or look for damaged text in the data.")
     if norm > limit:
-        for grad in grads:
-            grad.mul_(limit / norm)
+        native.scale_in_place(grads, limit / norm)
     return norm
 
 
