@@ -4,14 +4,16 @@
     mil.check(program)                                    # raises CompileError that names op and reason
     outputs = mil.evaluate(program, {"x": x})             # NumPy, exact, slow
     print(mil.to_text(program))
+    print(*mil.diff(program, other), sep="\\n")           # what they do differently
     mil.save(program, "folder")                           # folder/model.mil, folder/weights/weight.bin
 
 Needs NumPy and nothing else.
 """
 
 from torchane.mil.check import check
+from torchane.mil.diff import Difference, diff
 from torchane.mil.evaluate import evaluate
 from torchane.mil.save import emit, load, save
 from torchane.mil.text import parse, to_text
 
-__all__ = ["check", "emit", "evaluate", "load", "parse", "save", "to_text"]
+__all__ = ["Difference", "check", "diff", "emit", "evaluate", "load", "parse", "save", "to_text"]

@@ -109,8 +109,8 @@ def save(
 ) -> Path:
     """Writes the program into `folder`, which is made if it is missing, and returns the path of its text.
 
-    All or nothing: everything is written beside the folder first and then takes its place; what stood there
-    under these names is replaced. Raises TorchaneError where the disk refuses.
+    Both files are written in full before either takes its place, weights first: a disk that is full leaves what
+    stood there, and who has mapped the old weights keeps them. Raises TorchaneError where the disk refuses.
     """
     folder = Path(folder)
     program, writer = extract_blobs(program, blob_threshold)
