@@ -212,6 +212,15 @@ def test_a_maximum_is_taken_along_rows_and_a_sum_along_channels():
     assert [op.value("axes") for op in lowered.ops if op.kind.name.startswith("reduce")] == [(3,), (1,)]
 
 
+def test_a_conv_stays_as_it_is():
+    b = Builder()
+    weight = np.linspace(-1, 1, 96 * 64).astype(np.float16).reshape(96, 64, 1, 1)
+    y = b.conv(x=b.input("x", (1, 64, 1, 32)), weight=weight, bias=np.ones(96, np.float16), pad_type="valid", name="y")
+    lowered, layouts = lower_layout(b.program(y), {})
+    assert statements(lowered) == ["y [1, 96, 1, 32] = conv(x)"]
+    assert layouts["x"].perm == (0, 1, 2, 3)
+
+
 def test_scalars_go_in_and_out_padded():
     b = Builder()
     scale = b.input("scale", ())

@@ -14,7 +14,7 @@ from torchane.mil.ir import Literal, Op, Var
 from torchane.mil.types import TensorType
 from torchane.passes.layout_emit import Emitter, Rule, upright
 from torchane.passes.layout_order import Order, Shape4, completed, fit, natural, pieces, sizes
-from torchane.passes.layout_step import Orders, Step, operands
+from torchane.passes.layout_step import Orders, Step, Tensor, operands
 
 
 def _options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
@@ -81,12 +81,19 @@ def _emit(e: Emitter, op: Op, step: Step) -> None:
     choices = choices or [_operand_views(shape, marks, (), len(tensors))]
     best = min(choices, key=lambda choice: sum(view not in (None, new) for view, new in zip(views, choice)))
     reads = tuple(
-        Literal(TensorType(tensor.type.dtype), tensor.value.reshape(()))  # a bare number, where some operand brings the rank
-        if isinstance(tensor, Literal) and tensor.type.size == 1 and any(views)
-        else e.read(tensor, read, view)
+        _number(tensor) if _is_number(tensor) and any(views) else e.read(tensor, read, view)
         for tensor, read, view in zip(tensors, step.reads, best)
     )
     e.define(op.output, order, e.emit(op, reads))
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return isinstance(tensor, Literal) and tensor.type.size == 1
+
+
+def _number(tensor: Literal) -> Literal:
+    """A constant of one entry without axes: the other operands bring the rank."""
+    return Literal(TensorType(tensor.type.dtype), tensor.value.reshape(()))
 
 
 def _operand_views(
