@@ -12,10 +12,11 @@
 signature is a constant and reaches both rules as plain Python (bool, int, float, str, tuple). Those in
 `dynamic` (the `shape` of reshape, the `begin` of a slice) may also be known only at run time: the type
 rule is then given their TensorType. (An operand that is dynamic too reaches it as a Literal if constant:
-range_1d needs the type and the value.) The signature's defaults are the op's defaults and its annotations
-are enforced before a type rule runs. An operand that holds several values (`values` of concat) is passed
-as a tuple. The rules of a `nested` op (cond, while_loop) also take `blocks`: the Blocks to infer, callables
-from values to values to evaluate. An op without rules can be read, kept and printed, not typed or run.
+range_1d needs type and value, matmul to know that it is one.) The signature's defaults are the op's
+defaults, and its annotations are enforced before a type rule runs. An operand that holds several values
+(`values` of concat) is passed as a tuple. The rules of a `nested` op (cond, while_loop) also take
+`blocks`: the Blocks to infer, callables from values to values to evaluate. An op without rules can be
+read, kept and printed, not typed or run.
 """
 
 import inspect

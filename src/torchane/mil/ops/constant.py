@@ -11,7 +11,14 @@ import numpy as np
 from torchane.errors import CompileError
 from torchane.mil.ir import Literal
 from torchane.mil.kinds import OpKind
-from torchane.mil.ops.support import positive_axis, require_integer, require_numbers, require_shape, same_dtype
+from torchane.mil.ops.support import (
+    known_length,
+    positive_axis,
+    require_integer,
+    require_numbers,
+    require_shape,
+    same_dtype,
+)
 from torchane.mil.types import DTYPES, FP32, INT32, STRING, TensorType, Type
 
 # const keeps its value in the attribute `val`: it has no arguments and no rules.
@@ -61,9 +68,7 @@ def _(shape: tuple[int, ...] | TensorType, value: TensorType = _SCALAR) -> Tenso
     """`value` (0.0 in fp32 if left out) everywhere."""
     require_shape("fill", (), value=value)
     if isinstance(shape, TensorType):
-        if shape.rank != 1 or shape.shape[0] is None:
-            raise CompileError(f"fill: shape is {shape}; it must be a vector of known length.")
-        return TensorType(value.dtype, (None,) * shape.shape[0])
+        return TensorType(value.dtype, (None,) * known_length("fill", "shape", shape))
     if min(shape, default=0) < 0:
         raise CompileError(f"fill: shape {shape}; a size is 0 or more.")
     return TensorType(value.dtype, shape)

@@ -1,7 +1,7 @@
 """Control flow and lists. The blocks of cond and while_loop see every value defined around them.
 
-Source: coremltools, mil/ops/defs/iOS15/control_flow.py. A list is a tuple of tensors and Nones (not yet
-written), never changed in place.
+Source: coremltools, mil/ops/defs/iOS15/control_flow.py. A list is a tuple of tensors, never
+changed in place; a place that was never written holds zeros, or None where its shape is not known yet.
 """
 
 from collections.abc import Callable
@@ -109,7 +109,8 @@ def _(
 def _(
     elem_shape: tuple[int | str, ...], init_length: int = 1, dynamic_length: bool = True, dtype: str = "fp32"
 ) -> List:
-    return ((None,) * init_length,)
+    known = all(isinstance(size, int) and size >= 0 for size in elem_shape)
+    return ((np.zeros(elem_shape, DTYPES[dtype].numpy) if known else None,) * init_length,)
 
 
 list_length = OpKind("list_length", operands=("ls",))
@@ -153,7 +154,7 @@ def _(ls: List, index: np.ndarray, value: np.ndarray) -> List:
 
 
 def _written(ls: List, index: int, value: np.ndarray) -> List:
-    places = list(ls) + [None] * (index + 1 - len(ls))
+    places = list(ls) + [np.zeros_like(value)] * (index + 1 - len(ls))
     places[index] = value
     return tuple(places)
 
@@ -174,7 +175,7 @@ def _(ls: List, index: np.ndarray) -> np.ndarray:
 
 def _read(kind: str, ls: List, index: int) -> np.ndarray:
     if not -len(ls) <= index < len(ls) or ls[index] is None:
-        raise CompileError(f"{kind}: place {index} of a list of {len(ls)} holds nothing: it was never written.")
+        raise CompileError(f"{kind}: there is nothing at place {index} of a list of {len(ls)}.")
     return ls[index]  # type: ignore[return-value]
 
 

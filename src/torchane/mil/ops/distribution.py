@@ -8,7 +8,7 @@ import numpy as np
 
 from torchane.errors import CompileError
 from torchane.mil.kinds import OpKind
-from torchane.mil.ops.support import replaced, require_choice, require_float, require_shape
+from torchane.mil.ops.support import known_length, replaced, require_choice, require_float, require_shape
 from torchane.mil.types import FP32, TensorType
 
 _SCALAR = TensorType(FP32)
@@ -27,8 +27,7 @@ def _shaped(kind: str, shape: tuple[int, ...] | TensorType, **parameters: Tensor
     if len(dtypes) > 1:
         raise CompileError(f"{kind}: its parameters are of {dtypes}; they must have one element type.")
     if isinstance(shape, TensorType):
-        require_shape(kind, (None,), shape=shape)
-        return TensorType(dtypes.pop(), (None,) * (shape.shape[0] or 0))
+        return TensorType(dtypes.pop(), (None,) * known_length(kind, "shape", shape))
     if min(shape, default=1) < 1:
         raise CompileError(f"{kind}: shape {shape}; each size is 1 or more.")
     return TensorType(dtypes.pop(), shape)

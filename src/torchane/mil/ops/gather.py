@@ -1,7 +1,8 @@
-"""Ops that pick entries by index, and put them there. A negative index counts from the end.
+"""Ops that pick entries by index, and put them there.
 
-Source: coremltools, mil/ops/defs/iOS15/scatter_gather.py, iOS16 (batch_dims, other index types) and iOS17
-(validate_indices, which asks the runtime to refuse indices outside; ours always does).
+An index counts from the end if negative, which validate_indices (iOS17) refuses. One that leaves the axis is
+refused here always; Core ML leaves open what happens without validate_indices.
+Source: coremltools, mil/ops/defs/iOS15/scatter_gather.py, iOS16 (batch_dims, other index types) and iOS17.
 """
 
 from collections.abc import Callable
@@ -32,10 +33,10 @@ _MODES: dict[str, Callable[[np.ndarray, tuple, np.ndarray], None]] = {
 }
 
 
-def _inside(kind: str, indices: np.ndarray, size: int) -> np.ndarray:
-    """Indices counted from the front. Raises CompileError for one that leaves the axis."""
+def _inside(kind: str, indices: np.ndarray, size: int, validate: bool) -> np.ndarray:
+    """Indices counted from the front. Raises CompileError for one that leaves the axis, or is negative."""
     indices = indices.astype(np.int64)
-    outside = indices[(indices < -size) | (indices >= size)]
+    outside = indices[(indices < (0 if validate else -size)) | (indices >= size)]
     if outside.size:
         raise CompileError(f"{kind}: the index {outside[0]} leaves an axis of {size} entries.")
     return np.where(indices < 0, indices + size, indices)
@@ -64,7 +65,7 @@ def _(
     x: np.ndarray, indices: np.ndarray, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
 ) -> np.ndarray:
     axis %= x.ndim
-    indices = _inside("gather", indices, x.shape[axis])
+    indices = _inside("gather", indices, x.shape[axis], validate_indices)
     result = np.empty((*x.shape[:axis], *indices.shape[batch_dims:], *x.shape[axis + 1 :]), x.dtype)
     for batch in np.ndindex(*x.shape[:batch_dims]):
         result[batch] = np.take(x[batch], indices[batch], axis=axis - batch_dims)
@@ -87,7 +88,7 @@ def _(x: TensorType, indices: TensorType, axis: int = 0, validate_indices: bool 
 
 @gather_along_axis.evaluates
 def _(x: np.ndarray, indices: np.ndarray, axis: int = 0, validate_indices: bool = False) -> np.ndarray:
-    return np.take_along_axis(x, _inside("gather_along_axis", indices, x.shape[axis]), axis)
+    return np.take_along_axis(x, _inside("gather_along_axis", indices, x.shape[axis], validate_indices), axis)
 
 
 gather_nd = OpKind("gather_nd", operands=("x", "indices"))
@@ -119,13 +120,13 @@ def _(x: np.ndarray, indices: np.ndarray, batch_dims: int = 0, validate_indices:
     depth = indices.shape[-1]
     result = np.empty((*indices.shape[:-1], *x.shape[batch_dims + depth :]), x.dtype)
     for batch in np.ndindex(*x.shape[:batch_dims]):
-        result[batch] = x[batch][_rows("gather_nd", indices[batch], x.shape[batch_dims:])]
+        result[batch] = x[batch][_rows("gather_nd", indices[batch], x.shape[batch_dims:], validate_indices)]
     return result
 
 
-def _rows(kind: str, indices: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def _rows(kind: str, indices: np.ndarray, shape: tuple[int, ...], validate: bool) -> tuple[np.ndarray, ...]:
     """(..., K) -> K arrays, to index with."""
-    return tuple(_inside(kind, indices[..., axis], shape[axis]) for axis in range(indices.shape[-1]))
+    return tuple(_inside(kind, indices[..., axis], shape[axis], validate) for axis in range(indices.shape[-1]))
 
 
 scatter = OpKind("scatter", operands=("data", "indices", "updates"))
@@ -164,7 +165,9 @@ def _(
 ) -> np.ndarray:
     axis %= data.ndim
     result = data.copy()
-    _MODES[mode](result, (slice(None),) * axis + (_inside("scatter", indices, data.shape[axis]),), updates)
+    _MODES[mode](
+        result, (slice(None),) * axis + (_inside("scatter", indices, data.shape[axis], validate_indices),), updates
+    )
     return result
 
 
@@ -200,7 +203,7 @@ def _(
     validate_indices: bool = False,
 ) -> np.ndarray:
     at = list(np.indices(indices.shape, sparse=True))
-    at[axis] = _inside("scatter_along_axis", indices, data.shape[axis])
+    at[axis] = _inside("scatter_along_axis", indices, data.shape[axis], validate_indices)
     result = data.copy()
     _MODES[mode](result, tuple(at), updates)
     return result
@@ -225,5 +228,5 @@ def _(
     data: np.ndarray, indices: np.ndarray, updates: np.ndarray, mode: str = "add", validate_indices: bool = False
 ) -> np.ndarray:
     result = data.copy()
-    _MODES[mode](result, _rows("scatter_nd", indices, data.shape), updates)
+    _MODES[mode](result, _rows("scatter_nd", indices, data.shape, validate_indices), updates)
     return result

@@ -7,32 +7,38 @@ another element type than the other one, which then gives the type of the result
 import numpy as np
 
 from torchane.errors import CompileError
+from torchane.mil.ir import Literal
 from torchane.mil.kinds import OpKind
 from torchane.mil.ops.support import broadcast, fits, require_numbers, require_rank, require_shape, same_dtype
 from torchane.mil.types import TensorType
 
-matmul = OpKind("matmul", operands=("x", "y"))
+matmul = OpKind("matmul", operands=("x", "y"), dynamic=("x", "y"))
 
 
 @matmul.infers
-def _(x: TensorType, y: TensorType, transpose_x: bool = False, transpose_y: bool = False) -> TensorType:
+def _(
+    x: TensorType | Literal, y: TensorType | Literal, transpose_x: bool = False, transpose_y: bool = False
+) -> TensorType:
     """(..., M, K) @ (..., K, N) -> (..., M, N); leading axes broadcast. A vector x (K,) gives (..., N)."""
-    same_dtype("matmul", x=x, y=y)
-    require_numbers("matmul", x=x, y=y)
-    if x.rank < 1 + transpose_x or y.rank < 2:
+    left, right = (value.type if isinstance(value, Literal) else value for value in (x, y))
+    require_numbers("matmul", x=left, y=right)
+    if isinstance(x, Literal) == isinstance(y, Literal):
+        same_dtype("matmul", x=left, y=right)
+    if left.rank < 1 + transpose_x or right.rank < 2:
         raise CompileError(
-            f"matmul: x is {x} and y is {y}; y needs two axes, and x one, or two to be transposed "
+            f"matmul: x is {left} and y is {right}; y needs two axes, and x one, or two to be transposed "
             f"(transpose_x {transpose_x})."
         )
-    rows, k = (1, *x.shape)[-2:] if not transpose_x else x.shape[:-3:-1]
-    k_of_y, columns = y.shape[-2:] if not transpose_y else y.shape[:-3:-1]
+    rows, k = (1, *left.shape)[-2:] if not transpose_x else left.shape[:-3:-1]
+    k_of_y, columns = right.shape[-2:] if not transpose_y else right.shape[:-3:-1]
     if k != k_of_y and None not in (k, k_of_y):
         raise CompileError(
-            f"matmul: the inner sizes are {k} and {k_of_y}, for x {x} and y {y} "
+            f"matmul: the inner sizes are {k} and {k_of_y}, for x {left} and y {right} "
             f"(transpose_x {transpose_x}, transpose_y {transpose_y}). x's last axis meets y's second to last."
         )
-    batch = broadcast("matmul", TensorType(x.dtype, x.shape[:-2]), TensorType(y.dtype, y.shape[:-2]))
-    return TensorType(x.dtype, (*batch, *((rows,) if x.rank > 1 else ()), columns))
+    dtype = right.dtype if isinstance(x, Literal) else left.dtype
+    batch = broadcast("matmul", TensorType(dtype, left.shape[:-2]), TensorType(dtype, right.shape[:-2]))
+    return TensorType(dtype, (*batch, *((rows,) if left.rank > 1 else ()), columns))
 
 
 @matmul.evaluates
@@ -41,7 +47,7 @@ def _(x: np.ndarray, y: np.ndarray, transpose_x: bool = False, transpose_y: bool
 
 
 @matmul.costs
-def _(x: TensorType, y: TensorType, transpose_x: bool = False, transpose_y: bool = False) -> int:
+def _(x: TensorType | Literal, y: TensorType | Literal, transpose_x: bool = False, transpose_y: bool = False) -> int:
     result = matmul.infer({"x": x, "y": y, "transpose_x": transpose_x, "transpose_y": transpose_y})[0]
     return result.size * (x.shape[-2] if transpose_x else x.shape[-1])
 

@@ -145,7 +145,7 @@ local_response_norm = OpKind("local_response_norm")
 def _(x: TensorType, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> TensorType:
     """x / (k + alpha / size * sum of squares over `size` neighbouring channels) ** beta."""
     require_float("local_response_norm", x=x)
-    require_rank("local_response_norm", (3, 4), x=x)
+    require_rank("local_response_norm", (3, 4, 5), x=x)
     if size < 1:
         raise CompileError(f"local_response_norm: size {size} for x {x}; it counts channels and is at least 1.")
     return x

@@ -49,14 +49,15 @@ def _results(x: TensorType, width: int, output_sequence: bool, states: int) -> t
 def _scanned(
     x: np.ndarray, direction: str, output_sequence: bool, states: tuple[np.ndarray, ...], step: Callable[..., tuple]
 ) -> tuple[np.ndarray, ...]:
-    """Runs step(x[t], *states) -> states along the sequence, its outputs in the order of x."""
+    """Runs step(x[t], *states) -> states along the sequence. Outputs stand in the order in which they were made:
+    the first of a reverse layer belongs to the last entry of x."""
     outputs = []
     for x_t in x[::-1] if direction == "reverse" else x:
         states = step(x_t, *states)
         outputs.append(states[0])
     if not output_sequence:
         return (outputs[-1][None], *states)
-    return (np.stack(outputs[::-1] if direction == "reverse" else outputs), *states)
+    return (np.stack(outputs), *states)
 
 
 rnn = OpKind("rnn", operands=("x", "initial_h", "weight_ih", "weight_hh", "bias"))
@@ -202,7 +203,8 @@ def _(
 ) -> tuple[TensorType, ...]:
     """Weights and biases hold the gates input, forget, output, cell, in this order -> (S or 1, B, H), last h
     and c (B, H); with `bidirectional` both directions side by side, 2 H wide. peephole (3 H,) lets the cell
-    reach the gates input, forget, output. clip bounds the cell gate before its activation.
+    reach the gates input, forget, output. clip bounds the cell's state after each step. A reverse layer gives its
+    outputs last entry of x first; in a bidirectional one both halves stand in the order of x.
     """
     require_choice("lstm", "direction", direction, ("forward", "reverse", "bidirectional"))
     for name, value in (("recurrent_", recurrent_activation), ("cell_", cell_activation), ("", activation)):
@@ -252,7 +254,8 @@ def _(
     h, c = np.split(initial_h, 2, axis=1), np.split(initial_c, 2, axis=1)
     there = _scanned(x, "forward", output_sequence, (h[0], c[0]), _lstm_step(*layer, *acts, clip))
     back_again = _scanned(x, "reverse", output_sequence, (h[1], c[1]), _lstm_step(*back, *acts, clip))
-    return tuple(np.concatenate(pair, axis=-1) for pair in zip(there, back_again))
+    turned = (back_again[0][::-1], *back_again[1:])
+    return tuple(np.concatenate(pair, axis=-1) for pair in zip(there, turned))
 
 
 def _lstm_step(weight_ih, weight_hh, bias, peephole, gate, cell, act, clip) -> Callable[..., tuple]:
@@ -262,8 +265,8 @@ def _lstm_step(weight_ih, weight_hh, bias, peephole, gate, cell, act, clip) -> C
 
     def step(x_t: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
         i, f, o, z = np.split(x_t @ weight_ih.T + h @ weight_hh.T + constant, 4, axis=1)
-        z = cell(z if clip is None else np.clip(z, -clip, clip))
-        new = gate(f + p_f * c) * c + gate(i + p_i * c) * z
+        new = gate(f + p_f * c) * c + gate(i + p_i * c) * cell(z)
+        new = new if clip is None else np.clip(new, -clip, clip)
         return gate(o + p_o * new) * act(new), new
 
     return step

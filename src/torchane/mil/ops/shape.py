@@ -8,7 +8,16 @@ import numpy as np
 
 from torchane.errors import CompileError
 from torchane.mil.kinds import OpKind
-from torchane.mil.ops.support import Sizes, fits, positive_axes, positive_axis, product, replaced, same_dtype
+from torchane.mil.ops.support import (
+    Sizes,
+    fits,
+    known_length,
+    positive_axes,
+    positive_axis,
+    product,
+    replaced,
+    same_dtype,
+)
 from torchane.mil.types import INT32, TensorType
 
 reshape = OpKind("reshape", dynamic=("shape",))
@@ -27,7 +36,7 @@ def _with_zeros_filled(given: Sizes, shape: tuple[int, ...]) -> list[int | None]
 def _(x: TensorType, shape: tuple[int, ...] | TensorType) -> TensorType:
     """Row-major; one size may be -1 (what is left), and 0 keeps the size of that axis."""
     if isinstance(shape, TensorType):
-        return TensorType(x.dtype, (None,) * _count("reshape", "shape", shape))
+        return TensorType(x.dtype, (None,) * known_length("reshape", "shape", shape))
     if shape.count(-1) > 1 or any(size < -1 for size in shape):
         raise CompileError(f"reshape: shape {shape} for x {x}; sizes are positive, 0 (kept) or -1, and -1 comes once.")
     wanted = _with_zeros_filled(x.shape, shape)
@@ -44,13 +53,6 @@ def _(x: TensorType, shape: tuple[int, ...] | TensorType) -> TensorType:
 @reshape.evaluates
 def _(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return x.reshape(_with_zeros_filled(x.shape, shape))
-
-
-def _count(kind: str, name: str, type_: TensorType) -> int:
-    """How many entries a vector of run time has; its values are not known, its length must be."""
-    if type_.rank != 1 or not type_.dtype.is_integer or type_.shape[0] is None:
-        raise CompileError(f"{kind}: {name} is {type_}; it must be a vector of integers of known length.")
-    return type_.shape[0]
 
 
 reshape_like = OpKind("reshape_like", operands=("x", "ref_tensors"))
@@ -246,7 +248,7 @@ def _(
     axis = positive_axis("split", axis, x.rank)
     whole = x.shape[axis]
     if isinstance(split_sizes, TensorType):
-        sizes: Sizes = (None,) * (num_splits or _count("split", "split_sizes", split_sizes))
+        sizes: Sizes = (None,) * (num_splits or known_length("split", "split_sizes", split_sizes))
     elif split_sizes is not None:
         sizes = split_sizes
         if num_splits not in (None, len(sizes)) or min(sizes, default=-1) < 0 or whole not in (None, sum(sizes)):

@@ -100,6 +100,13 @@ def require_length(kind: str, name: str, values: Sequence[object], count: int, w
         raise CompileError(f"{kind}: {name} {tuple(values)} has {len(values)} entries and {why} asks for {count}.")
 
 
+def known_length(kind: str, name: str, type_: TensorType) -> int:
+    """How many entries a vector of run time has; its values are not known, its length must be."""
+    if type_.rank != 1 or not type_.dtype.is_integer or type_.shape[0] is None:
+        raise CompileError(f"{kind}: {name} is {type_}; it must be a vector of integers of known length.")
+    return type_.shape[0]
+
+
 def fits(a: Sizes, b: Sizes) -> bool:
     """Equal shapes, as far as they are known."""
     return len(a) == len(b) and all(x == y or None in (x, y) for x, y in zip(a, b))
