@@ -343,6 +343,8 @@ def test_the_value_of_a_name_comes_before_the_word():
     ("hello", "each beginning with func"),
     ("program(1.3){}", "expected func and found '}'"),
     ("program(1.3)", "expected '{' before the functions"),
+    ("program(0x1p3){}", "a version is a number such as 1.3"),
+    ("program(-1){}", "a version is a number such as 1.3"),
     ("program 1.3", "expected '\\(' after program"),
     (function() + "rest", "beginning with func"),
     ("program(1.3){" + function() + "} rest", "expected the end of the text and found 'rest'"),

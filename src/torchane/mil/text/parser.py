@@ -20,6 +20,7 @@ from torchane.mil import ops as _ops  # noqa: F401  (fills the op table)
 from torchane.mil.ir import Arg, Block, Function, Literal, Op, Program, Var
 from torchane.mil.kinds import OpKind, kind_of
 from torchane.mil.text.scanner import NAME
+from torchane.mil.text.style import VERSION
 from torchane.mil.text.value_scanner import ValueScanner
 from torchane.mil.types import STRING, DictType, TensorType
 
@@ -56,7 +57,11 @@ class _ProgramScanner(ValueScanner):
             return Program(functions)
         self.pos += len("program")
         self.expect("(", "after program")
+        self.space()
+        start = self.pos
         version = self.number()
+        if VERSION.fullmatch(version) is None:
+            self.fail(f"a version is a number such as 1.3, not {version!r}.", start)
         self.expect(")", "after the version")
         attrs = self._attributes()
         build_info = _pairs(attrs.get("buildInfo"))

@@ -13,7 +13,7 @@ from torchane.mil.formats import widened
 from torchane.mil.ir import Arg, Blob, Block, Function, Literal, Op, Program, Var
 from torchane.mil.text import floats
 from torchane.mil.text.scanner import NAME
-from torchane.mil.text.style import KERNEL, Style, spells_scalars
+from torchane.mil.text.style import KERNEL, VERSION, Style, spells_scalars
 from torchane.mil.types import BOOL, STRING, DictType, DType, ListType, StateType, TensorType, TupleType, Type
 
 _PLAIN = re.compile(r"[^\"\\\x00-\x1f\x7f\ud800-\udfff]*")
@@ -24,6 +24,8 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 def to_text(program: Program, style: Style = KERNEL) -> str:
     """The program as text. Raises CompileError for a name that MIL text cannot hold, and for values
     that lie in memory but do not have the form that `Literal` describes."""
+    if VERSION.fullmatch(program.version) is None:
+        raise CompileError(f"the program's version is {program.version!r}; MIL's are numbers such as 1.3.")
     return _Printer(program, style).text()
 
 
@@ -38,8 +40,6 @@ class _Printer:
 
     def text(self) -> str:
         program = self._program
-        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", program.version) is None:
-            raise CompileError(f"the program's version is {program.version!r}; MIL's are numbers such as 1.3.")
         attrs = [f"{self._name(name)} = {self._literal(value)}" for name, value in program.attrs.items()]
         if program.build_info:
             pairs = ", ".join(f"{{{_quoted(key)}, {_quoted(value)}}}" for key, value in program.build_info)

@@ -4,9 +4,13 @@
 are written, ours among them. How scalars are spelled is no style but the dialect: the program's version.
 """
 
+import re
 from dataclasses import dataclass
 
 from torchane.mil.ir import Program
+
+#: What stands in `program(...)`.
+VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -29,4 +33,4 @@ KERNEL = Style(indent=8, closing=4, hexadecimal=False, ending="\n")
 def spells_scalars(program: Program) -> bool:
     """Whether a scalar is written `fp16`, as from version 1.3 on, and not `tensor<fp16, []>`."""
     major, _, minor = program.version.partition(".")
-    return not (major.isdigit() and minor.isdigit()) or (int(major), int(minor)) >= (1, 3)
+    return (int(major), int(minor or 0)) >= (1, 3)
