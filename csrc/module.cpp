@@ -272,6 +272,8 @@ void bind_staging(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+    // An open device lives until the interpreter ends, which is no leak worth a warning to users.
+    nb::set_leak_warnings(false);
     m.doc() = "The twin's kernels. Use torchane.native, which says what to do where this is not built.";
     nb::object device_error = nb::module_::import_("torchane.errors").attr("DeviceError");
     nb::register_exception_translator([](const std::exception_ptr& thrown, void* type) {
