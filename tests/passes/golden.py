@@ -17,7 +17,8 @@ def main(text: str) -> Program:
 
 def text_of(program: Program) -> str:
     """Parameters, statements and outputs of main, a line each."""
-    text = re.sub(r'\[name = string\("[^"]*"\)(, )?', "[", to_text(program)).replace("[];", ";").replace(")[]", ")")
+    text = re.sub(r'\[name = string\("[^"]*"\)(, )?', "[", to_text(program))
+    text = re.sub(r', name = string\("[^"]*"\)\]', "]", text).replace("[];", ";")
     lines = [line.strip() for line in text.splitlines()]
     start = next(i for i, line in enumerate(lines) if line.startswith("func main"))
     return "\n".join(line.removeprefix("func main<ios18>") for line in lines[start:-1])

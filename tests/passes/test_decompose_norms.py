@@ -13,8 +13,8 @@ NORMS = [
     "instance_norm(x = x)",
     "l2_norm(x = x, epsilon = fp16(1e-4))",
     "batch_norm(x = x, mean = tensor<fp16, [3]>([1, 2, 3]), variance = tensor<fp16, [3]>([1, 2, 4]))",
-    "batch_norm(x = x, mean = tensor<fp16, [3]>([1, 2, 3]), variance = tensor<fp16, [3]>([1, 2, 4]), "
-    "gamma = tensor<fp16, [3]>([2, 2, 3]), beta = tensor<fp16, [3]>([0, 1, 0]))",
+    ("batch_norm(x = x, mean = tensor<fp16, [3]>([1, 2, 3]), variance = tensor<fp16, [3]>([1, 2, 4]), "
+    "gamma = tensor<fp16, [3]>([2, 2, 3]), beta = tensor<fp16, [3]>([0, 1, 0]))"),
 ]
 PARAMS = "(tensor<fp16, [2, 3, 4, 5]> x, tensor<fp16, [5]> g, tensor<fp16, [5]> b, tensor<fp16, [3]> c)"
 

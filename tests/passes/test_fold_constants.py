@@ -4,7 +4,6 @@ import numpy as np
 from golden import main, same_bits, same_text
 
 from torchane.mil.build import Builder
-
 from torchane.passes.fold_constants import fold_constants
 
 

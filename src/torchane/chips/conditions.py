@@ -231,15 +231,6 @@ def port_row_multiple(view: ProgramView, port: Var, value: object) -> str | None
     return None if size is None or size % value == 0 else f"its last axis has {size} entries, no multiple of {value}"
 
 
-@_on_port
-def port_sizes(view: ProgramView, port: Var, value: object) -> str | None:
-    """As `size_at_most`."""
-    for axis, (size, most) in enumerate(zip(shape_of(port), value)):
-        if size is not None and most and size > most:
-            return f"axis {axis} has {size} entries, above {most}"
-    return None
-
-
 # --- programs: (name, fault) for each ----------------------------------------------------------------------------
 
 

@@ -115,9 +115,12 @@ def _select(b: Builder, op: Op) -> Var | Literal | None:
     if not dtype.is_float:
         return None
     mask = _mask(op.args["cond"], dtype)
-    parts = [_chosen(b, op.args["a"], mask), _chosen(b, op.args["b"], _not(b, mask))]
-    parts = [part for part in parts if scalar(part) != 0.0] or parts[:1]
-    result = parts[0] if len(parts) == 1 else b.add(x=parts[0], y=parts[1])
+    if scalar(op.args["b"]) == 0.0:
+        result = _chosen(b, op.args["a"], mask)
+    elif scalar(op.args["a"]) == 0.0:
+        result = _chosen(b, op.args["b"], _not(b, mask))
+    else:
+        result = b.add(x=_chosen(b, op.args["a"], mask), y=_chosen(b, op.args["b"], _not(b, mask)))
     if result.type == op.output.type:
         return result
     return b.mul(x=result, y=literal(np.ones(op.output.shape), dtype))
@@ -130,7 +133,7 @@ def _chosen(b: Builder, choice: Var | Literal, mask: Var | Literal) -> Var | Lit
     finite = np.where(np.isneginf(choice.value), _MINUS_INFINITY, choice.value.astype(np.float64))
     if isinstance(mask, Literal):
         return literal(np.where(mask.value != 0, finite, 0.0), choice.type.dtype)
-    return literal(finite, choice.type.dtype) if not finite.any() else b.mul(x=mask, y=literal(finite, choice.type.dtype))
+    return b.mul(x=mask, y=literal(finite, choice.type.dtype))
 
 
 def _sign(b: Builder, op: Op) -> Var:

@@ -14,6 +14,7 @@ Same bits: each result is one element times +-1, plus zeros (a chip whose produc
 entries below 2^-17 here, as in every matmul). Raises CompileError for a matrix of more than `MAX_ELEMENTS`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,9 +178,17 @@ def lower_selections(program: Program, chip: Chip | None = None) -> Program:
         elif op.output in needed:
             needed.update(joined.intersection(found[op.output].sources))
     dropped = joined - needed
+    same: dict[Var, Var | Literal] = {}
 
     def build(b: Builder, op: Op) -> Var | Literal | None:
-        return _built(b, op.output, found[op.output]) if op.output in needed else None
+        if op.output not in needed:
+            return None
+        selection = found[op.output]
+        sources = [same.get(var, var) for var in selection.sources]
+        result = _built(b, op.output, selection, sources)
+        if isinstance(result, Literal) or result in sources:
+            same[op.output] = result
+        return result
 
     kept = program.with_(ops=tuple(op for op in program.ops if dropped.isdisjoint(op.outputs)))
     rules: dict[str, Rule] = dict.fromkeys({"concat", "pad", "add", "sub", "mul", "slice_by_size"}, build)
@@ -192,12 +201,12 @@ def _only_axis(op: Op, x: Var) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
-def _built(b: Builder, output: Var, selection: _Selection) -> Var | Literal:
+def _built(b: Builder, output: Var, selection: _Selection, sources: Sequence[Var | Literal]) -> Var | Literal:
     result: Var | Literal | None = None
     if selection.constant is not None or (selection.which < 0).all():
         zeros = np.zeros(output.shape) if selection.constant is None else selection.constant
         result = literal(zeros, output.type.dtype)
-    for number, source in enumerate(selection.sources):
+    for number, source in enumerate(sources):
         entries = np.flatnonzero(selection.which == number)
         if entries.size:
             part = _product(b, source, selection, entries)
@@ -206,7 +215,7 @@ def _built(b: Builder, output: Var, selection: _Selection) -> Var | Literal:
     return result
 
 
-def _product(b: Builder, x: Var, selection: _Selection, entries: np.ndarray) -> Var:
+def _product(b: Builder, x: Var | Literal, selection: _Selection, entries: np.ndarray) -> Var | Literal:
     """What x gives to the `entries` of the result; x itself, or a slice of it, where that is all there is to do."""
     axis, columns = selection.axis, selection.which.size
     rows, start = shape_of(x)[axis], int(selection.index[0])
@@ -217,7 +226,7 @@ def _product(b: Builder, x: Var, selection: _Selection, entries: np.ndarray) -> 
         return x if columns == rows else b.slice_by_size(x=x, begin=begin, size=size)
     if rows * columns > MAX_ELEMENTS:
         raise CompileError(
-            f"{x.name} {x.type}: joining along axis {axis} to {columns} entries needs a constant matrix of {rows} x "
+            f"{x.name if isinstance(x, Var) else 'a constant'} {x.type}: joining along axis {axis} to {columns} entries needs a constant matrix of {rows} x "
             f"{columns}, and the most is {MAX_ELEMENTS} entries. Return the parts as outputs and join them on the host."
         )
     matrix = np.zeros((rows, columns))

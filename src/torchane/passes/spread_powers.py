@@ -4,10 +4,11 @@
     q = mul(mul(a, -0.5), p)               # a (.., 1): sum(dy * w * x), in proportion to the row's length n
     y = mul(real_div(q, n), mul(x, 2))     # x (.., n)
                   ->    y = mul(mul(mul(mul(a, -1 / n), r), r), mul(x, r))
-The backward of an RMSNorm written by hand. A product of several factors with an integer power among them is
+The backward of an RMSNorm written by hand. A product of several factors with one of them repeated is
 taken apart: its constants become one; small factors meet it and the powers one at a time; one power goes
 to a factor of full size, where x * r is the normalised x, which the rest of the gradient needs anyway.
 A power of 2, 3 or 4 that stands alone becomes products too: pow of a negative number is not to be trusted.
+Constants whose product fp16 does not hold in full stay apart, and their product with them.
 
 Nothing moves in exact numbers but the constants' product, rounded once; in fp16 a product rounds in another order.
 """
@@ -19,6 +20,7 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Op, Program, Var
 from torchane.passes.rewrite import Rule, rewrite, scalar, shape_of
 
+#: The exponents that become products.
 _POWERS = {2.0, 3.0, 4.0}
 
 
@@ -37,7 +39,7 @@ def spread_powers(program: Program) -> Program:
             return None
         product = _Product()
         product.gather(op, inner, main.producer)
-        if not product.has_power:
+        if not (product.has_power or product.repeats) or not product.constant_fits:
             return None
         result = product.build(b, op.output.shape, met)
         return result if result.type == op.output.type else None
@@ -67,6 +69,17 @@ class _Product:
     factors: Counter = field(default_factory=Counter)
     literals: list[Literal] = field(default_factory=list)
     has_power: bool = False
+
+    @property
+    def repeats(self) -> bool:
+        """x * x * x, or x * x * y: x * x alone is as good as it gets."""
+        most = max(self.factors.values(), default=0)
+        return most > 2 or (most == 2 and len(self.factors) + len(self.literals) > 1)
+
+    @property
+    def constant_fits(self) -> bool:
+        """fp16 holds it in full; one that does not was written in steps on purpose."""
+        return 2.0**-14 <= abs(self.constant) <= 65504.0
 
     def gather(self, op: Op, inner: set[Var], producer: dict[Var, Op]) -> None:
         """Takes the factors of `op`, and of the products under it that nothing else reads."""

@@ -1,0 +1,165 @@
+import time
+from collections import Counter
+from dataclasses import replace
+
+import llama_layer
+import numpy as np
+import pytest
+from golden import inputs_of, main
+
+from torchane import chips, passes
+from torchane.errors import CompileError, LegalityError
+from torchane.mil.build import Builder
+from torchane.mil.evaluate import evaluate
+from torchane.mil.ir import Program
+from torchane.mil.text import parse, to_text
+
+PROGRAMS = {
+    "forward": llama_layer.forward,
+    "norm gradient": llama_layer.norm_gradient,
+    "rotation gradient": llama_layer.rotation_gradient,
+}
+
+
+def on_ports(lowered: passes.Lowered, natural: Program, given: dict[str, np.ndarray], arithmetic: str = "ideal"):
+    """The natural program's outputs by name, computed by the lowered one from surfaces."""
+    program = lowered.program
+    surfaces = {
+        port.name: lowered.ports[var.name].stored(given[var.name])
+        for port, var in zip(program.inputs, natural.inputs, strict=True)
+    }
+    found = evaluate(program, surfaces, arithmetic=arithmetic)
+    return {
+        var.name: lowered.ports[var.name].logical_of(found[port.name])
+        for port, var in zip(program.outputs, natural.outputs, strict=True)
+    }
+
+
+@pytest.mark.parametrize("chip", chips.names())
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_layer_lowers_to_a_legal_program_with_the_same_numbers(name, chip):
+    natural = PROGRAMS[name]()
+    lowered = passes.lower(natural, chips.load(chip), {})
+    text = to_text(lowered.program)
+    assert chips.refusals(parse(text), chips.load(chip)) == ()
+    given = inputs_of(natural, low=0.1, high=1.0)
+    wanted = evaluate(natural, given, arithmetic="ideal")
+    for output, found in on_ports(lowered, natural, given).items():
+        # 1/64 and 64^-0.5 are exact in fp16
+        assert np.abs(found - wanted[output]).max() <= 1e-10 * max(1, np.abs(wanted[output]).max())
+
+
+def test_a_llama_layer_is_few_ops():
+    lowered = passes.lower(llama_layer.forward(), chips.load(), {})
+    counts = Counter(op.kind.name for op in lowered.program.ops)
+    del counts["const"], counts["reshape"]
+    # 7 projections, 2 rotations, scores and mix; transposes: the layout's own test counts them
+    assert counts["matmul"] == 11
+    assert sum(counts.values()) - counts["transpose"] <= 47
+
+
+def test_the_gradient_of_a_norm_survives_fp16_where_the_root_is_large():
+    natural = llama_layer.norm_gradient()
+    lowered = passes.lower(natural, chips.load(), {})
+    rng = np.random.default_rng(0)
+    given = {
+        "x": rng.normal(0, 0.004, (2, 32, 64)),
+        "dy": rng.normal(0, 1, (2, 32, 64)),
+        "gain": np.ones(64),
+        "root": np.full((2, 32, 1), 240.0),
+    }
+    wanted = evaluate(natural, given, arithmetic="ideal")["add"]
+    found = on_ports(lowered, natural, given, "exact")["add"]
+    # a dozen roundings of values up to twice the result
+    assert np.abs(found - wanted).max() < 24 * 2**-11 * np.abs(wanted).max()
+
+
+def test_the_same_layer_by_other_names_is_the_same_text():
+    natural = llama_layer.forward()
+    renamed = llama_layer.forward(taken=("x", "mul", "q_proj", "reshape", "reshape_1", "matmul", "softmax"))
+    assert renamed != natural
+    texts = [to_text(passes.lower(program, chips.load(), {}).program) for program in (natural, renamed)]
+    assert texts[0] == texts[1]
+
+
+def test_ports_are_named_by_the_natural_program_and_keep_its_order():
+    natural = main("""(tensor<fp16, [2, 32]> b, tensor<fp16, [2, 32]> a) {
+        tensor<fp16, [2, 32]> y = exp(x = b);
+        tensor<fp16, [2, 32]> x = add(x = y, y = a);
+    } -> (y, x)""")
+    lowered = passes.lower(natural, chips.load(), {"b": None})
+    assert {"a", "b", "x", "y"} <= set(lowered.ports)
+    assert [var.name for var in lowered.program.inputs] == ["a00_b", "a01_a"]
+    assert [var.name for var in lowered.program.outputs] == ["z00_y", "z01_x"]
+
+
+def test_an_op_without_a_legal_form_is_refused_with_reason_and_remedy():
+    natural = main("(tensor<fp16, [2, 32]> x) { tensor<fp16, [2, 32]> y = floor(x = x); } -> (y)")
+    with pytest.raises(LegalityError, match=r"the chip portable does not take this program: 1 rules? broken\.\n  z00_y: floor is not taken"):
+        passes.lower(natural, chips.load(), {})
+
+
+def test_a_chip_that_takes_more_is_given_more():
+    natural = main("(tensor<fp16, [2, 32]> x) { tensor<fp16, [2, 32]> y = log(x = x, epsilon = fp16(0)); } -> (y)")
+    with pytest.raises(LegalityError, match="log is not taken"):
+        passes.lower(natural, chips.load(), {})
+    assert passes.lower(natural, chips.load("m4"), {}).program
+
+
+def test_control_flow_and_several_functions_are_refused():
+    natural = main("(tensor<fp16, [2, 32]> x) { tensor<fp16, [2, 32]> y = exp(x = x); } -> (y)")
+    both = replace(natural, functions=(natural.main, replace(natural.main, name="other")))
+    with pytest.raises(CompileError, match="one function and no control flow"):
+        passes.lower(both, chips.load(), {})
+
+
+def test_a_program_that_is_not_well_formed_is_refused_before_any_pass():
+    natural = main("(tensor<fp16, [2, 32]> x) { tensor<fp16, [2, 32]> y = exp(x = x); } -> (y)")
+    broken = natural.with_(ops=())
+    with pytest.raises(CompileError, match="after the pass capture the program is not well formed"):
+        passes.lower(broken, chips.load(), {})
+
+
+def test_a_pass_that_breaks_a_program_is_named():
+    def forgets(program: Program) -> Program:
+        return program.with_(ops=program.ops[1:])
+
+    natural = main("(tensor<fp16, [2]> x) { tensor<fp16, [2]> a = exp(x = x); tensor<fp16, [2]> y = exp(x = a); } -> (y)")
+    with pytest.raises(CompileError, match="after the pass forgets the program is not well formed"):
+        passes.run(passes.Step(forgets, ""), natural, chips.load())
+
+
+def test_a_pass_that_cannot_go_on_is_named():
+    b = Builder()
+    x = b.input("logits", (2, 32000))
+    with pytest.raises(CompileError, match=r"join them on the host. \(pass lower_selections\)"):
+        passes.lower(b.program(b.concat(values=[x, x], axis=1)), chips.load(), {})
+
+
+def test_the_pipeline_is_one_tuple_with_a_reason_for_each_place():
+    assert passes.PIPELINE == (*passes.BEFORE_LAYOUT, passes.LAYOUT, *passes.AFTER_LAYOUT)
+    assert all(step.why for step in passes.PIPELINE)
+
+
+def _long(count: int) -> Program:
+    b = Builder()
+    x = w = b.input("x", (4, 32))
+    for index in range(count // 5):
+        w = b.mul(x=b.silu(x=w), y=x)
+        low = b.slice_by_size(x=w, begin=(0, 0), size=(4, 16))
+        high = b.slice_by_size(x=w, begin=(0, 16), size=(4, 16))
+        w = b.add(x=b.concat(values=[high, low], axis=1), y=b.mul(x=w, y=float(index % 7)))
+    return b.program(w)
+
+
+def test_no_pass_is_quadratic():
+    """Six times the ops take less than 20 times as long, in every pass: a generous allowance for a busy machine."""
+    spent = {}
+    for count in (400, 2400):
+        program = _long(count)
+        for step in (*passes.BEFORE_LAYOUT, *passes.AFTER_LAYOUT):
+            start = time.process_time()
+            program = passes.run(step, program, chips.load())
+            spent[step, count] = time.process_time() - start
+    for step in (*passes.BEFORE_LAYOUT, *passes.AFTER_LAYOUT):
+        assert spent[step, 2400] < 20 * max(spent[step, 400], 0.02), step.name
