@@ -66,6 +66,15 @@ def test_other_attributes_of_the_program_are_kept():
     assert program.attrs["x"].python() == 1
 
 
+def test_mutable_weight_files_are_an_attribute_of_the_program():
+    text = 'BlobFileMutabilityInfo = tuple<string, dict<string, string>>(("Paths", {{"@model_path/a.bin", "@model_path/a.bin"}}))'
+    program = parse('program(1.3)[buildInfo = dict<string, string>({{"a", "b"}}), ' + text + "]{" + function() + "}")
+    name, paths = program.attrs["BlobFileMutabilityInfo"].value
+    assert name.value == "Paths"
+    assert paths.value[0][0].value == "@model_path/a.bin"
+    assert text in to_text(program)
+
+
 def test_build_info_of_another_type_is_kept_as_an_attribute():
     program = parse("program(1.3)[buildInfo = int32(1)]{" + function() + "}")
     assert program.build_info == ()

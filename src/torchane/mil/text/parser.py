@@ -11,7 +11,8 @@ the opset, the brackets behind an op, the last newline. Nested blocks stand betw
 semicolon: `cond(pred = p)[...] then(T a) { ... } -> (b) else() { ... } -> (c);`. Unknown ops are kept.
 
 Almost every statement of a compiled model has one of two plain forms; each is read by one regular expression.
-Source: texts of Apple's compiler and of kernels written for it; no grammar is published.
+Source: texts of Apple's compiler and of kernels written for it; no grammar is published. No text with nested
+blocks is public either: their form here is that of functions, and Apple's may differ.
 """
 
 import re
