@@ -1,15 +1,15 @@
-"""The model through `torch.compile(model, backend="ane")`: forward and backward are engine programs."""
+"""The model through the `ane` backend of torch.compile: forward and backward are engine programs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
-from torchane.capture.backend import COMPILED
+from torchane.capture import backend
 from torchane.errors import RunFolderError, TorchaneError
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
@@ -19,30 +19,25 @@ class EngineModel:
     """A `CompiledModel`. It remembers the loss scale, on which the last bits of a gradient depend.
 
     device: "auto", "twin" or "ane"; `self.device` says which it became. dump: a folder for every program.
+    A graph break or one shape too many is an error, where torch.compile would go on in eager PyTorch.
     Raises UsageError for an unknown device, DeviceError for one that is not there.
     """
 
     def __init__(self, model: nn.Module, device: str = "auto", dump: Path | None = None) -> None:
         self.device = open_device(device).name
-        options = {"device": device} if dump is None else {"device": device, "dump": str(dump)}
-        self._forward = torch.compile(model, backend="ane", dynamic=False, options=options)
+        self._options = {"device": device} if dump is None else {"device": device, "dump": str(dump)}
         self._scales: list[LossScale] = []
         self._restored: list[LossScale] = []
+        # By the name "ane", a second model of the same shape in this process would share graph and loss scale.
+        self._forward = torch.compile(model, backend=self._compile, dynamic=False, fullgraph=True)
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        known = len(COMPILED)
         try:
-            logits = self._forward(tokens)
+            return self._forward(tokens)
         except BackendCompilerFailed as error:
             if isinstance(error.inner_exception, TorchaneError):
                 raise error.inner_exception from None
             raise
-        if torch.is_grad_enabled():
-            for compiled in COMPILED[known:]:
-                if self._restored:  # compiled only now, so the state of the checkpoint is due only now
-                    compiled.loss_scale = self._restored.pop(0)
-                self._scales.append(compiled.loss_scale)
-        return logits
 
     def state(self) -> dict[str, Any]:
         return {"loss_scales": [asdict(scale) for scale in [*self._scales, *self._restored]]}
@@ -58,3 +53,13 @@ class EngineModel:
                 f"The checkpoint's loss scale does not fit this version of torchane: {error}. "
                 "Resume with the version that wrote it."
             ) from error
+
+    def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        known = len(backend.COMPILED)
+        run = backend.ane(gm, example_inputs, options=self._options)
+        if torch.is_grad_enabled():  # a validation has no backward, so no loss scale
+            for compiled in backend.COMPILED[known:]:
+                if self._restored:  # compiled only now, so the state of the checkpoint is due only now
+                    compiled.loss_scale = self._restored.pop(0)
+                self._scales.append(compiled.loss_scale)
+        return run

@@ -1,0 +1,103 @@
+"""Training through engine programs on the twin: beside PyTorch, stopped and resumed, on any number of threads."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import SETTINGS, make_trainer
+
+from torchane import native
+from torchane.errors import CompileError, DeviceError, RunFolderError, UsageError
+from torchane.train import engine as module
+from torchane.train.engine import EngineModel
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet():
+    """Torch counts what it has compiled of one model class, and gives up beyond a limit."""
+    torch.compiler.reset()
+
+
+STEPS = replace(SETTINGS, steps=8, checkpoint_interval=8)
+
+
+def on_the_twin(path, settings=STEPS, **options):
+    trainer = make_trainer(path, settings, **options)
+    trainer.compiled = EngineModel(trainer.model, "twin")
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run of eight steps on the twin: its trainer and result."""
+    trainer = on_the_twin(tmp_path_factory.mktemp("unbroken") / "run")
+    return trainer, trainer.run()
+
+
+def test_losses_are_those_of_pytorch_in_float32(unbroken, tmp_path):
+    trainer, result = unbroken
+    eager = make_trainer(tmp_path / "run", STEPS)
+    want = eager.run()
+    for ours, theirs in zip(trainer.reporter.steps, eager.reporter.steps, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=0.01)
+    assert result.valid_loss == pytest.approx(want.valid_loss, rel=0.005)
+
+
+def test_stopping_and_resuming_changes_no_bit(unbroken, tmp_path):
+    first = on_the_twin(tmp_path / "run")
+    first.run(lambda: first.state.step >= 3)
+    assert first.state.backend["loss_scales"][0]["calm_steps"] == 3
+    second = on_the_twin(tmp_path / "run", existing=True)
+    second.resume()
+    second.run()
+    assert read(second) == read(unbroken[0])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_changes_no_bit(unbroken, tmp_path, threads):
+    before = torch.get_num_threads(), native.get_threads()
+    try:
+        torch.set_num_threads(threads)
+        native.set_threads(threads)
+        other = on_the_twin(tmp_path / "run")
+        other.run()
+    finally:
+        torch.set_num_threads(before[0])
+        native.set_threads(before[1])
+    assert read(other) == read(unbroken[0])
+
+
+def test_programs_are_dumped(tmp_path):
+    trainer = make_trainer(tmp_path / "run", replace(STEPS, steps=1))
+    trainer.compiled = EngineModel(trainer.model, "twin", tmp_path / "dump")
+    trainer.run()
+    assert list((tmp_path / "dump").rglob("*.mil"))
+
+
+def test_a_device_that_is_missing_or_unknown_is_refused_at_once():
+    with pytest.raises(DeviceError, match="--device twin"):
+        EngineModel(torch.nn.Linear(1, 1), "ane")
+    with pytest.raises(UsageError, match="Known: auto, twin, ane"):
+        EngineModel(torch.nn.Linear(1, 1), "gpu")
+
+
+def test_auto_becomes_the_twin_where_there_is_no_engine():
+    assert EngineModel(torch.nn.Linear(1, 1), "auto").device == "twin"
+
+
+def test_an_error_of_the_compiler_arrives_as_itself(monkeypatch):
+    def refuse(*_, **__):
+        raise CompileError("layers.3: no legal form.")
+
+    monkeypatch.setattr(module.backend, "_plan", refuse)
+    with pytest.raises(CompileError, match="layers.3: no legal form"):
+        EngineModel(torch.nn.Linear(32, 32), "twin")(torch.zeros(1, 32, 32))
+
+
+def test_a_loss_scale_of_another_version_is_refused():
+    with pytest.raises(RunFolderError, match="loss scale does not fit this version"):
+        EngineModel(torch.nn.Linear(1, 1), "twin").restore({"loss_scales": [{"exponent": 3}]})
+
+
+def read(trainer) -> bytes:
+    return Path(trainer.folder.path, "training.safetensors").read_bytes()
