@@ -79,5 +79,5 @@ def rotation_gradient(batch: int = 2, heads: int = 2, seq: int = 32, size: int =
     low = b.slice_by_size(x=turned, begin=(0, 0, 0, 0), size=half)
     high = b.slice_by_size(x=turned, begin=(0, 0, 0, size // 2), size=half)
     left = b.pad(x=b.mul(x=low, y=-1.0), pad=(size // 2, 0))
-    right = b.pad(x=high, pad=(0, size // 2))
-    return b.program(b.add(x=b.add(x=left, y=right), y=b.mul(x=dy, y=cos)))
+    right = b.add(x=b.mul(x=dy, y=cos), y=b.pad(x=high, pad=(0, size // 2)))
+    return b.program(b.add(x=right, y=left))

@@ -42,6 +42,36 @@ def test_the_gradient_of_the_rotation_is_one_matmul():
     assert same_bits(program, lower_selections(program))
 
 
+def test_joins_added_to_a_value_one_by_one_are_one_matmul():
+    """How autograd adds what the two halves of a rotation give."""
+    program = main("""(tensor<fp16, [2, 4]> g, tensor<fp16, [2, 4]> v) {
+        tensor<fp16, [2, 2]> a = slice_by_size(x = g, begin = tensor<int32, [2]>([0, 0]), size = tensor<int32, [2]>([2, 2]));
+        tensor<fp16, [2, 2]> b = slice_by_size(x = g, begin = tensor<int32, [2]>([0, 2]), size = tensor<int32, [2]>([2, 2]));
+        tensor<fp16, [2, 4]> d = pad(x = b, pad = tensor<int32, [2]>([0, 2]));
+        tensor<fp16, [2, 4]> s = add(x = v, y = d);
+        tensor<fp16, [2, 2]> c = mul(x = a, y = fp16(-1));
+        tensor<fp16, [2, 4]> e = pad(x = c, pad = tensor<int32, [2]>([2, 0]));
+        tensor<fp16, [2, 4]> y = add(x = e, y = s);
+    } -> (y)""")
+    golden = """(tensor<fp16, [2, 4]> g, tensor<fp16, [2, 4]> v) {
+        tensor<fp16, [2, 4]> matmul = matmul(x = g, y = tensor<fp16, [4, 4]>([[0, 0, -1, 0], [0, 0, 0, -1], [1, 0, 0, 0], [0, 1, 0, 0]]), transpose_x = bool(false), transpose_y = bool(false));
+        tensor<fp16, [2, 4]> y = add(x = v, y = matmul);
+    } -> (y);"""
+    assert same_text(lower_selections(program), golden)
+    assert same_bits(program, lower_selections(program))
+
+
+def test_a_sum_with_one_join_that_others_read_keeps_it():
+    program = main("""(tensor<fp16, [1, 2]> x, tensor<fp16, [1, 4]> v) {
+        tensor<fp16, [1, 4]> a = pad(x = x, pad = tensor<int32, [2]>([0, 2]));
+        tensor<fp16, [1, 4]> b = pad(x = x, pad = tensor<int32, [2]>([2, 0]));
+        tensor<fp16, [1, 4]> s = add(x = v, y = a);
+        tensor<fp16, [1, 4]> y = add(x = s, y = b);
+    } -> (y, s)""")
+    assert kinds(lower_selections(program)) == ["matmul", "add", "matmul", "add"]
+    assert same_bits(program, lower_selections(program))
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 def test_values_join_along_any_axis(axis):
     b = Builder()

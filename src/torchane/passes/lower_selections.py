@@ -3,14 +3,14 @@
     a = slice_by_size(x, [.., 0])         # the first half of each row
     b = mul(slice_by_size(x, [.., n/2]), -1)
     y = concat(b, a, -1)          ->      y = matmul(x, R)          # RoPE's rotation, R constant
-    y = add(pad(a, before), pad(b, after))                          # and its gradient: R transposed
+    y = add(add(v, pad(a, before)), pad(b, after))    ->    y = add(v, matmul(x, R^T))     # and its gradient
     y = concat(p, q, 1)           ->      y = matmul(P, p) + matmul(Q, q)
 No chip is sure to take concat or pad. Slices, negations, pads, joins and sums of parts that do not overlap,
 all along one axis, are followed entry by entry to the values that they start from; what reads the join reads
 one product for each of those. A join that gives one value back whole is that value; one that gives a run
-of it is a slice. A slice that nothing joins stays a slice.
+of it is a slice. A slice that nothing joins stays a slice. What nobody reads any more is left out.
 
-Same bits: each result is one element times +-1, plus zeros (a chip whose products keep 16 fraction bits drops
+Same bits, but for the sign of zeros: each result is one element times +-1, plus zeros (a chip whose products keep 16 fraction bits drops
 entries below 2^-17 here, as in every matmul). Raises CompileError for a matrix of more than `MAX_ELEMENTS`.
 """
 
@@ -57,6 +57,8 @@ class _Finder:
     def __init__(self, program: Program):
         self.found: dict[Var, _Selection] = {}
         self.negated: dict[Var, Var] = {}
+        #: A sum of a value and of joins, the joins taken together.
+        self.sums: dict[Var, tuple[Var, _Selection]] = {}
         for op in program.ops:
             if len(op.outputs) == 1 and isinstance(op.output.type, TensorType) and op.output.type.is_fixed:
                 selection = self._of(op)
@@ -149,48 +151,69 @@ class _Finder:
         return _Selection(axis, tuple(sources), which, index, sign, constant, is_joined=True)
 
     def _of_sum(self, op: Op) -> _Selection | None:
-        """A sum of joins in which no entry of the result comes from two places."""
-        x, y = (self.found.get(arg) if isinstance(arg, Var) else None for arg in (op.args["x"], op.args["y"]))
-        if x is None or y is None or not (x.is_joined and y.is_joined) or x.axis != y.axis:
+        """Joins that do not overlap are one join, directly or one after another on top of another value."""
+        x, y = op.args["x"], op.args["y"]
+        if not (isinstance(x, Var) and isinstance(y, Var) and x.shape == y.shape):
             return None
-        if x.constant is not None or y.constant is not None or op.args["x"].shape != op.args["y"].shape:
-            return None
-        of_y = y.which >= 0
-        if (of_y & (x.which >= 0)).any():
-            return None
-        sources = tuple(dict.fromkeys(x.sources + y.sources))
-        numbers = np.array([*(sources.index(var) for var in y.sources), -1])
-        which, index, sign = x.which.copy(), x.index.copy(), x.sign.copy()
-        which[of_y], index[of_y], sign[of_y] = numbers[y.which][of_y], y.index[of_y], y.sign[of_y]
-        return _Selection(x.axis, sources, which, index, sign, None, is_joined=True)
+        if self._is_join(x) and self._is_join(y):
+            return _together(self.found[x], self.found[y])
+        for join, value in ((x, y), (y, x)):
+            if self._is_join(join):
+                rest, before = self.sums.get(value, (value, None))
+                both = self.found[join] if before is None else _together(before, self.found[join])
+                if both is not None:
+                    self.sums[op.output] = (rest, both)
+        return None
+
+    def _is_join(self, var: Var) -> bool:
+        return var in self.found and self.found[var].is_joined
+
+
+def _together(x: _Selection, y: _Selection) -> _Selection | None:
+    """The sum of two joins in which no entry of the result comes from two places; None if one does."""
+    of_y = y.which >= 0
+    if x.axis != y.axis or x.constant is not None or y.constant is not None or (of_y & (x.which >= 0)).any():
+        return None
+    sources = tuple(dict.fromkeys(x.sources + y.sources))
+    numbers = np.array([*(sources.index(var) for var in y.sources), -1])
+    which, index, sign = x.which.copy(), x.index.copy(), x.sign.copy()
+    which[of_y], index[of_y], sign[of_y] = numbers[y.which][of_y], y.index[of_y], y.sign[of_y]
+    return _Selection(x.axis, sources, which, index, sign, None, is_joined=True)
 
 
 def lower_selections(program: Program, chip: Chip | None = None) -> Program:
     """Every join, unless the chip takes concat and pad."""
     if chip is not None and chip.takes("concat") and chip.takes("pad"):
         return program
-    found = _Finder(program).found
-    joined = {var for var, selection in found.items() if selection.is_joined}
-    needed = set(program.outputs) & joined
+    finder = _Finder(program)
+    joins = {var: selection for var, selection in finder.found.items() if selection.is_joined}
+    live = set(program.outputs)
     for op in reversed(program.ops):
-        if joined.isdisjoint(op.outputs):
-            needed.update(joined.intersection(op.inputs))
-        elif op.output in needed:
-            needed.update(joined.intersection(found[op.output].sources))
-    dropped = joined - needed
+        if op.outputs and live.isdisjoint(op.outputs):
+            continue
+        if op.outputs and op.output in joins:
+            live.update(joins[op.output].sources)
+        elif op.outputs and op.output in finder.sums:
+            rest, join = finder.sums[op.output]
+            live.update((rest, *join.sources))
+        else:
+            live.update(op.inputs)
     same: dict[Var, Var | Literal] = {}
 
     def build(b: Builder, op: Op) -> Var | Literal | None:
-        if op.output not in needed:
-            return None
-        selection = found[op.output]
-        sources = [same.get(var, var) for var in selection.sources]
-        result = _built(b, op.output, selection, sources)
-        if isinstance(result, Literal) or result in sources:
-            same[op.output] = result
-        return result
+        join = joins.get(op.output)
+        if join is not None:
+            sources = [same.get(var, var) for var in join.sources]
+            result = _built(b, op.output, join, sources)
+            if isinstance(result, Literal) or result in sources:
+                same[op.output] = result
+            return result
+        if op.output in finder.sums:
+            rest, join = finder.sums[op.output]
+            return b.add(x=same.get(rest, rest), y=_built(b, op.output, join, [same.get(var, var) for var in join.sources]))
+        return None
 
-    kept = program.with_(ops=tuple(op for op in program.ops if dropped.isdisjoint(op.outputs)))
+    kept = program.with_(ops=tuple(op for op in program.ops if not op.outputs or not live.isdisjoint(op.outputs)))
     rules: dict[str, Rule] = dict.fromkeys({"concat", "pad", "add", "sub", "mul", "slice_by_size"}, build)
     return rewrite(kept, rules)
 
