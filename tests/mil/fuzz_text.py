@@ -1,4 +1,5 @@
-"""Spoiled MIL text: the parser gives a program that prints and reads back to itself, or a MilSyntaxError.
+"""Spoiled MIL text: the parser gives a program that prints and reads back to itself, or a MilSyntaxError; the
+checker accepts it or raises a CompileError.
 
 python tests/mil/fuzz_text.py [COUNT] [SEED]
 """
@@ -9,6 +10,8 @@ from collections import Counter
 
 from fuzz_mutations import mutations
 
+from torchane.errors import CompileError
+from torchane.mil import check
 from torchane.mil.text import APPLE, MilSyntaxError, parse, to_text
 
 #: Seconds for one input of a few kilobytes: thousands of times what it takes, for machines that are busy.
@@ -89,7 +92,11 @@ def _one(text: str) -> str:
     for function in program.functions:
         assert len(function.ops) <= len(text)
     assert parse(to_text(program, APPLE)) == program
-    return "read"
+    try:
+        check(program)
+    except CompileError:
+        return "read"
+    return "well formed"
 
 
 if __name__ == "__main__":
