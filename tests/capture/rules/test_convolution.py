@@ -62,6 +62,7 @@ def test_one_axis(groups, transposed):
 
 def test_output_padding():
     check_convolution(torch.randn(1, 2, 4, 5), torch.randn(2, 3, 3, 3), None, [2, 2], [1, 1], [1, 1], True, [1, 0], 1)
+    check_convolution(torch.randn(1, 2, 1, 2), torch.randn(2, 2, 1, 1), None, [1, 1], [0, 0], [1, 2], True, [0, 1], 1)
     check_convolution(torch.randn(1, 2, 4), torch.randn(2, 3, 3), None, [2], [1], [1], True, [1], 1)
 
 

@@ -99,7 +99,7 @@ def convolution(
         quads = zip(sizes(x)[2:], window.stride, window.padding, window.reach, extra)
         y = spread(b, x, weight, window, tuple((n - 1) * s - 2 * p + reach + 1 + e for n, s, p, reach, e in quads))
     else:
-        y = convolved(b, x, weight, window)
+        y = convolved(b, x, weight, window, window.output_size(sizes(x)[2:]))  # type: ignore[arg-type]
     if bias is not None:
         y = b.add(x=y, y=reshaped(b, bias, (1, -1, 1, 1)))
     return _flat_again(b, y, rank)
@@ -123,7 +123,8 @@ def convolution_backward(
     dx = dweight = dbias = None
     if output_mask[0]:
         size = sizes(x)[2:]
-        dx = convolved(b, grad, weight, window) if transposed else spread(b, grad, weight, window, size)  # type: ignore[arg-type]
+        transpose = convolved if transposed else spread
+        dx = transpose(b, grad, weight, window, size)  # type: ignore[arg-type]
         dx = _flat_again(b, dx, rank)
     if output_mask[1]:
         inner, outer = (grad, x) if transposed else (x, grad)
@@ -133,9 +134,8 @@ def convolution_backward(
     return dx, dweight, dbias
 
 
-def convolved(b: Builder, x: Value, weight: Value, window: Window) -> Value:
-    """x [N, C, H, W], weight [O, C/G, kh, kw] -> [N, O, OH, OW]."""
-    size = window.output_size(sizes(x)[2:])  # type: ignore[arg-type]
+def convolved(b: Builder, x: Value, weight: Value, window: Window, size: Pair) -> Value:
+    """x [N, C, H, W], weight [O, C/G, kh, kw] -> [N, O, *size]."""
     outputs, inner, taps, groups = sizes(weight)[0], sizes(weight)[1], len(window.taps), window.groups
     matrix = permuted(b, reshaped(b, weight, (outputs, inner, taps)), (0, 2, 1)) if taps > 1 < inner else weight
     matrix = reshaped(b, matrix, (1, groups, outputs // groups, taps * inner))
