@@ -39,6 +39,7 @@ def inputs_of(program: Program, seed: int = 0, low: float = -2.0, high: float = 
 
 def moves(before: Program, after: Program, *, low: float = -2.0, high: float = 2.0, seed: int = 0) -> float:
     """How far any output moved, relative to the larger of it and 1, in exact numbers."""
+    check(after)
     given = inputs_of(before, seed, low, high)
     old = evaluate(before, given, arithmetic="ideal")
     new = evaluate(after, given, arithmetic="ideal")
@@ -48,6 +49,7 @@ def moves(before: Program, after: Program, *, low: float = -2.0, high: float = 2
 
 def same_bits(before: Program, after: Program, seed: int = 0) -> bool:
     """Both give the same fp16 numbers under the evaluator's rounding."""
+    check(after)
     given = {name: array.astype(np.float16) for name, array in inputs_of(before, seed).items()}
     old, new = evaluate(before, given), evaluate(after, given)
     return all(old[name].tobytes() == new[name].tobytes() for name in old)

@@ -15,6 +15,8 @@ CALLS = {
     "abs(x = x)": True,
     "minimum(x = x, y = w)": True,
     "minimum(x = x, y = fp16(1))": True,
+    "minimum(x = fp16(1), y = x)": True,
+    "minimum(x = x, y = tensor<fp16, [3]>([1, 2, 0]))": True,
     "clip(x = x, alpha = fp16(0.75), beta = fp16(1.5))": True,
     "relu(x = x)": True,
     "threshold(x = x, alpha = fp16(1))": True,

@@ -106,6 +106,26 @@ def test_a_chip_that_takes_more_is_given_more():
     assert passes.lower(natural, chips.load("m4"), {}).program
 
 
+@pytest.mark.parametrize(
+    ("kind", "portable", "m4"),
+    [("add", True, True), ("silu", True, True), ("concat", True, True), ("layer_norm", True, True), ("select", True, True),
+     ("log", False, True), ("reduce_log_sum_exp", False, True), ("floor", False, False), ("topk", False, False)],
+)  # fmt: skip
+def test_which_kinds_have_a_form(kind, portable, m4):
+    assert passes.has_form(kind, chips.load("portable")) is portable
+    assert passes.has_form(kind, chips.load("m4")) is m4
+
+
+def test_a_sum_of_exponentials_lowers_where_there_is_a_logarithm():
+    natural = main("""(tensor<fp16, [2, 32]> x) {
+        tensor<fp16, [2]> y = reduce_log_sum_exp(x = x, axes = tensor<int32, [1]>([1]));
+    } -> (y)""")
+    lowered = passes.lower(natural, chips.load("m4"), {})
+    given = inputs_of(natural)
+    wanted = evaluate(natural, given, arithmetic="ideal")["y"]
+    assert np.abs(on_ports(lowered, natural, given)["y"] - wanted).max() < 1e-10
+
+
 def test_control_flow_and_several_functions_are_refused():
     natural = main("(tensor<fp16, [2, 32]> x) { tensor<fp16, [2, 32]> y = exp(x = x); } -> (y)")
     both = replace(natural, functions=(natural.main, replace(natural.main, name="other")))

@@ -14,15 +14,21 @@ from torchane.errors import CompileError
 from torchane.mil.check import check
 from torchane.mil.constants import inline_constants
 from torchane.mil.ir import Program
+from torchane.passes.decompose_activations import RULES as decompose_activations_rules
 from torchane.passes.decompose_activations import decompose_activations
+from torchane.passes.decompose_arithmetic import RULES as decompose_arithmetic_rules
 from torchane.passes.decompose_arithmetic import decompose_arithmetic
+from torchane.passes.decompose_moves import RULES as decompose_moves_rules
 from torchane.passes.decompose_moves import decompose_moves
+from torchane.passes.decompose_norms import RULES as decompose_norms_rules
 from torchane.passes.decompose_norms import decompose_norms
+from torchane.passes.decompose_reductions import RULES as decompose_reductions_rules
 from torchane.passes.decompose_reductions import decompose_reductions
 from torchane.passes.drop_dead import drop_dead
 from torchane.passes.drop_noops import drop_noops
 from torchane.passes.fold_constants import fold_constants
 from torchane.passes.layout import lower_layout
+from torchane.passes.lower_bools import RULES as lower_bools_rules
 from torchane.passes.lower_bools import lower_bools
 from torchane.passes.lower_row_slices import lower_row_slices
 from torchane.passes.lower_selections import lower_selections
@@ -34,7 +40,7 @@ from torchane.passes.settle_outputs import settle_outputs
 from torchane.passes.sink_expands import sink_expands
 from torchane.passes.spread_powers import spread_powers
 
-__all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "PIPELINE", "Lowered", "PortLayout", "Step", "lower", "run"]
+__all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "PIPELINE", "Lowered", "PortLayout", "Step", "has_form", "lower", "run"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,27 @@ def lower(
         program = run(step, program, chip)
     require_legal(program, chip)
     return Lowered(program, layouts)
+
+
+def has_form(kind: str, chip: Chip) -> bool:
+    """Whether `lower` can write ops of this MIL kind for the chip, element types and shapes permitting: what
+    it cannot (floor; log on `portable`) is better left to the host than put into a program."""
+    if chip.takes(kind):
+        return True
+    needs = _NEEDS.get(kind, ())
+    return kind in _REWRITTEN and all(chip.takes(need) for need in needs)
+
+
+#: The kinds that some pass writes in other ops.
+_REWRITTEN = frozenset(
+    {"concat", "pad", "sqrt"}.union(
+        decompose_norms_rules, decompose_activations_rules, decompose_reductions_rules, lower_bools_rules,
+        decompose_arithmetic_rules, decompose_moves_rules,
+    )
+)  # fmt: skip
+
+#: What a rewritten form cannot do without.
+_NEEDS = {"reduce_log_sum": ("log",), "reduce_log_sum_exp": ("log",)}
 
 
 def run(step: Step, program: Program, chip: Chip) -> Program:

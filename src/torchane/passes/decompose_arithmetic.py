@@ -53,7 +53,7 @@ def _square(b: Builder, op: Op) -> Var:
 def negated(b: Builder, x: Var | Literal) -> Var | Literal:
     """-x; a constant is negated now."""
     if isinstance(x, Literal):
-        return Literal(x.type, np.negative(x.value))
+        return Literal(x.type, np.asarray(-x.value))
     return b.mul(x=x, y=-1.0)
 
 
