@@ -232,6 +232,13 @@ def test_a_short_file_is_refused(size, tmp_path):
         BlobFile.open(path)
 
 
+def test_a_folder_or_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ParseError, match="no regular file"):
+            BlobFile.open(path)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ParseError, match="cannot be read: No such file"):
         BlobFile.open(tmp_path / "weight.bin")

@@ -123,6 +123,8 @@ class BlobFile:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "BlobFile":
         """Maps the file. Raises ParseError if it is missing or no weight file."""
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would make us wait for ever
+            raise ParseError(f"{path}: the weight file is no regular file.")
         try:
             with open(path, "rb") as file:
                 if os.fstat(file.fileno()).st_size == 0:
