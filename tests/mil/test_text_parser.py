@@ -410,6 +410,9 @@ def test_errors_say_what_was_expected(text, reason):
     ("fp16(BLOBFILE(path = string(\"a\"), size = uint64(1)))", "BLOBFILE takes path"),
     ("fp16(" + "9" * 2000 + ")", "this number has 2,000 characters"),
     ("[1, true]", "a vector without a type"),
+    ("[1_0]", "a vector without a type"),
+    ("tensor<int32, [1]>([1_0])", "expected ']'"),
+    ("tensor<int32, [1]>([\u0661])", "expected a number"),
     ("word", "'word' is not a value"),
 ])  # fmt: skip
 def test_errors_of_constants(text, reason):

@@ -225,13 +225,11 @@ class ValueScanner(TypeScanner):
     def _numbers(self, dtype: DType) -> tuple[np.ndarray, tuple[int, ...]]:
         """The numbers of a possibly nested `[...]`, flat, and the shape in which they stand."""
         self.space()
-        flat = _FLAT.match(self.text, self.pos)
-        if flat is not None and flat.group(1).isascii() and "_" not in flat.group(1):
-            spellings = flat.group(1).split(",") if flat.group(1).strip() else []
-            array = _converted(spellings, dtype)
-            if array is not None:
-                self.pos = flat.end()
-                return array, (len(spellings),)
+        spellings, end = self._flat()
+        array = None if spellings is None else _converted(spellings, dtype)
+        if array is not None:
+            self.pos = end
+            return array, array.shape
         found: list[str] = []
         places: list[int] = []
 
@@ -242,6 +240,13 @@ class ValueScanner(TypeScanner):
 
         shape = self._nested(one)
         return self._array(found, dtype, places), shape
+
+    def _flat(self) -> tuple[list[str] | None, int]:
+        """The spellings in the `[...]` that comes next, and where it ends; None where it is no plain vector."""
+        flat = _FLAT.match(self.text, self.pos)
+        if flat is None or not flat.group(1).isascii() or "_" in flat.group(1):  # int() and float() take more than MIL
+            return None, self.pos
+        return (flat.group(1).split(",") if flat.group(1).strip() else []), flat.end()
 
     def _nested(self, one: Callable[[], None]) -> tuple[int, ...]:
         """Reads `[...]`, calling `one` at each leaf; the shape. Raises where rows differ in length."""
@@ -297,12 +302,11 @@ class ValueScanner(TypeScanner):
         if _STRING_VECTOR.match(self.text, start):
             items, shape = self._strings()
             return Literal(TensorType(STRING, shape), tuple(items))
+        spellings, end = self._flat()
         for dtype in (INT32, FP32, BOOL):
-            flat = _FLAT.match(self.text, start)
-            spellings = flat.group(1).split(",") if flat and flat.group(1).strip() else []
-            array = _converted([s.strip() for s in spellings], dtype) if flat else None
+            array = None if spellings is None else _converted(spellings, dtype)
             if array is not None:
-                self.pos = flat.end()
+                self.pos = end
                 return Literal(TensorType(dtype, array.shape), array)
         self.fail("a vector without a type holds only whole numbers, only bools, or only numbers.", start)
 
