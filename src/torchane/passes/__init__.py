@@ -36,6 +36,7 @@ from torchane.passes.merge_duplicates import merge_duplicates
 from torchane.passes.name_constants import name_constants
 from torchane.passes.name_values import name_values
 from torchane.passes.ports import PortLayout
+from torchane.passes.scale_squares import scale_squares
 from torchane.passes.settle_outputs import settle_outputs
 from torchane.passes.sink_expands import sink_expands
 from torchane.passes.spread_powers import spread_powers
@@ -62,6 +63,7 @@ BEFORE_LAYOUT: tuple[Step, ...] = (
     Step(fold_constants, "masks made of ranges and comparisons become numbers before anything is rewritten"),
     Step(decompose_norms, "norms become means and powers, which the passes below take on", spares=True),
     Step(decompose_activations, "before bools and arithmetic: some become comparisons, minima and absolutes", spares=True),
+    Step(scale_squares, "while a mean is still a mean; norms are written out by now"),
     Step(decompose_reductions, "means become sums; some become absolutes and roots", spares=True),
     Step(lower_bools, "after all that makes comparisons, before minima are written as maxima", spares=True),
     Step(decompose_arithmetic, "the last of the decompositions: what they share", spares=True),
