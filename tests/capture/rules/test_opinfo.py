@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 #: Samples per op: the first ones cover every option of an op, the later ones its shapes.
-SAMPLES = 12
+SAMPLES = 6
 
 #: Ops whose samples say nothing about rules: random numbers, memory, other devices' or sparse forms.
 SKIPPED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "resize_",
@@ -39,6 +39,7 @@ OPS = [op for op in op_db if torch.float32 in op.dtypes and op.name not in SKIPP
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.full_name)
 def test_samples(op):
     torch.manual_seed(0)
+    untraced: list[str] = []
     samples = op.sample_inputs("cpu", torch.float32, requires_grad=op.supports_autograd)
     for sample, _ in zip(samples, range(SAMPLES)):
         leaves, spec = tree_flatten((sample.input, sample.args, sample.kwargs))
@@ -62,7 +63,10 @@ def test_samples(op):
         tensors = [leaves[place].detach().requires_grad_(leaves[place].requires_grad) for place in places]
         try:
             graph = trace(whole, *tensors)
-        except Exception:  # sizes that depend on data, or a kernel that no meta tensor has: not ours
+        except (RuntimeError, NotImplementedError) as error:  # sizes that depend on data, or no meta kernel
+            untraced.append(str(error))
             continue
         if any(node.target in RULES for node in graph.graph.nodes):
             Checker(graph).run(*(x.detach().double() if x.is_floating_point() else x for x in tensors))
+    if untraced:
+        pytest.skip(f"{len(untraced)} samples have no graph: {untraced[0][:80]}")

@@ -57,3 +57,15 @@ def test_a_mean_that_counts_integers_runs_on_the_host():
     graph = trace(lambda x: x.sum(dtype=torch.int64), torch.ones(3))
     node = next(node for node in graph.graph.nodes if node.target == aten.sum.default)
     assert "int64" in rules.why_not(node)
+
+
+@pytest.mark.parametrize("order", [1, 2, float("inf"), -float("inf")])
+def test_vector_norms(order):
+    check(aten.linalg_vector_norm.default, X, order, [1], True)
+    check(aten.linalg_vector_norm.default, X, order)
+
+
+def test_other_vector_norms_run_on_the_host():
+    graph = trace(lambda x: torch.linalg.vector_norm(x, 3), torch.ones(3))
+    node = next(node for node in graph.graph.nodes if node.target == aten.linalg_vector_norm.default)
+    assert "order 3" in rules.why_not(node)

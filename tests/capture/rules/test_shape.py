@@ -74,6 +74,10 @@ def test_select_and_its_gradient(index):
     check(aten.select_scatter.default, X, X[:, :, 0] + 1, 2, index, tolerance=EXACTLY)
 
 
+def test_copy_into_a_shape():
+    check(aten.copy.default, X, X[0] + 1, tolerance=EXACTLY)
+
+
 def test_splitting():
     check(aten.split.Tensor, X, 2, 1, tolerance=EXACTLY)
     check(aten.split_with_sizes.default, X, [1, 4], -1, tolerance=EXACTLY)

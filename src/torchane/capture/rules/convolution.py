@@ -21,7 +21,7 @@ from torch.fx import Node
 from torchane.capture.rules import common
 from torchane.capture.rules.common import permuted, reshaped, sizes
 from torchane.capture.rules.registry import Value, lowers, values
-from torchane.capture.rules.slices import padded_all, part, put_back
+from torchane.capture.rules.slices import every, padded_all, part, put_back
 from torchane.mil.build import Builder
 
 aten = torch.ops.aten
@@ -201,20 +201,8 @@ def tap_values(
         wanted += -wanted % step
         amounts[2 + axis] = (before, wanted - sizes(x)[2 + axis] - before)
     x = padded_all(b, x, amounts, fill)
-    rows = {i: _every(b, x, 2, i * window.dilation[0], window.stride[0], size[0]) for i in {i for i, _ in taps}}
-    return [_every(b, rows[i], 3, j * window.dilation[1], window.stride[1], size[1]) for i, j in taps]
-
-
-def _every(b: Builder, x: Value, axis: int, begin: int, step: int, count: int) -> Value:
-    """x[begin], x[begin + step], ... along one axis, `count` of them; with a step the axis is a multiple of
-    it long, and splits into (whole steps, place within a step)."""
-    if step == 1:
-        return part(b, x, axis, begin, count)
-    shape = sizes(x)
-    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    split = reshaped(b, x, (before, shape[axis] // step, step, after))
-    taken = part(b, part(b, split, 2, begin % step, 1), 1, begin // step, count)
-    return reshaped(b, taken, (*shape[:axis], count, *shape[axis + 1 :]))
+    rows = {i: every(b, x, 2, i * window.dilation[0], window.stride[0], size[0]) for i in {i for i, _ in taps}}
+    return [every(b, rows[i], 3, j * window.dilation[1], window.stride[1], size[1]) for i, j in taps]
 
 
 def _tiles(b: Builder, x: Value, window: Window, size: Pair) -> Value:

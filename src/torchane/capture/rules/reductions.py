@@ -1,5 +1,6 @@
 """Sums, means, extremes and variances over axes. A sum is taken wide and rounded once, by every device."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,7 +75,7 @@ def _more_than_the_correction(node: Node) -> str | None:
 
 
 def _count(shape: Sequence[int], dim: Dims) -> int:
-    return int(np.prod([shape[axis] for axis in common.axes_of(dim, len(shape))]))
+    return math.prod(shape[axis] for axis in common.axes_of(dim, len(shape)))
 
 
 def moments(b: Builder, x: Value, axes: Sequence[int]) -> tuple[Value, Value, Value]:
@@ -109,6 +110,24 @@ def var(b: Builder, x: Value, dim: Dims = None, *, correction: float | None = No
 @lowers(aten.std.correction, when=_more_than_the_correction)
 def std(b: Builder, x: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False) -> Value:
     return b.sqrt(x=var(b, x, dim, correction=correction, keepdim=keepdim))
+
+
+def _known_order(node: Node) -> str | None:
+    order, dtype = values(node, "ord", "dtype")
+    if order not in (1, 2, math.inf, -math.inf):
+        return f"the norm of order {order} has no form in programs"
+    return None if dtype is None or dtype in FLOATS else f"its result is {dtype}"
+
+
+@lowers(aten.linalg_vector_norm.default, when=_known_order)
+def vector_norm(
+    b: Builder, x: Value, ord: float = 2, dim: Dims = None, keepdim: bool = False, *, dtype: object = None
+) -> Value:
+    """The root of the sum of squares (which leaves fp16 from 256 on), or the sum or an extreme of |x|."""
+    if ord == 2:
+        return b.sqrt(x=_reduced(b, "reduce_sum", b.mul(x=x, y=x), dim, keepdim))
+    kind = {1: "reduce_sum", math.inf: "reduce_max", -math.inf: "reduce_min"}[ord]
+    return _reduced(b, kind, b.abs(x=x), dim, keepdim)
 
 
 @lowers(aten.logsumexp.default)

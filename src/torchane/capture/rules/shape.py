@@ -30,6 +30,12 @@ def same(b: Builder, x: Value, **_: Any) -> Value:
     return x
 
 
+@lowers(aten.copy.default)
+def copy(b: Builder, x: Value, source: Value, non_blocking: bool = False) -> Value:
+    """`source` in the shape of x, whose values are gone."""
+    return common.broadcast_to(b, source, common.sizes(x))
+
+
 @lowers(aten._to_copy.default, aten.to.dtype, masks=True, when=_stays_float)
 def to_copy(b: Builder, x: Value, *_: Any, **__: Any) -> Value:
     """Every float of torch is one fp16 here, and a mask already is 0.0 and 1.0."""

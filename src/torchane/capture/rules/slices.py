@@ -3,6 +3,7 @@
 A slice with step 1 is slice_by_size; the gradient of a part is the part between zeros, a pad.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,9 +60,20 @@ def slice_(
     taken = _range(shape[axis], start, end, step)
     if step == 1:
         return part(b, x, axis, taken.start, len(taken))
-    begin, stop, stride = [0] * len(shape), list(shape), [1] * len(shape)
-    begin[axis], stop[axis], stride[axis] = taken.start, taken[-1] + 1, step
-    return b.slice_by_index(x=x, begin=tuple(begin), end=tuple(stop), stride=tuple(stride))
+    return every(b, x, axis, taken.start, step, len(taken))
+
+
+def every(b: Builder, x: Value, axis: int, begin: int, step: int, count: int) -> Value:
+    """x[begin], x[begin + step], ... along one axis, `count` of them. With a step the axis, made a multiple
+    of it long, splits into (whole steps, place within a step): engines take no strided slice."""
+    if step == 1:
+        return part(b, x, axis, begin, count)
+    x = padded(b, x, axis, 0, -common.sizes(x)[axis] % step)
+    shape = common.sizes(x)
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    split = common.reshaped(b, x, (before, shape[axis] // step, step, after))
+    taken = part(b, part(b, split, 2, begin % step, 1), 1, begin // step, count)
+    return common.reshaped(b, taken, (*shape[:axis], count, *shape[axis + 1 :]))
 
 
 @lowers(aten.slice_backward.default)
@@ -77,7 +89,7 @@ def put_back(b: Builder, grad: Value, axis: int, size: int, places: range) -> Va
     if places.step == 1:
         return padded(b, grad, axis, places.start, size - places.stop if len(places) else size)
     shape = common.sizes(grad)  # step s: each entry and s - 1 zeros behind it, then the ends trimmed
-    before, after = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     spaced = padded(b, common.reshaped(b, grad, (before, shape[axis], 1, after)), 2, 0, places.step - 1)
     spaced = common.reshaped(b, spaced, (before, shape[axis] * places.step, after))
     whole = padded(b, spaced, 1, places.start, size - places.start - shape[axis] * places.step)
