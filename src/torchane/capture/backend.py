@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch import config as functorch_config
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -86,7 +87,9 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
         partition_fn=min_cut_rematerialization_partition,
         decompositions=decompositions(),
     )
-    with sdpa_kernel(SDPBackend.MATH):  # attention as products and a softmax, which rules can lower
+    # Attention is traced as products and a softmax, which rules can lower. Buffers are not donated to the
+    # backward: surfaces go back to their pool by themselves, and retain_graph keeps working.
+    with sdpa_kernel(SDPBackend.MATH), functorch_config.patch(donated_buffer=False):
         return compile_with(gm, example_inputs)
 
 
