@@ -5,12 +5,12 @@ namespace nb = nanobind;
 namespace torchane {
 namespace {
 
-std::string kind_of(nb::handle value) { return nb::cast<std::string>(nb::handle(value.type()).attr("__name__")); }
+std::string text(nb::handle value) { return nb::str(value).c_str(); }
 
 View strided(nb::handle array, const std::string& what, bool writable, bool bf16) {
     nb::ndarray<nb::ro, nb::device::cpu> found;
     if (!nb::try_cast(array, found, false))
-        throw DeviceFault(what + " is a " + kind_of(array) + "; a NumPy array is needed.");
+        throw DeviceFault(what + " is a " + text(array.type().attr("__name__")) + "; a NumPy array is needed.");
     if (writable) {
         nb::ndarray<nb::device::cpu> changeable;
         if (!nb::try_cast(array, changeable, false))
@@ -24,7 +24,7 @@ View strided(nb::handle array, const std::string& what, bool writable, bool bf16
     if (is(nb::dlpack::dtype_code::Float, 16)) view.element = Element::fp16;
     else if (is(nb::dlpack::dtype_code::UInt, 16) && bf16) view.element = Element::bf16;
     else if (!is(nb::dlpack::dtype_code::Float, 32))
-        throw DeviceFault(what + " holds " + nb::cast<std::string>(nb::str(array.attr("dtype"))) +
+        throw DeviceFault(what + " holds " + text(array.attr("dtype")) +
                           "; float16 or float32 is needed (bf16 comes as uint16, and is said to be).");
     for (size_t axis = 0; axis < found.ndim(); ++axis) {
         view.sizes.push_back(static_cast<int64_t>(found.shape(axis)));
@@ -34,6 +34,7 @@ View strided(nb::handle array, const std::string& what, bool writable, bool bf16
 }
 
 bool is_dense(const View& view) {
+    if (product(view.sizes) == 0) return true;
     int64_t expected = 1;
     for (size_t axis = view.sizes.size(); axis-- > 0; expected *= view.sizes[axis])
         if (view.sizes[axis] != 1 && view.strides[axis] != expected) return false;

@@ -41,10 +41,22 @@ bool spin(Done done) {
     return done();
 }
 
+// A round is a set of tasks. `gate_` says in one word which round it is, whether it may still be joined, and
+// how many threads are in it: the caller closes the gate when no task is left and waits for those inside. A
+// thread that wakes too late finds the gate closed, and nobody has waited for it.
 class Pool {
 public:
-    explicit Pool(int threads) : threads_(threads) {
+    explicit Pool(int threads) : threads_(threads), alive_(threads - 1) {
         for (int worker = 1; worker < threads; ++worker) std::thread([this, worker] { work(worker); }).detach();
+    }
+
+    ~Pool() {
+        {
+            std::lock_guard lock(mutex_);
+            ends_.store(true);
+        }
+        wake_.notify_all();
+        while (alive_.load() > 0) std::this_thread::yield();
     }
 
     int threads() const { return threads_; }
@@ -54,22 +66,21 @@ public:
         context_ = context;
         tasks_ = tasks;
         next_.store(0, std::memory_order_relaxed);
-        busy_.store(threads_ - 1, std::memory_order_relaxed);
         {
             std::lock_guard lock(mutex_);
-            round_.fetch_add(1, std::memory_order_release);
+            gate_.store(((gate_.load(std::memory_order_relaxed) >> ROUND) + 1) << ROUND | OPEN);
         }
         if (sleepers_.load() > 0) wake_.notify_all();
         drain(0);
-        while (!spin([&] { return busy_.load(std::memory_order_acquire) == 0; })) std::this_thread::yield();
+        gate_.fetch_and(~OPEN);
+        while (!spin([&] { return (gate_.load(std::memory_order_acquire) & INSIDE) == 0; })) std::this_thread::yield();
     }
 
-    // Ends the threads: none touches the pool after it has reported the end of its last round.
-    ~Pool() { run(0, nullptr, nullptr); }
-
 private:
+    static constexpr uint64_t INSIDE = (1ull << 32) - 1, OPEN = 1ull << 32;
+    static constexpr int ROUND = 33;
+
     void drain(int worker) {
-        if (function_ == nullptr) return;
         for (;;) {
             const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
             if (task >= tasks_) return;
@@ -79,20 +90,25 @@ private:
 
     void work(int worker) {
         uint64_t seen = 0;
-        for (;;) {
-            const auto moved = [&] { return round_.load(std::memory_order_acquire) != seen; };
-            if (!spin(moved)) {
+        const auto called = [&] {
+            const uint64_t gate = gate_.load(std::memory_order_acquire);
+            return ends_.load(std::memory_order_relaxed) || (gate >> ROUND != seen && gate & OPEN);
+        };
+        while (!ends_.load()) {
+            if (!spin(called)) {
                 std::unique_lock lock(mutex_);
                 sleepers_.fetch_add(1);
-                wake_.wait(lock, moved);
+                wake_.wait(lock, called);
                 sleepers_.fetch_sub(1);
             }
-            ++seen;
-            const bool last = function_ == nullptr;
+            uint64_t gate = gate_.load();
+            if (gate >> ROUND == seen || !(gate & OPEN)) continue;
+            if (!gate_.compare_exchange_strong(gate, gate + 1)) continue;
+            seen = gate >> ROUND;
             drain(worker);
-            busy_.fetch_sub(1, std::memory_order_release);
-            if (last) return;
+            gate_.fetch_sub(1, std::memory_order_release);
         }
+        alive_.fetch_sub(1);  // the last touch: the pool may be gone now
     }
 
     const int threads_;
@@ -100,9 +116,10 @@ private:
     void* context_ = nullptr;
     int64_t tasks_ = 0;
     alignas(64) std::atomic<int64_t> next_{0};
-    alignas(64) std::atomic<int> busy_{0};
-    alignas(64) std::atomic<uint64_t> round_{0};
-    std::atomic<int> sleepers_{0};
+    alignas(64) std::atomic<uint64_t> gate_{0};
+    alignas(64) std::atomic<int> sleepers_{0};
+    std::atomic<int> alive_;
+    std::atomic<bool> ends_{false};
     std::mutex mutex_;
     std::condition_variable wake_;
 };

@@ -54,7 +54,6 @@ struct Relu { static vf of(vf x) { return larger(x, set1(0.0f)); } };
 struct Square { static vf of(vf x) { return x * x; } };
 struct Cube { static vf of(vf x) { return x * x * x; } };
 struct Inverse { static vf of(vf x) { return set1(1.0f) / x; } };
-struct PowHalf { static vf of(vf x) { return root(x); } };
 struct PowMinusHalf { static vf of(vf x) { return set1(1.0f) / root(x); } };
 
 struct Add { static vf of(vf x, vf y) { return x + y; } };
@@ -96,7 +95,6 @@ void fill_elementwise(Kernels& table) {
     unary(Unary::square, each<Square>);
     unary(Unary::cube, each<Cube>);
     unary(Unary::inverse, each<Inverse>);
-    unary(Unary::pow_half, each<PowHalf>);
     unary(Unary::pow_minus_half, each<PowMinusHalf>);
     fill<Add>(table, Binary::add);
     fill<Sub>(table, Binary::sub);

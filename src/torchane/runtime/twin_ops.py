@@ -148,7 +148,7 @@ def _(schedule: Schedule, op: Op, x: Array, y: Array) -> Array:
 
 
 #: Exponents with a kernel of their own.
-_POWERS = {-1.0: "inverse", -0.5: "pow_minus_half", 0.5: "pow_half", 1.0: "copy", 2.0: "square", 3.0: "cube"}
+_POWERS = {-1.0: "inverse", -0.5: "pow_minus_half", 0.5: "sqrt", 1.0: "copy", 2.0: "square", 3.0: "cube"}
 
 
 @runs("pow")

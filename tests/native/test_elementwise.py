@@ -1,0 +1,94 @@
+"""Element-wise kernels against NumPy in float64: over every fp16 number where there is one operand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_runs import halves, run, ulps
+
+from torchane.mil.build import Builder
+from torchane.mil.evaluate import evaluate
+
+EVERY_NUMBER = np.arange(2**16, dtype=np.uint16).view(np.float16)
+SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 65504, -65504, 6e-8, -6e-8, 6.1e-5, np.inf, -np.inf, np.nan], np.float16)
+
+
+def applied(kind: str, **args: object) -> tuple[np.ndarray, np.ndarray]:
+    """What the twin and what the oracle make of every fp16 number."""
+    b = Builder()
+    x = b.input("x", (16, 4096))
+    program = b.program(getattr(b, kind)(x=x, **args))
+    numbers = EVERY_NUMBER.reshape(16, 4096)
+    wanted = evaluate(program, {"x": numbers})[program.outputs[0].name]
+    return run(program, numbers)[0], wanted
+
+
+@pytest.mark.parametrize("kind", ["abs", "sqrt", "relu", "square"])
+def test_every_number_is_rounded_as_numpy_rounds_it(isa: str, kind: str) -> None:
+    got, wanted = applied(kind)
+    assert ulps(got, wanted).max() == 0
+
+
+@pytest.mark.parametrize("kind", ["exp", "tanh", "sigmoid", "silu"])
+def test_every_number_is_within_one_unit_and_nearly_always_nearest(isa: str, kind: str) -> None:
+    """fp32 with an error of 2 units rounds to another fp16 neighbour once in some 2^11 numbers."""
+    got, wanted = applied(kind)
+    distance = ulps(got, wanted)
+    assert distance.max() <= 1
+    assert (distance > 0).mean() < 2**-10
+
+
+@pytest.mark.parametrize("exponent", [-1.0, -0.5, 0.5, 1.0, 2.0, 3.0, 1.5, -2.0])
+def test_pow_with_a_constant_exponent_is_within_one_unit(isa: str, exponent: float) -> None:
+    got, wanted = applied("pow", y=exponent)
+    assert ulps(got, wanted).max() <= 1
+    assert (got != wanted)[~np.isnan(wanted)].mean() < 2**-10
+
+
+@pytest.mark.parametrize("kind", ["add", "sub", "mul", "real_div", "maximum", "minimum"])
+def test_two_operands_are_rounded_as_numpy_rounds_them(isa: str, kind: str) -> None:
+    """fp32 has more than twice the digits of fp16: rounding twice is rounding once."""
+    b = Builder()
+    x, y = b.input("x", (5, 1000)), b.input("y", (5, 1000))
+    program = b.program(getattr(b, kind)(x=x, y=y))
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**16, (2, 5, 1000), dtype=np.uint16)
+    left, right = bits.view(np.float16)
+    left[0, :144], right[0, :144] = np.repeat(SPECIAL, 12), np.tile(SPECIAL, 12)
+    wanted = evaluate(program, {"x": left, "y": right})[program.outputs[0].name]
+    assert ulps(run(program, left, right)[0], wanted).max() == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_operands_broadcast_as_in_numpy(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(st.sampled_from([1, 2, 3, 17, 32, 64]), min_size=1, max_size=4), label="shape"))
+    shapes = [
+        tuple(size if data.draw(st.booleans()) else 1 for size in shape)[data.draw(st.integers(0, len(shape) - 1)) :] for _ in "xyz"
+    ]
+    b = Builder()
+    x, y, z = (b.input(name, of) for name, of in zip("xyz", shapes))
+    once = b.sub(x=x, y=y)
+    program = b.program(b.real_div(x=z, y=b.add(x=once, y=2.0)), once)
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    arrays = [halves(rng, *of) for of in shapes]
+    wanted = evaluate(program, dict(zip("xyz", arrays)))
+    for got, var in zip(run(program, *arrays), program.outputs):
+        assert ulps(got, wanted[var.name]).max() == 0
+
+
+def test_pow_of_two_arrays(isa: str) -> None:
+    b = Builder()
+    program = b.program(b.pow(x=b.input("x", (3, 65)), y=b.input("y", (3, 65))))
+    rng = np.random.default_rng(1)
+    x, y = np.abs(halves(rng, 3, 65)), halves(rng, 3, 65, scale=3)
+    wanted = evaluate(program, {"x": x, "y": y})[program.outputs[0].name]
+    assert ulps(run(program, x, y)[0], wanted).max() <= 1
+
+
+def test_no_instruction_set_gives_other_bits_for_what_is_exact(isa: str) -> None:
+    b = Builder()
+    x = b.input("x", (7, 333))
+    program = b.program(b.mul(x=b.add(x=x, y=0.1), y=b.sqrt(x=b.abs(x=x))))
+    x = halves(np.random.default_rng(2), 7, 333)
+    assert np.array_equal(run(program, x)[0], evaluate(program, {"x": x})[program.outputs[0].name])
