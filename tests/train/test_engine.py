@@ -12,6 +12,7 @@ from torchane.errors import CompileError, DeviceError, RunFolderError, UsageErro
 from torchane.train import engine as module
 from torchane.train.engine import EngineModel
 
+
 @pytest.fixture(autouse=True)
 def nothing_compiled_yet():
     """Torch counts what it has compiled of one model class, and gives up beyond a limit."""

@@ -10,7 +10,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -38,24 +37,23 @@ class Process:
 
     work: Work
     handle: subprocess.Popen[str]
-    log: Any
     first_step_s: float = 0.0
     times_s: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     peak_memory_bytes: int = 0
 
     def ask(self, steps: int) -> list[float]:
-        """Runs so many steps and gives their times. Raises BenchError with the process's last words."""
+        """Runs so many steps and gives their times. Raises BenchError with what went wrong there."""
         assert self.handle.stdin is not None and self.handle.stdout is not None
         try:
             self.handle.stdin.write(f"{steps}\n")
             self.handle.stdin.flush()
             answer = json.loads(self.handle.stdout.readline())
-        except (BrokenPipeError, ValueError) as error:
+        except (BrokenPipeError, ValueError) as error:  # killed, perhaps for its memory
             self.handle.wait()
-            self.log.seek(0)
-            words = self.log.read().strip().splitlines()[-1:] or ["it said nothing"]
-            raise BenchError(f"{self.work.variant} ended with code {self.handle.returncode}: {words[0]}") from error
+            raise BenchError(f"its process ended with code {self.handle.returncode}") from error
+        if "error" in answer:
+            raise BenchError(answer["error"].splitlines()[0])
         self.losses.append(answer["loss"])
         self.peak_memory_bytes = answer["peak_memory_bytes"]
         return answer["times_s"]
@@ -136,13 +134,12 @@ def bench_train_step(
 
 def start(work: Work, stack: ExitStack) -> Process:
     """A process that builds its model while we wait for its first answer; it ends with the stack."""
-    log = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115  (the stack closes it)
     command = [sys.executable, "-m", "torchane.train.bench_worker", describe(work)]
     handle = stack.enter_context(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     )
     stack.callback(handle.kill)
-    return Process(work, handle, log)
+    return Process(work, handle)
 
 
 def why_not(variant: str) -> str | None:

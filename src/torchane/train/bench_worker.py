@@ -111,18 +111,25 @@ def serve(work: Work) -> None:
     torch.set_num_threads(work.threads)
     if native.is_built():
         native.set_threads(work.threads)
-    step = make_step(work)
+    step: Callable[[], float] | None = None
     for line in sys.stdin:
-        times_s, loss = [], float("nan")
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            loss = step()
-            times_s.append(time.perf_counter() - start)
-        print(
-            json.dumps({"times_s": times_s, "loss": loss, "peak_memory_bytes": peak_memory_bytes()}),
-            file=answers,
-            flush=True,
-        )
+        try:
+            step = step or make_step(work)
+            answer = measure(step, int(line))
+        except Exception as error:
+            print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
+            raise
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def measure(step: Callable[[], float], times: int) -> dict[str, Any]:
+    """Runs the step so many times."""
+    times_s, loss = [], None
+    for _ in range(times):
+        start = time.perf_counter()
+        loss = step()
+        times_s.append(time.perf_counter() - start)
+    return {"times_s": times_s, "loss": loss, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def describe(work: Work) -> str:
