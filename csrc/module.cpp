@@ -77,7 +77,8 @@ std::vector<half_t*> ports(const nb::sequence& given, const std::vector<Sizes>& 
     return pointers;
 }
 
-void run(Executor& executor, const Tape& tape, const nb::sequence& given_inputs, const nb::sequence& given_outputs) {
+void run(Executor& executor, const Tape& tape, const nb::sequence& given_inputs, const nb::sequence& given_outputs,
+         std::vector<double>* seconds) {
     const std::vector<half_t*> inputs = ports(given_inputs, tape.inputs(), tape.name(), "input", false);
     const std::vector<half_t*> outputs = ports(given_outputs, tape.outputs(), tape.name(), "output", true);
     for (size_t o = 0; o < outputs.size(); ++o) {
@@ -93,7 +94,15 @@ void run(Executor& executor, const Tape& tape, const nb::sequence& given_inputs,
                                   " share memory. Give every output a buffer of its own.");
     }
     nb::gil_scoped_release released;
-    executor.run(tape, inputs, outputs);
+    executor.run(tape, inputs, outputs, seconds);
+}
+
+std::vector<std::pair<Ops, double>> timed_run(Executor& executor, const Tape& tape, const nb::sequence& inputs, const nb::sequence& outputs) {
+    std::vector<double> seconds;
+    run(executor, tape, inputs, outputs, &seconds);
+    std::vector<std::pair<Ops, double>> steps;
+    for (size_t step = 0; step < seconds.size(); ++step) steps.emplace_back(tape.ops(step), seconds[step]);
+    return steps;
 }
 
 void add_chain(Tape& tape, Ops ops, Sizes sizes, int64_t row, bool whole_rows, int registers,
@@ -191,7 +200,10 @@ void bind_tape(nb::module_& m) {
 
     nb::class_<Executor>(m, "Executor", "Runs tapes one at a time and counts the MIL ops that they execute.")
         .def(nb::init<>())
-        .def("run", &run, "tape"_a, "inputs"_a, "outputs"_a)
+        .def("run", [](Executor& executor, const Tape& tape, const nb::sequence& inputs, const nb::sequence& outputs) {
+            run(executor, tape, inputs, outputs, nullptr);
+        }, "tape"_a, "inputs"_a, "outputs"_a)
+        .def("timed_run", &timed_run, "tape"_a, "inputs"_a, "outputs"_a, "run() that returns (MIL ops, seconds) for each step.")
         .def_prop_ro("executed", &Executor::executed)
         .def("reset_executed", &Executor::reset_executed);
 

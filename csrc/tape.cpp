@@ -1,5 +1,6 @@
 #include "tape.h"
 
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 
@@ -34,7 +35,8 @@ void Tape::append(std::unique_ptr<Step> step, std::vector<std::string> ops) {
     steps_.push_back({std::move(step), std::move(ops)});
 }
 
-void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const std::vector<half_t*>& outputs) {
+void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const std::vector<half_t*>& outputs,
+                   std::vector<double>* seconds) {
     std::lock_guard lock(mutex_);
     std::vector<half_t*> spaces{scratch_.take<half_t>(static_cast<size_t>(tape.scratch_size_) * sizeof(half_t)),
                                 static_cast<half_t*>(tape.constants_.data())};
@@ -42,7 +44,10 @@ void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const s
     spaces.insert(spaces.end(), outputs.begin(), outputs.end());
     const Run run{spaces, shared_};
     for (const Tape::Entry& entry : tape.steps_) {
+        const auto start = std::chrono::steady_clock::now();
         if (entry.step != nullptr) entry.step->run(run);
+        if (seconds != nullptr)
+            seconds->push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         for (const std::string& op : entry.ops) ++executed_[op];
     }
 }

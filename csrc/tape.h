@@ -27,6 +27,7 @@ public:
     const std::vector<Sizes>& inputs() const { return inputs_; }
     const std::vector<Sizes>& outputs() const { return outputs_; }
     size_t steps() const { return steps_.size(); }
+    const std::vector<std::string>& ops(size_t step) const { return steps_[step].ops; }
 
 private:
     friend class Executor;
@@ -46,8 +47,10 @@ private:
 // Runs tapes one at a time, in memory that all of them share, and counts the ops that they execute.
 class Executor {
 public:
-    // The arrays are dense and of the declared sizes: the caller has checked them.
-    void run(const Tape& tape, const std::vector<half_t*>& inputs, const std::vector<half_t*>& outputs);
+    // The arrays are dense and of the declared sizes: the caller has checked them. Given `seconds`, appends how
+    // long each step took.
+    void run(const Tape& tape, const std::vector<half_t*>& inputs, const std::vector<half_t*>& outputs,
+             std::vector<double>* seconds = nullptr);
 
     std::map<std::string, int64_t> executed() const;
     void reset_executed();

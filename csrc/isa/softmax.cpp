@@ -1,4 +1,4 @@
-// softmax: e^(x - max) / sum of e^(x - max), in fp32 throughout, rounded once at the end.
+// softmax: e^(x - max) / sum of e^(x - max), in fp32 throughout, rounded to fp16 once at the end.
 // Reference: mil/ops/normalize.py.
 #include "isa/table.h"
 #include "isa/simd.h"
@@ -47,9 +47,10 @@ void softmax_row(half_t* d, const half_t* a, int64_t n, float* scratch) {
     for (int half = RUNNING / 2; half >= 1; half /= 2)
         for (int r = 0; r < half; ++r) folded[r] += folded[r + half];
 
-    const vf sum = set1(folded[0]);
-    for (i = 0; i + LANES <= n; i += LANES) store(d + i, load(scratch + i) / sum);
-    if (i < n) store_n(d + i, load_n(scratch + i, n - i) / sum, n - i);
+    // A division per number would cost as much as e^; the product is two roundings of fp32 away at most.
+    const vf inverse = set1(1.0f / folded[0]);
+    for (i = 0; i + LANES <= n; i += LANES) store(d + i, load(scratch + i) * inverse);
+    if (i < n) store_n(d + i, load_n(scratch + i, n - i) * inverse, n - i);
 }
 
 // e^ is computed twice rather than kept: the columns of a vocabulary would not fit a cache.

@@ -37,26 +37,41 @@ void widen(float* d, const half_t* a, int64_t n, float scale) {
     if (i < n) store_n(d + i, load_n(a + i, n - i) * factor, n - i);
 }
 
-// On the bits: without its sign an fp16 number compares like an integer. Plain loops that compilers
-// turn into vectors of 16-bit integers; 2^14 numbers at a time, so that a 16-bit count cannot overflow.
+// On the bits: without its sign an fp16 number compares like a signed integer. A comparison gives -1 where
+// it holds, so counts are what is subtracted; 2^14 vectors at a time, lest a 16-bit count overflow.
+constexpr int WORDS = 2 * LANES;
+typedef int16_t words __attribute__((vector_size(2 * WORDS)));
+
 void scan(const half_t* a, int64_t n, Scan* into) {
-    constexpr int64_t BLOCK = 1 << 14;
-    uint16_t largest = 0;
-    for (int64_t begin = 0; begin < n; begin += BLOCK) {
-        const int64_t end = n - begin < BLOCK ? n : begin + BLOCK;
-        uint16_t zeros = 0, non_finite = 0, top = 0;
-        for (int64_t i = begin; i < end; ++i) {
-            const uint16_t size = a[i] & 0x7fff;
-            const uint16_t ordered = size > 0x7c00 ? 0 : size;  // a NaN has no size
-            zeros = static_cast<uint16_t>(zeros + (size == 0));
-            non_finite = static_cast<uint16_t>(non_finite + (size >= 0x7c00));
-            top = ordered > top ? ordered : top;
+    constexpr int64_t BLOCK = WORDS << 14;
+    constexpr int16_t INFINITE = 0x7c00, SIZE = 0x7fff;
+    int16_t largest = 0;
+    int64_t i = 0;
+    while (n - i >= WORDS) {
+        words zeros{}, non_finite{}, top{};
+        for (const int64_t end = n - i < BLOCK ? n : i + BLOCK; i + WORDS <= end; i += WORDS) {
+            words x;
+            __builtin_memcpy(&x, a + i, sizeof x);
+            x &= SIZE;
+            zeros -= x == 0;
+            non_finite -= x >= INFINITE;
+            x &= x <= INFINITE;  // a NaN has no size
+            const words above = x > top;
+            top = (x & above) | (top & ~above);
         }
-        into->zeros += zeros;
-        into->non_finite += non_finite;
-        largest = top > largest ? top : largest;
+        for (int w = 0; w < WORDS; ++w) {
+            into->zeros += zeros[w];
+            into->non_finite += non_finite[w];
+            largest = top[w] > largest ? top[w] : largest;
+        }
     }
-    const float max_abs = half_to_float(largest);
+    for (; i < n; ++i) {
+        const int16_t x = static_cast<int16_t>(a[i] & SIZE);
+        into->zeros += x == 0;
+        into->non_finite += x >= INFINITE;
+        if (x <= INFINITE && x > largest) largest = x;
+    }
+    const float max_abs = half_to_float(static_cast<half_t>(largest));
     into->max_abs = max_abs > into->max_abs ? max_abs : into->max_abs;
     into->count += n;
 }
