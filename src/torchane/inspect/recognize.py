@@ -1,0 +1,94 @@
+"""What a file or folder is, by its content.
+
+kind_of(path)       one of Kind; raises ParseError for what is none of them
+load_program(path)  the MIL program in it, weights mapped, whatever holds it
+"""
+
+import enum
+import struct
+from pathlib import Path
+
+from torchane.errors import ParseError
+from torchane.inspect import e5, mlpackage
+from torchane.inspect.hwx.container import MAGIC, OTHER_MAGIC
+from torchane.mil import load
+from torchane.mil.ir import Program
+
+_HEAD = 4096
+
+
+class Kind(enum.Enum):
+    """A kind of file, in words."""
+
+    MIL = "MIL text"
+    MLMODELC = "compiled Core ML model (folder)"
+    MLPACKAGE = "Core ML model package (folder)"
+    MLMODEL = "Core ML model (protobuf)"
+    HWX = "compiled Neural Engine program"
+    E5 = "E5 bundle (folder)"
+    E5_DESCRIPTOR = "E5 descriptor"
+    BLOBS = "weight file"
+
+    @property
+    def holds_program(self) -> bool:
+        return self in (Kind.MIL, Kind.MLMODELC, Kind.MLPACKAGE, Kind.MLMODEL)
+
+
+def kind_of(path: Path) -> Kind:
+    """Raises ParseError for what is missing or none of the kinds."""
+    if path.is_dir():
+        return _folder(path)
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise ParseError(f"{path}: this is neither a file nor a folder.")
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise ParseError(f"{path}: it cannot be read: {error.strerror or error}.") from error
+    words = struct.unpack_from("<2I", head.ljust(8, b"\0"))
+    if words[0] in (MAGIC, OTHER_MAGIC):
+        return Kind.HWX
+    if path.suffix == ".e5":
+        return Kind.E5_DESCRIPTOR
+    if path.suffix == ".mil" or _is_text(head):
+        return Kind.MIL
+    if path.suffix == ".mlmodel":
+        return Kind.MLMODEL
+    if size >= 64 and words[1] == 2 and not any(head[8:64]):
+        return Kind.BLOBS
+    if head[:1] == b"\x08":  # the tag of specificationVersion, which every writer puts first
+        return Kind.MLMODEL
+    raise ParseError(
+        f"{path}: its first bytes ({head[:8].hex(' ')}) are those of none of the known kinds: "
+        f"{', '.join(kind.value for kind in Kind)}."
+    )
+
+
+def _folder(path: Path) -> Kind:
+    if (path / mlpackage.MANIFEST).is_file():
+        return Kind.MLPACKAGE
+    if (path / "model.mil").is_file():
+        return Kind.MLMODELC
+    if e5.is_bundle(path):
+        return Kind.E5
+    raise ParseError(
+        f"{path}: the folder has neither {mlpackage.MANIFEST} (.mlpackage), nor model.mil (.mlmodelc), nor an E5 "
+        "bundle's files."
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the first word is one that MIL text begins with."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return start.startswith((b"program", b"func ", b"//", b"/*"))
+
+
+def load_program(path: Path) -> Program:
+    """Raises ParseError for what holds no MIL program, and for what is damaged or lacks its weights."""
+    kind = kind_of(path)
+    if kind in (Kind.MIL, Kind.MLMODELC):
+        return load(path)
+    if kind in (Kind.MLPACKAGE, Kind.MLMODEL):
+        return mlpackage.load(path)
+    raise ParseError(f"{path}: a {kind.value} holds no MIL program.")
