@@ -22,11 +22,12 @@ import numpy as np
 import pytest
 import torch
 
+from torchane.mil.build import Builder
 from torchane.mil.check import check
 from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import Arg, Block, Function, Literal, Op, Program, Var, literal, walk
-from torchane.mil.kinds import kind_of
-from torchane.mil.types import DTYPES, FP16, STRING, DType, ListType, StateType, TensorType, Type
+from torchane.mil.kinds import KINDS, kind_of
+from torchane.mil.types import DTYPES, FP16, STRING, DType, ListType, StateType, TensorType, Type, dtype_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it warns of torch versions and of libraries that it cannot find
@@ -295,3 +296,41 @@ def _run(function: Any, case: dict[str, Any], outcome: Outcome) -> None:
         if _compared > before:
             outcome.failures.append(f"{case}: {type(error).__name__}: {error}")
     outcome.compared += _compared > before
+
+
+def ours(op: str, /, **args: Any) -> tuple[tuple[Type, ...], tuple[Any, ...]]:
+    """The types and values of one op: arrays given for operands become inputs, all else constants."""
+    builder, inputs, kind = Builder(), {}, KINDS[op]
+
+    def placed(key: str, value: Any) -> Any:
+        if key in kind.operands and isinstance(value, (list, tuple)):
+            return tuple(placed(key, item) for item in value)
+        if key not in kind.operands or not isinstance(value, np.ndarray):
+            return value
+        var = builder.input(key, TensorType(dtype_of(value), value.shape))
+        inputs[var.name] = value
+        return var
+
+    results = builder.emit(kind, {key: placed(key, value) for key, value in args.items()})
+    given = evaluate(builder.program(*results), inputs)
+    return tuple(var.type for var in results), tuple(given[var.name] for var in results)
+
+
+def theirs(op: str, /, opset: str = "iOS18", **args: Any) -> tuple[tuple[Type, ...], tuple[Any, ...]]:
+    """The types and values that coremltools infers for an op whose arguments are all constants."""
+    with warnings.catch_warnings(), cml.Function({}, opset_version=OPSETS[opset]):
+        warnings.simplefilter("ignore")
+        results = getattr(cml.Builder, op)(**args)
+    results = results if isinstance(results, (list, tuple)) else (results,)
+    return tuple(type_from(var.sym_type) for var in results), tuple(var.val for var in results)
+
+
+def assert_agrees_with_coremltools(op: str, args: dict[str, Any], *, opset: str = "iOS18", rtol: float = 2e-6) -> None:
+    """Equal types and, up to the fp32 arithmetic of theirs, equal values."""
+    their_types, their_values = theirs(op, opset, **args)
+    our_types, our_values = ours(op, **args)
+    assert our_types == their_types
+    for one, other in zip(our_values, their_values, strict=True):
+        assert other is not None, f"coremltools does not evaluate {op}"
+        assert one.shape == np.shape(other)
+        np.testing.assert_allclose(np.asarray(one, np.float64), np.asarray(other, np.float64), rtol, rtol)

@@ -80,7 +80,7 @@ def _dense_shape(shape: Sizes, dtype: DType, lut: TensorType, vector_axis: int |
     if any(groups < 1 or size % groups for size, groups in zip(shape, lut.shape)):
         raise CompileError(f"{name}: lut {lut} does not part indices of shape {shape} in equal blocks.")
     if lut.shape[-2] != 1 << dtype.bits:
-        raise CompileError(f"{name}: lut {lut} has tables of {lut.shape[-2]} entries and the indices are {dtype}.")
+        raise CompileError(f"{name}: lut {lut} has tables of {lut.shape[-2]} entries and the indices are {dtype.mil_name}.")
     if lut.shape[-1] == 1:
         return shape
     if vector_axis is None:
@@ -168,7 +168,7 @@ def _require_blocks(kind: str, shape: Sizes, dtype: DType, scale: TensorType, of
         raise CompileError(f"{kind}: scale {scale} does not part data of shape {shape} in equal blocks.")
     require_shape(kind, scale.shape, offset=offset)
     if offset is not None and not offset.dtype.is_float and offset.dtype != dtype:
-        raise CompileError(f"{kind}: offset is {offset} and the data {dtype}; it holds floats or what the data holds.")
+        raise CompileError(f"{kind}: offset is {offset} and the data {dtype.mil_name}; it holds floats or what the data holds.")
 
 
 @constexpr_blockwise_shift_scale.evaluates

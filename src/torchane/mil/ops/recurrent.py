@@ -13,11 +13,11 @@ from torchane.mil.kinds import OpKind
 from torchane.mil.ops.support import require_choice, require_float, require_rank, require_shape
 from torchane.mil.types import TensorType
 
-# scaled_tanh and hard_sigmoid with the constants that Core ML gives them.
-# Source: coremltools, mlmodel/format/NeuralNetwork.proto, ActivationScaledTanh and ActivationSigmoidHard.
+# scaled_tanh and hard_sigmoid with the constants that Core ML gives them here: 1 and 1, 0.2 and 0.5.
+# Source: coremltools, mil/ops/tests/iOS14/test_recurrent.py, TestLSTM.test_numpy_numerical.
 _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": np.tanh,
-    "scaled_tanh": lambda x: 1.7159 * np.tanh(2 / 3 * x),
+    "scaled_tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "hard_sigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
     "sigmoid_hard": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
