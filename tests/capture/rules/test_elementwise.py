@@ -93,9 +93,9 @@ def test_high_whole_pow():
     check(aten.pow.Tensor_Scalar, POSITIVE / 2, 10)
 
 
-def test_pow_of_tensors():
-    check(aten.pow.Tensor_Tensor, POSITIVE, Y)
+def test_number_to_the_power_of_a_tensor():
     check(aten.pow.Scalar, 2, Y)
+    check(aten.pow.Scalar, 0.3, X)
 
 
 def test_addcmul_addcdiv_lerp():

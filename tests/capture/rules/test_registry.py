@@ -53,6 +53,12 @@ def test_unknown_op_is_named_as_such():
     assert rules.why_not(node) == "torchane has no rule for it"
 
 
+def test_logarithm_waits_for_a_chip_that_takes_it():
+    node = node_of(torch.log, torch.ones(3), target=aten.log.default)
+    assert rules.why_not(node) == "it needs log, which the chip does not take"
+    assert rules.why_not(node, lambda kind: kind == "log") is None
+
+
 def test_every_rule_is_in_the_coverage_table_once():
     names = [name for family in rules.covered_ops().values() for name in family]
     assert sorted(names) == sorted(map(str, RULES))

@@ -177,10 +177,8 @@ def _late_threshold(node: Node) -> str | None:
 
 @lowers(aten.softplus.default, when=_late_threshold)
 def softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> Value:
-    """max(x, 0) + log(1 + exp(-|beta x|)) / beta, which needs no threshold: exp stays below 1."""
-    small = b.exp(x=scaled(b, b.abs(x=scaled(b, x, beta)), -1))
-    curve = scaled(b, b.log(x=plus(b, small, 1), epsilon=0.0), 1 / beta)
-    return b.add(x=clamp(b, x, 0.0) if beta > 0 else clamp(b, x, None, 0.0), y=curve)
+    """log(1 + exp(beta x)) / beta; beyond the threshold torch gives x, which is the same number there."""
+    return scaled(b, b.softplus(x=scaled(b, x, beta)), 1 / beta)
 
 
 @lowers(aten.softplus_backward.default, when=_late_threshold)

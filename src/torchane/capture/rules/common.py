@@ -64,7 +64,8 @@ def uniform(x: object) -> float | None:
         return float(x)
     if isinstance(x, Literal) and isinstance(x.value, np.ndarray) and x.value.size:
         first = x.value.flat[0]
-        if all(stride == 0 for stride, size in zip(x.value.strides, x.value.shape) if size > 1):
+        stretched = all(stride == 0 for stride, size in zip(x.value.strides, x.value.shape) if size > 1)
+        if stretched or (x.value == first).all():
             return float(first)
     return None
 

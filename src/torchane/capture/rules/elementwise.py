@@ -7,10 +7,11 @@ product with its reciprocal: one rounding of a constant (2**-12 relative) instea
 import math
 
 import torch
+from torch.fx import Node
 
 from torchane.capture.rules import common
 from torchane.capture.rules.common import number, scaled, uniform
-from torchane.capture.rules.registry import Value, lowers
+from torchane.capture.rules.registry import Value, lowers, values
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Var
 
@@ -148,10 +149,15 @@ def _whole_power(b: Builder, x: Value, exponent: int) -> Value:
     return b.mul(x=square, y=x) if exponent % 2 else square
 
 
-@lowers(aten.pow.Tensor_Tensor, aten.pow.Scalar)
-def power(b: Builder, x: Operand, exponent: Operand) -> Var:
-    x, exponent = operands(x, exponent)
-    return b.pow(x=x, y=exponent)
+def _positive_base(node: Node) -> str | None:
+    (base,) = values(node, "self")
+    return None if base > 0 else f"its base {base} is not positive"
+
+
+@lowers(aten.pow.Scalar, when=_positive_base)
+def power(b: Builder, base: float, exponent: Value) -> Value:
+    """exp(exponent * log(base)): no engine is known to take an exponent of run time."""
+    return b.exp(x=scaled(b, exponent, math.log(base)))
 
 
 @lowers(aten.rsqrt.default)
@@ -159,22 +165,22 @@ def rsqrt(b: Builder, x: Value) -> Var:
     return b.rsqrt(x=x, epsilon=0.0)
 
 
-@lowers(aten.log.default)
+@lowers(aten.log.default, needs=("log",))
 def log(b: Builder, x: Value) -> Var:
     return b.log(x=x, epsilon=0.0)
 
 
-@lowers(aten.log2.default)
+@lowers(aten.log2.default, needs=("log",))
 def log2(b: Builder, x: Value) -> Value:
     return scaled(b, log(b, x), 1 / math.log(2))
 
 
-@lowers(aten.log10.default)
+@lowers(aten.log10.default, needs=("log",))
 def log10(b: Builder, x: Value) -> Value:
     return scaled(b, log(b, x), 1 / math.log(10))
 
 
-@lowers(aten.log1p.default)
+@lowers(aten.log1p.default, needs=("log",))
 def log1p(b: Builder, x: Value) -> Var:
     """log(1 + x). Below 2**-11 in fp16, 1 + x is 1 and the result 0: MIL has no log1p."""
     return log(b, b.add(x=x, y=number(1, common.dtype_of(x))))
@@ -197,10 +203,10 @@ def sign(b: Builder, x: Value) -> Var:
     return b.sub(x=common.positive(b, x), y=common.positive(b, scaled(b, x, -1)))
 
 
-def _function(target: torch._ops.OpOverload, kind: str) -> None:
-    """The ATen function and MIL's are one: same name, one operand."""
+def _function(target: torch._ops.OpOverload, kind: str, *, everywhere: bool) -> None:
+    """The ATen function and MIL's are one: same name, one operand. `everywhere`: every chip has a form of it."""
 
-    @lowers(target)
+    @lowers(target, needs=() if everywhere else (kind,))
     def rule(b: Builder, x: Value) -> Var:
         return getattr(b, kind)(x=x)
 
@@ -210,6 +216,10 @@ for _target, _kind in (
     (aten.exp2.default, "exp2"),
     (aten.sqrt.default, "sqrt"),
     (aten.erf.default, "erf"),
+):
+    _function(_target, _kind, everywhere=True)
+
+for _target, _kind in (
     (aten.sin.default, "sin"),
     (aten.cos.default, "cos"),
     (aten.tan.default, "tan"),
@@ -223,7 +233,7 @@ for _target, _kind in (
     (aten.ceil.default, "ceil"),
     (aten.round.default, "round"),
 ):
-    _function(_target, _kind)
+    _function(_target, _kind, everywhere=False)
 
 
 @lowers(aten.erfc.default)

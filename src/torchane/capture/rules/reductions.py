@@ -130,7 +130,7 @@ def vector_norm(
     return _reduced(b, kind, b.abs(x=x), dim, keepdim)
 
 
-@lowers(aten.logsumexp.default)
+@lowers(aten.logsumexp.default, needs=("log",))
 def logsumexp(b: Builder, x: Value, dim: Dims, keepdim: bool = False) -> Value:
     """max + log(sum(exp(x - max))): exp never leaves fp16."""
     axes = common.axes_of(dim, len(x.shape))

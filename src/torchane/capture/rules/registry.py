@@ -26,6 +26,7 @@ from torchane.mil.ir import Literal, Var
 Value = Var | Literal
 Result = Value | None | tuple["Value | None", ...]
 Condition = Callable[[Node], str | None]
+HasForm = Callable[[str], bool]
 
 #: torch's element types that a program may carry; float64 asks for digits that fp16 has not got.
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -45,6 +46,7 @@ class Rule:
     function: Callable[..., Result]
     family: str
     masks: bool
+    needs: tuple[str, ...]
     condition: Condition | None
     ignored_outputs: tuple[int, ...]
 
@@ -59,13 +61,14 @@ RULES: dict[torch._ops.OpOverload, Rule] = {}
 def lowers(
     *targets: torch._ops.OpOverload,
     masks: bool = False,
+    needs: tuple[str, ...] = (),
     when: Condition | None = None,
     ignored_outputs: tuple[int, ...] = (),
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Registers a rule for `targets`.
 
-    masks: bool tensors are welcome too, as 0.0 and 1.0. when: gives the reason why a node is not taken,
-    else None. ignored_outputs: results that the rule leaves None, of whatever dtype (the indices of a
+    masks: bool tensors are welcome too, as 0.0 and 1.0. needs: the MIL ops in it that some chips have in no
+    form (log, sin). when: gives the reason why a node is not taken, else None. ignored_outputs: results that the rule leaves None, of whatever dtype (the indices of a
     pooling); a node whose graph reads one of them is not taken.
     """
 
@@ -73,24 +76,30 @@ def lowers(
         for target in targets:
             assert target not in RULES, f"{target} has two rules"
             family = function.__module__.rpartition(".")[2]
-            RULES[target] = Rule(target, function, family, masks, when, ignored_outputs)
+            RULES[target] = Rule(target, function, family, masks, needs, when, ignored_outputs)
         return function
 
     return register
 
 
-def rule_for(node: Node) -> Rule | None:
+def rule_for(node: Node, has_form: HasForm | None = None) -> Rule | None:
     """The rule that takes this node, or None where the host must run it (`why_not` says why)."""
-    return RULES[node.target] if why_not(node) is None else None
+    return RULES[node.target] if why_not(node, has_form) is None else None
 
 
-def why_not(node: Node) -> str | None:
-    """Why no program can hold this node, in words for a report; None where a rule takes it."""
+def why_not(node: Node, has_form: HasForm | None = None) -> str | None:
+    """Why no program can hold this node, in words for a report; None where a rule takes it.
+
+    has_form: whether the chip can be given a MIL op (`passes.has_form`); absent, only what every chip takes.
+    """
     if node.op != "call_function":
         return f"it is a {node.op}, not a call"
     rule = RULES.get(node.target)  # type: ignore[call-overload]
     if rule is None:
         return "torchane has no rule for it"
+    for kind in rule.needs:
+        if has_form is None or not has_form(kind):
+            return f"it needs {kind}, which the chip does not take"
     for source in node.all_input_nodes:
         if (reason := _unfit(source.meta.get("val"), rule)) is not None:
             return f"its input {source.name} {reason}"

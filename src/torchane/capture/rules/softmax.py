@@ -35,7 +35,7 @@ def softmax_backward(b: Builder, grad: Value, output: Value, dim: int, input_dty
     return b.mul(x=output, y=b.sub(x=grad, y=weighted))
 
 
-@lowers(aten._log_softmax.default)
+@lowers(aten._log_softmax.default, needs=("log",))
 def log_softmax(b: Builder, x: Value, dim: int, half_to_float: bool) -> Value:
     """(x - max) - log(sum(exp(x - max)))."""
     if not x.shape:
