@@ -136,7 +136,8 @@ bool pack(void* panel, const half_t* from, int64_t stride, bool along_k, int64_t
     return along_k ? pack_as<is_a, true>(to, from, stride, count, k) : pack_as<is_a, false>(to, from, stride, count, k);
 }
 
-// Tiles 0-3 are C, 4 and 5 two tiles of A, 6 and 7 two of B.
+// Tiles 0-3 are C, 4 and 5 two tiles of A, 6 and 7 two of B. A product takes 52 cycles and one begins every
+// 16: the four of C take turns, so that none waits for itself.
 void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, bool add) {
     const char* a = static_cast<const char*>(panel_a);
     const char* b = static_cast<const char*>(panel_b);
@@ -163,9 +164,9 @@ void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, boo
         _tile_dpbf16ps(3, 5, 7);
         _tile_loadd(6, b + 2 * TILE, 64);  // high low
         _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
         _tile_loadd(7, b + 3 * TILE, 64);
         _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
         _tile_loadd(4, a + 2 * TILE, 64);  // low low
         _tile_dpbf16ps(0, 4, 6);
@@ -175,9 +176,9 @@ void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, boo
         _tile_dpbf16ps(3, 5, 7);
         _tile_loadd(6, b, 64);  // low high
         _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
         _tile_loadd(7, b + TILE, 64);
         _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, c, C_ROW);

@@ -1,0 +1,104 @@
+"""What the twin promises beyond the contract: counts, outputs of every kind, refusals of a chosen chip."""
+
+import numpy as np
+import pytest
+
+from torchane import chips
+from torchane.errors import DeviceError
+from torchane.mil.build import Builder
+from torchane.mil.evaluate import evaluate
+from torchane.mil.ir import Program, literal
+from torchane.mil.text import to_text
+from torchane.passes import name_constants
+from torchane.runtime.twin import TwinDevice, load_program
+
+
+def run(program: Program, *arrays: np.ndarray, times: int = 1, device: TwinDevice | None = None) -> list[np.ndarray]:
+    device = device or TwinDevice()
+    ready = load_program(program, "test")
+    given, results = [device.allocate(t) for t in ready.inputs], [device.allocate(t) for t in ready.outputs]
+    for buffer, array in zip(given, arrays, strict=True):
+        buffer.array[...] = array
+    for _ in range(times):
+        device.run(ready, given, results)
+    return [buffer.array for buffer in results]
+
+
+def test_executed_ops_are_those_of_the_stats_at_every_run() -> None:
+    b = Builder()
+    x = b.input("x", (4, 32))
+    y = b.add(x=b.mul(x=x, y=x), y=1.0)
+    program = b.program(b.softmax(x=b.reshape(x=y, shape=(2, 2, 32))), b.reduce_sum(x=y, axes=(0,)), b.identity(x=x))
+    device = TwinDevice()
+    run(program, np.ones((4, 32)), times=3, device=device)
+    stats = load_program(program, "test").stats
+    assert device.executed == {kind: 3 * count for kind, count in stats.float_ops.items()}
+    assert stats.float_ops == {"mul": 1, "add": 1, "reshape": 1, "softmax": 1, "reduce_sum": 1, "identity": 1}
+
+
+def test_outputs_that_are_inputs_constants_parts_or_each_other_are_copied() -> None:
+    b = Builder()
+    x = b.input("x", (4, 32))
+    y = b.exp(x=x)
+    constant = literal(np.arange(64, dtype=np.float16).reshape(2, 32))
+    program = b.program(
+        b.identity(x=x),
+        b.reshape(x=y, shape=(2, 64)),
+        b.identity(x=y),
+        b.slice_by_size(x=y, begin=(1, 0), size=(2, 32)),
+        b.identity(x=constant),
+        b.add(x=b.slice_by_size(x=y, begin=(2, 0), size=(2, 32)), y=constant),
+    )
+    given = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float16)
+    wanted = evaluate(program, {"x": given})
+    for got, var in zip(run(program, given), program.outputs):
+        assert np.array_equal(got, wanted[var.name]), var.name
+
+
+def test_programs_share_one_device_without_seeing_each_other() -> None:
+    device = TwinDevice()
+    ready = []
+    for factor in (2.0, 3.0):
+        b = Builder()
+        x = b.input("x", (64, 64))
+        ready.append(load_program(b.program(b.matmul(x=b.matmul(x=x, y=x), y=b.mul(x=x, y=factor))), "test"))
+    surface, result = device.allocate(ready[0].inputs[0]), device.allocate(ready[0].outputs[0])
+    surface.array[...] = np.eye(64)
+    for factor in (2, 3, 2):
+        device.run(ready[factor - 2], [surface], [result])
+        assert np.array_equal(result.array, factor * np.eye(64))
+
+
+def test_equal_constants_are_kept_once() -> None:
+    b = Builder()
+    x = b.input("x", (4, 32))
+    weights = [literal(np.full((4, 32), 7, np.float16)) for _ in range(3)]
+    program = b.program(b.add(x=b.add(x=b.add(x=x, y=weights[0]), y=weights[1]), y=weights[2]))
+    assert load_program(program, "test").stats.constant_bytes == 4 * 32 * 2
+    assert (run(program, np.zeros((4, 32)))[0] == 21).all()
+
+
+def test_with_a_chip_the_twin_refuses_what_the_chip_refuses() -> None:
+    b = Builder()
+    x = b.input("a0_x", (1, 8, 1, 33))
+    text = to_text(name_constants(b.program(b.add(x=x, y=1.0, name="z0_y"))))
+    TwinDevice().load(text, {})
+    with pytest.raises(DeviceError, match="layer3"):
+        TwinDevice(chips.load("portable")).load(text, {}, name="layer3")
+
+
+def test_a_program_of_another_device_is_refused() -> None:
+    class Foreign:
+        name = "layer3"
+        inputs = outputs = ()
+
+    with pytest.raises(DeviceError, match="layer3 was loaded by another device"):
+        TwinDevice().run(Foreign(), [], [])  # type: ignore[arg-type]
+
+
+def test_a_convolution_with_a_window_is_refused_with_its_form() -> None:
+    b = Builder()
+    x = b.input("x", (1, 8, 4, 32))
+    program = b.program(b.conv(x=x, weight=literal(np.zeros((8, 8, 3, 3), np.float16)), name="window"))
+    with pytest.raises(DeviceError, match=r"layer3: op window \(conv\).*1x1"):
+        load_program(program, "layer3")
