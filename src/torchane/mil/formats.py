@@ -14,9 +14,10 @@ from torchane.mil.types import DType
 
 def widened(array: np.ndarray, dtype: DType) -> np.ndarray:
     """The values of a tensor as float64 if they are floats, else as they are."""
-    if dtype in _DECODERS:
-        return _DECODERS[dtype](array)
-    return array.astype(np.float64) if dtype.is_float else array
+    with np.errstate(invalid="ignore"):  # a signalling NaN is as good as any
+        if dtype in _DECODERS:
+            return _DECODERS[dtype](array)
+        return array.astype(np.float64) if dtype.is_float else array
 
 
 def narrowed(array: np.ndarray, dtype: DType) -> np.ndarray:
