@@ -34,16 +34,6 @@ class Batch:
     target_count: int
     target_bytes: int
 
-    def split(self, parts: int, byte_counts: np.ndarray) -> list["Batch"]:
-        """The batch cut along B into equal micro-batches. Raises DataError if B is no multiple of parts."""
-        size = self.tokens.shape[0]
-        if size % parts:
-            raise DataError(f"A batch of {size} cannot be cut into {parts} equal micro-batches. Make one divide the other.")
-        rows = size // parts
-        return [
-            _batch(self.tokens[at : at + rows], self.targets[at : at + rows], byte_counts) for at in range(0, size, rows)
-        ]
-
 
 @dataclass(frozen=True)
 class Split:

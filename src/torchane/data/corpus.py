@@ -16,7 +16,8 @@ from pathlib import Path
 
 from torchane.errors import DataError
 
-LARGEST_FILE_BYTES = 256 << 20  # read whole, and tokens of it are kept in memory
+LARGEST_FILE_BYTES = 256 << 20  # a file is read whole
+LARGEST_CORPUS_BYTES = 1 << 30  # text and tokens are kept in memory, some 4 bytes for each of these
 VALID_SHARE = 0.1
 LARGEST_VALID_BYTES = 512 << 10  # some 200,000 tokens: more would cost time and tell nothing new
 FEWEST_WHOLE_DOCUMENTS = 20  # below this the tail of each document is held out
@@ -45,10 +46,15 @@ def read_corpus(path: str | os.PathLike[str]) -> Corpus:
     """Reads every text below path. Raises DataError if there is none, saying what there is instead."""
     path = Path(path)
     if not path.exists():
-        raise DataError(f"There is no {path}. Give --data a file or folder of text, or leave it out to train on our stories.")
+        raise DataError(
+            f"There is no {path}. Give --data a file or folder of text, or leave it out to train on our stories."
+        )
     corpus = Corpus(path, [], 0)
     seen: set[bytes] = set()
     for file in _find(path, corpus.skipped):
+        if corpus.size_bytes >= LARGEST_CORPUS_BYTES:
+            corpus.skipped[f"after the first {LARGEST_CORPUS_BYTES >> 20:,} MiB"] += 1
+            continue
         try:
             raw = file.read_bytes()
         except OSError as error:
@@ -72,10 +78,16 @@ def read_corpus(path: str | os.PathLike[str]) -> Corpus:
 def _find(path: Path, skipped: Counter[str]) -> Iterator[Path]:
     """The files to read, sorted by name. A link inside a folder is not followed: it may lead back or out."""
     if not path.is_dir():
-        if path.is_file():
-            yield path
-            return
-        raise DataError(f"{path} is neither a file nor a folder. Give --data a file or folder of text.")
+        if not path.is_file():
+            raise DataError(f"{path} is neither a file nor a folder. Give --data a file or folder of text.")
+        size = path.stat().st_size
+        if size > LARGEST_FILE_BYTES:
+            raise DataError(
+                f"{path} has {size:,} bytes, and the largest file that is read has {LARGEST_FILE_BYTES:,}. "
+                "Cut it into several files in a folder (split -l 1000000), and give --data the folder."
+            )
+        yield path
+        return
 
     def cannot_list(error: OSError) -> None:
         skipped[f"unreadable: {error.strerror}"] += 1
@@ -125,8 +137,8 @@ def _reasons(skipped: Counter[str]) -> str:
 def _no_text(path: Path, skipped: Counter[str]) -> str:
     if not path.is_dir():
         why = next(iter(skipped))
-        is_what = {"empty": "is empty", "binary": "is a binary file", "not UTF-8": "is not UTF-8 text"}.get(why, f"is {why}")
-        return f"{path} {is_what}. Give --data text in UTF-8: books, notes, source code."
+        known = {"empty": "is empty", "binary": "is a binary file", "not UTF-8": "is not UTF-8 text"}
+        return f"{path} {known.get(why, f'is {why}')}. Give --data text in UTF-8: books, notes, source code."
     if not skipped:
         return f"The folder {path} is empty. Give --data a folder that holds text in UTF-8."
     return (

@@ -74,12 +74,12 @@ class Dataset:
 
     def describe(self) -> str:
         """What a user wants to know before the first step."""
-        lines = [
-            f"{self.notes}",
+        sizes = (
             f"train {self.train_bytes:,} bytes = {self.train.target_count:,} tokens, "
             f"valid {self.valid_bytes:,} bytes = {self.valid.target_count:,} tokens, "
-            f"vocabulary {self.tokenizer.vocab_size:,}",
-        ]
+            f"vocabulary {self.tokenizer.vocab_size:,}"
+        )
+        lines = [self.notes, sizes]
         if self.floor_bits_per_byte is not None:
             lines.append(f"no model can do better than {self.floor_bits_per_byte:.4f} bits per byte here")
         return "\n".join(lines)
@@ -136,8 +136,9 @@ def _dataset(
     if tokenizer is None:
         progress("training the tokenizer", 0, 1)
         tokenizer = Tokenizer.train(train, vocab_size)
-    encoded = [
-        Split.from_documents(tokenizer.encode_all(texts, lambda done, total: progress("encoding", done, total)), tokenizer.end_id)
-        for texts in (train, valid)
-    ]
-    return Dataset(name, tokenizer, encoded[0], encoded[1], floor is not None, floor, notes)
+
+    def split(texts: list[str]) -> Split:
+        encoded = tokenizer.encode_all(texts, lambda done, total: progress("encoding", done, total))
+        return Split.from_documents(encoded, tokenizer.end_id)
+
+    return Dataset(name, tokenizer, split(train), split(valid), floor is not None, floor, notes)

@@ -8,6 +8,7 @@ END's name is text: only this module's callers can place the token itself. The f
 `tokenizer.json` of Hugging Face `tokenizers`, and any byte-level tokenizer of that form loads.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,8 +47,8 @@ class Tokenizer:
         self.byte_counts = _byte_counts(inner, name)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, sample_chars: int = SAMPLE_CHARS) -> "Tokenizer":
-        """Learns merges from the first sample_chars characters of texts; the same texts give the same tokenizer.
+    def train(cls, texts: Sequence[str], vocab_size: int, sample_chars: int = SAMPLE_CHARS) -> "Tokenizer":
+        """Learns merges from about sample_chars characters all over texts; the same texts give the same tokenizer.
 
         The vocabulary is smaller than vocab_size where the text has too few repeated pairs: ask the
         result. Raises DataError if vocab_size cannot hold every byte.
@@ -67,7 +68,7 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        inner.train_from_iterator(_first_chars(texts, sample_chars), trainer)
+        inner.train_from_iterator(_sample(texts, sample_chars), trainer)
         return cls(inner)
 
     @classmethod
@@ -118,12 +119,10 @@ class Tokenizer:
         return int(self.byte_counts[tokens].sum())
 
 
-def _first_chars(texts: Iterable[str], limit: int) -> Iterator[str]:
-    for text in texts:
-        if limit <= 0:
-            return
-        yield text[:limit]
-        limit -= len(text)
+def _sample(texts: Sequence[str], limit: int) -> Iterator[str]:
+    """Slices spread evenly over texts, about limit characters in all; everything where it is no more than that."""
+    stride = max(1, -(-sum(map(len, texts)) // limit))
+    return itertools.islice((part for _, part in _slices(texts)), 0, None, stride)
 
 
 def _slices(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
