@@ -20,6 +20,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("torchane.cli.train", "Train a language model; without arguments, a small one in two minutes."),
     "generate": ("torchane.cli.generate", "Continue a prompt with a trained model."),
     "bench": ("torchane.cli.bench", "Measure, beside PyTorch, on this machine."),
+    "inspect": ("torchane.cli.inspect", "Show what a MIL, Core ML, .hwx or weight file holds."),
+    "run": ("torchane.cli.run", "Run a MIL program on the twin."),
 }
 
 

@@ -106,9 +106,9 @@ def read(path: str | os.PathLike[str], *, with_weights: bool = True) -> MLModel:
     return replace(model, program=load_blobs(model.program, opened))
 
 
-def load(path: str | os.PathLike[str]) -> Program:
-    """The program of a package or model file, with its weights. Raises ParseError where there is none."""
-    model = read(path)
+def load(path: str | os.PathLike[str], *, with_weights: bool = True) -> Program:
+    """The program of a package or model file, as `read` gives it. Raises ParseError where there is none."""
+    model = read(path, with_weights=with_weights)
     if model.program is None:
         raise ParseError(f"{path}: the model is a {model.kind}, not an mlProgram: it holds no MIL.")
     return model.program

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from torchane.errors import ParseError
 from torchane.inspect import e5, mlpackage
+from torchane.inspect.errors import FormatError
 from torchane.inspect.hwx.container import MAGIC, OTHER_MAGIC
-from torchane.mil import load
+from torchane.mil import load, parse
 from torchane.mil.ir import Program
 
 _HEAD = 4096
@@ -84,11 +85,21 @@ def _is_text(head: bytes) -> bool:
     return start.startswith((b"program", b"func ", b"//", b"/*"))
 
 
-def load_program(path: Path) -> Program:
-    """Raises ParseError for what holds no MIL program, and for what is damaged or lacks its weights."""
+def load_program(path: Path, *, with_weights: bool = True) -> Program:
+    """Raises ParseError for what holds no MIL program, and for what is damaged or lacks its weights, unless those
+    are not wanted: then constants in files stay named by their places."""
     kind = kind_of(path)
-    if kind in (Kind.MIL, Kind.MLMODELC):
-        return load(path)
     if kind in (Kind.MLPACKAGE, Kind.MLMODEL):
-        return mlpackage.load(path)
-    raise ParseError(f"{path}: a {kind.value} holds no MIL program.")
+        return mlpackage.load(path, with_weights=with_weights)
+    if kind not in (Kind.MIL, Kind.MLMODELC):
+        raise ParseError(f"{path}: a {kind.value} holds no MIL program.")
+    if with_weights:
+        return load(path)
+    file = path / "model.mil" if kind is Kind.MLMODELC else path
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ParseError(f"{file}: it cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise FormatError("MIL text is UTF-8, and this is not.", error.start, str(file)) from None
+    return parse(text, str(file))

@@ -160,6 +160,8 @@ class BlobFile:
                 self.path, offset + 8,
                 f"the data, {size_bytes:,} bytes from byte {start:,} on, leaves the file of {len(self._buffer):,} bytes.",
             )  # fmt: skip
+        if _DTYPES[code].bits >= 8:
+            padding_bits = 0  # early writers left the field as it was in memory; whole bytes have no padding
         if padding_bits > min(size_bytes * 8, 7) or (size_bytes * 8 - padding_bits) % _DTYPES[code].bits:
             raise BlobError(
                 self.path, offset + 24,

@@ -1,0 +1,64 @@
+"""`torchane inspect FILE`: what Apple's tools left, and what a chip would say to it."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from torchane.errors import TorchaneError
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--ops", "with_ops", is_flag=True, help="List every op with its result and its multiply-adds.")
+@click.option("--weights", "with_weights", is_flag=True, help="List every constant with its size and place.")
+@click.option("--chip", metavar="NAME", help="Say what this chip refuses of the program, and why (portable, m1, ...).")
+@click.option("--diff", "other", type=click.Path(path_type=Path), metavar="OTHER",
+              help="Say what the program in OTHER does differently.")  # fmt: skip
+@click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.svg",
+              help="Draw the program; what --chip refuses is red. Needs: pip install 'torchane[graph]'")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of tables.")
+def command(
+    file: Path,
+    with_ops: bool,
+    with_weights: bool,
+    chip: str | None,
+    other: Path | None,
+    graph: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what FILE is and what it holds. Nothing in it is executed.
+
+    FILE is MIL text, a .mlmodelc or .mlpackage folder, a .mlmodel, a .hwx, an E5 bundle or descriptor, or a weight
+    file; its content tells which.
+
+    \b
+      torchane inspect model.mlmodelc
+      torchane inspect model.mil --chip m4 --graph model.svg
+      torchane inspect before.mil --diff after.mil
+      torchane inspect model.hwx --ops
+    """
+    inspection = import_module("torchane.inspect.describe").Inspection(file)
+    chosen = None if chip is None else import_module("torchane.chips").load(chip)
+    found = inspection.to_dict(with_ops=with_ops, with_weights=with_weights)
+    if chosen is not None:
+        found["chip"] = inspection.on_chip(chosen)
+    if other is not None:
+        found["diff"] = inspection.differences(type(inspection)(other))
+    if graph is not None:
+        refused = {refusal["name"]: refusal["reason"] for refusal in found.get("chip", {}).get("refusals", ())}
+        program = inspection.require_program("--graph")
+        _write(graph, import_module("torchane.inspect.picture").to_svg(program, refused=refused))
+        found["graph"] = str(graph)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        import_module("torchane.cli.inspect_view").show(found, with_ops=with_ops)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TorchaneError(f"{path}: the picture cannot be written: {error.strerror or error}.") from error

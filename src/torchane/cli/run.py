@@ -1,0 +1,48 @@
+"""`torchane run model.mil --input x.npy --output y.npy`: any MIL program, here and now."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+#: The names in mil.evaluate.ARITHMETICS, which would load NumPy.
+ARITHMETICS = ("exact", "ideal")
+
+
+@click.command("run")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--input", "inputs", multiple=True, metavar="[NAME=]X.npy",
+              help="An input's value. The name may be left out where the program has one input. Repeatable.")  # fmt: skip
+@click.option("--output", "outputs", multiple=True, metavar="[NAME=]Y.npy",
+              help="Where to write an output. The name may be left out where there is one output. Repeatable.")  # fmt: skip
+@click.option("--function", metavar="NAME", help="Which function; main, or the only one, if not said.")
+@click.option("--arithmetic", type=click.Choice(ARITHMETICS), default="exact", show_default=True,
+              help="exact: as the twin computes, each result rounded once. ideal: float64 from end to end.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of lines.")
+def command(
+    file: Path,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    function: str | None,
+    arithmetic: str,
+    as_json: bool,
+) -> None:
+    """Run the program in FILE (MIL text, .mlmodelc, .mlpackage or .mlmodel) with its weights.
+
+    The twin runs it; a program with ops or types that the twin has no kernels for goes through the slow NumPy rules
+    instead, to the same bits, and standard error says so. States begin as zeros.
+
+    \b
+      torchane run model.mil --input x.npy --output y.npy
+      torchane run model.mlmodelc --input audio=a.npy --input state=s.npy --output probability=p.npy --json
+    """
+    running = import_module("torchane.cli.running")
+    done = running.run(file, inputs, outputs, function=function, arithmetic=arithmetic)
+    if done.reason is not None:
+        click.echo(done.reason, err=True)
+    if as_json:
+        click.echo(json.dumps(done.to_dict()))
+        return
+    for name, output in done.outputs.items():
+        click.echo(f"{name}: {output.describe()}")

@@ -1,0 +1,43 @@
+"""What lies beside the text in a compiled Core ML model: `metadata.json`, Apple's own summary.
+
+`coremldata.bin` and what lies in `analytics/` have no public description and are only listed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torchane.errors import ParseError
+
+METADATA = "metadata.json"
+
+#: What of the summary is about the model as a whole.
+_KEYS = (
+    "specificationVersion", "shortDescription", "version", "author", "license", "storagePrecision", "computePrecision",
+    "availability", "userDefinedMetadata",
+)  # fmt: skip
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The summary's object; empty if there is no such file. Raises ParseError for one that is damaged."""
+    path = folder / METADATA
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ParseError(f"{path}: it cannot be read: {error.strerror or error}.") from error
+    except json.JSONDecodeError as error:
+        raise ParseError(f"{path}:{error.lineno}:{error.colno}: the summary is no JSON: {error.msg}.") from None
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ParseError(f"{path}: the summary is no JSON that can be read: {error}.") from None
+    first = content[0] if isinstance(content, list) and content else content
+    if not isinstance(first, dict):
+        raise ParseError(f"{path}: the summary is no object, as Apple's compiler writes it.")
+    return first
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """The part of it that the program itself does not say."""
+    metadata = read_metadata(folder)
+    return {key: metadata[key] for key in _KEYS if metadata.get(key)}
