@@ -25,6 +25,7 @@ from torchane.capture.host import TorchHost
 from torchane.capture.planning import Planned, Roles, plan_graph
 from torchane.capture.region import RegionCompiler
 from torchane.capture.rules import decompositions
+from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
 from torchane.errors import UsageError
 from torchane.passes.ports import PortLayout
 from torchane.plan import Plan
@@ -78,8 +79,20 @@ COMPILED: list[Compiled] = []
 
 def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Callable[..., Any]:
     """The backend. Raises UsageError for unknown options, CompileError where a graph has no legal form."""
-    compiled = _new(Options.parse(options or {}))
-    compiled.weight_names, compiled.static_names = _roles(gm)
+    parsed = Options.parse(options or {})
+    keep_shapes_exact()
+    roles = _roles(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
+
+    def compile_exact(graph: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return _compile(_new(parsed, *roles), graph, inputs)
+
+    if has_symbols(example_inputs):
+        return torch._dynamo.disable(Specialising(gm, example_inputs, compile_exact))
+    return compile_exact(gm, example_inputs)
+
+
+def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+    """Hands the graph to AOTAutograd, and its forward and backward to us."""
     compile_with = aot_autograd(
         fw_compiler=lambda graph, inputs: _compile_forward(compiled, graph),
         bw_compiler=lambda graph, inputs: _compile_backward(compiled, graph),
@@ -93,9 +106,9 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
         return compile_with(gm, example_inputs)
 
 
-def _new(options: Options) -> Compiled:
+def _new(options: Options, weights: frozenset[str], static: frozenset[str]) -> Compiled:
     device = open_device(options.device)
-    compiled = Compiled(options, device, SurfacePool(device))
+    compiled = Compiled(options, device, SurfacePool(device), weight_names=weights, static_names=static)
     COMPILED.append(compiled)
     return compiled
 
@@ -128,6 +141,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     results = gm.graph.output_node().args[0]
     context = TracingContext.try_get()
     count = len(results) if inference else context.fw_metadata.num_forward
+    context.fw_metadata.bw_donated_idxs = []  # None reads as "some" where torch checks retain_graph
     roles = Roles(
         weights=compiled.weight_names,
         static=compiled.static_names,

@@ -150,6 +150,7 @@ class _Planner:
             kept,
             {node.name: self.layouts[node] for node in self.inputs if node in self.surfaces_in},
             self._gradients(),
+            {i: result for i, result in enumerate(self.results) if not isinstance(result, fx.Node | None)},
         )
         return Planned(plan, self.host_calls, {node.name: layout for node, layout in self.layouts.items()})
 

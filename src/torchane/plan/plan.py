@@ -92,7 +92,8 @@ Step = Stage | Dispatch | Unstage | HostCall
 class Plan:
     """A graph: named inputs come in, steps run in order, named outputs leave.
 
-    `outputs` holds None where the graph gives None. An output whose position is in `kept` leaves as its
+    `outputs` holds None where the graph gives no value: `literals` has what leaves there instead, where
+    that is not None (a size, a flag), by position. An output whose position is in `kept` leaves as its
     surface (fp16, as it lies), for a later graph that lists it in `surfaces_in`. `gradients` names every value that is linear
     in the incoming gradients: the loss scale applies where they cross the boundary.
     """
@@ -105,6 +106,7 @@ class Plan:
     kept: frozenset[int] = frozenset()
     surfaces_in: Mapping[str, PortLayout] = field(default_factory=dict)
     gradients: frozenset[str] = frozenset()
+    literals: Mapping[int, int | float | bool] = field(default_factory=dict)
 
     @property
     def dispatches(self) -> tuple[Dispatch, ...]:

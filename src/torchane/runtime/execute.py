@@ -193,7 +193,7 @@ class _Run:
             notes = {"generation": executor.weights.generation}
             lent[name] = executor.host.wrap(executor.pool.lend(self.surfaces[name], notes))
         return [
-            None if name is None else (lent if position in plan.kept else self.values)[name]
+            plan.literals.get(position) if name is None else (lent if position in plan.kept else self.values)[name]
             for position, name in enumerate(plan.outputs)
         ]
 

@@ -1,0 +1,122 @@
+"""One program per exact shape, however many shapes come.
+
+    default, dynamic=False   every new shape is a graph of its own: torch's record of sizes that changed is
+                             cleared, so that it never traces with symbols, and its recompile limit is moved
+                             ahead of our frames, so that it never gives up and runs eager
+    dynamic=True             Dynamo's graph has symbols: it is specialised anew for each tuple of sizes
+
+Symbols would cost more than they save: programs have fixed shapes anyway, and Python code that asks
+`seq_len > 1` breaks a symbolic graph apart. At MAX_SHAPES a named error says what to do.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo import config as dynamo_config
+from torch._dynamo import pgo
+from torch._guards import CompileContext, TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from torchane.errors import CaptureError
+
+#: Each shape holds programs and surfaces of its own; a model that meets more shapes needs padding or buckets.
+MAX_SHAPES = 64
+
+Call = Callable[..., Any]
+
+
+def keep_shapes_exact() -> None:
+    """Called while Dynamo compiles a frame: its next shape is traced exactly, as the first was.
+
+    Raises CaptureError where the frame was compiled MAX_SHAPES times already.
+    """
+    context = CompileContext.try_get()
+    codes = TracingContext.get_traced_code()
+    if context is None or context.compile_id is None or not codes:
+        return  # called by hand, not by Dynamo
+    traced = {(code.co_filename, code.co_firstlineno, code.co_name) for code in codes}
+    for frame, state in pgo.get_code_state().items():
+        if (frame.filename, frame.firstlineno, frame.name) in traced:
+            state.automatic_dynamic.clear()
+    done = context.compile_id.frame_compile_id + 1
+    if done > MAX_SHAPES:
+        code = codes[0]
+        raise too_many_shapes(f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})")
+    if done >= dynamo_config.recompile_limit:
+        dynamo_config.recompile_limit = done + 1
+
+
+def too_many_shapes(what: str) -> CaptureError:
+    return CaptureError(
+        f"{what} was compiled for {MAX_SHAPES} different shapes or settings, and another one came. Every shape has "
+        "its own programs and surfaces. Pad batches to a few lengths (buckets), drop the last partial batch "
+        "(drop_last=True), or call torch._dynamo.reset() to forget the shapes so far."
+    )
+
+
+def has_symbols(example_inputs: Sequence[Any]) -> bool:
+    """Whether Dynamo traced these inputs with symbolic sizes or numbers."""
+    return any(
+        isinstance(item, torch.SymInt | torch.SymFloat | torch.SymBool)
+        or (isinstance(item, torch.Tensor) and any(not isinstance(size, int) for size in item.shape))
+        for item in example_inputs
+    )
+
+
+class Specialising:
+    """A Dynamo graph with symbolic sizes, compiled once for every tuple of sizes that it is called with.
+
+    compile_exact(graph, inputs) compiles the graph for real inputs, under a tracing context of its own.
+    """
+
+    def __init__(self, gm: fx.GraphModule, example_inputs: Sequence[Any], compile_exact: Callable[..., Call]):
+        self._gm = gm
+        self._compile = compile_exact
+        wrapped = [_is_wrapped_number(node) for node in gm.graph.find_nodes(op="placeholder")]
+        self._numbers = [i for i, is_number in enumerate(wrapped) if is_number]
+        self._varying = [i for i, item in enumerate(example_inputs) if has_symbols([item])]
+        self._by_sizes: dict[tuple[Any, ...], Call] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        numbers = {i: args[i].item() for i in self._numbers}
+        sizes = (*(_size_of(args[i]) for i in self._varying), *numbers.values())
+        if sizes not in self._by_sizes:
+            if len(self._by_sizes) >= MAX_SHAPES:
+                raise too_many_shapes("A graph with symbolic sizes (dynamic=True)")
+            with tracing(TracingContext(FakeTensorMode())):
+                self._by_sizes[sizes] = self._compile(with_numbers(self._gm, numbers), args)
+        return self._by_sizes[sizes](*args)
+
+
+def with_numbers(gm: fx.GraphModule, numbers: Mapping[int, float]) -> fx.GraphModule:
+    """The graph with `.item()` of the inputs at these positions replaced by numbers."""
+    if not numbers:
+        return gm
+    graph = fx.Graph()
+    made: dict[fx.Node, Any] = {}
+    positions = {node: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
+    for node in gm.graph.nodes:
+        source = node.all_input_nodes[0] if node.target == "item" else None
+        if source is not None and positions.get(source) in numbers:
+            made[node] = numbers[positions[source]]
+        elif node.op == "output":
+            graph.output(fx.node.map_arg(node.args[0], made.__getitem__))
+        else:
+            made[node] = graph.create_node(
+                node.op, node.target, fx.node.map_arg(node.args, made.__getitem__),
+                fx.node.map_arg(node.kwargs, made.__getitem__), node.name, node.type,
+            )  # fmt: skip
+            made[node].meta = dict(node.meta)
+    return fx.GraphModule(gm, graph)
+
+
+def _is_wrapped_number(node: fx.Node) -> bool:
+    """Dynamo hands a Python float that may vary over as a tensor, and takes its `.item()`."""
+    argument = node.meta.get("grapharg")
+    return argument is not None and argument.pass_arg_as_tensor and not argument.is_tensor
+
+
+def _size_of(value: Any) -> Any:
+    return (tuple(value.shape), value.stride()) if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,88 @@
+"""Every exact shape has programs of its own; torch never gives up and runs eager."""
+
+import copy
+
+import pytest
+import torch
+from capture_helpers import distance, gradients
+from torch import nn
+from torch._dynamo import config as dynamo_config
+
+from torchane.capture import backend, shapes
+
+GRADIENT_BAR = 0.02
+
+
+class Small(nn.Module):
+    """Asks for sizes, gives one back, and takes a Python number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, factor: float = 1.0) -> tuple[torch.Tensor, int]:
+        y = self.down(torch.relu(self.up(x) * factor))
+        return y.reshape(x.shape[0] * x.shape[1], -1) / x.shape[1], x.shape[0]
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch._dynamo.reset()
+    with dynamo_config.patch(recompile_limit=8):
+        yield
+    torch._dynamo.reset()
+
+
+def train_on(count: int, dynamic: bool | None) -> int:
+    """Trains on `count` shapes beside eager; gives how many graphs were compiled."""
+    before = len(backend.COMPILED)
+    torch.manual_seed(0)
+    model = Small()
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+    for i in range(count):
+        x, factor = torch.randn(2 + i % 3, 3 + i, 8), 1.0 + i
+        for current in (compiled, eager):
+            current.zero_grad()
+            y, batch = current(x, factor)
+            assert batch == x.shape[0]
+            y.square().sum().backward()
+        for (name, ours), theirs in zip(gradients(model).items(), gradients(eager).values(), strict=True):
+            assert distance(ours, theirs) < GRADIENT_BAR, (name, x.shape)
+    assert all(compiled.plans["backward"].dispatches for compiled in backend.COMPILED[before:])
+    return len(backend.COMPILED) - before
+
+
+@pytest.mark.parametrize("dynamic", [None, False])
+def test_more_shapes_than_torchs_recompile_limit_all_run_in_programs(dynamic: bool | None) -> None:
+    assert train_on(10, dynamic) == 10
+
+
+def test_symbolic_graphs_are_specialised_for_every_shape() -> None:
+    assert train_on(4, dynamic=True) == 4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dynamic", [None, False, True])
+def test_twenty_shapes(dynamic: bool | None) -> None:
+    assert train_on(20, dynamic) == 20
+
+
+def test_a_shape_that_comes_again_is_not_compiled_again() -> None:
+    compiled = torch.compile(Small(), backend=backend.ane, dynamic=True, options={"device": "twin"})
+    compiled(torch.randn(2, 3, 8))
+    compiled(torch.randn(2, 5, 8))
+    before = len(backend.COMPILED)
+    compiled(torch.randn(2, 3, 8))
+    assert len(backend.COMPILED) == before
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_too_many_shapes_end_in_a_named_error_with_advice(dynamic, monkeypatch) -> None:
+    monkeypatch.setattr(shapes, "MAX_SHAPES", 2)
+    compiled = torch.compile(Small(), backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+    with torch.no_grad():
+        compiled(torch.randn(2, 3, 8))
+        compiled(torch.randn(2, 4, 8))
+        with pytest.raises(Exception, match=r"compiled for 2 different shapes.*Pad batches to a few lengths"):
+            compiled(torch.randn(2, 5, 8))
