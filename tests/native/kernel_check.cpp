@@ -1,0 +1,162 @@
+// Runs the portable kernels against plain loops in double, without Python: for processors that the machine
+// at hand only emulates. Prints what differs; ends with 0 if nothing does.
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <vector>
+
+#include "staging.h"
+#include "steps.h"
+
+using namespace torchane;
+
+namespace {
+
+int failures = 0;
+
+void require(bool holds, const char* what) {
+    if (holds) return;
+    std::printf("FAILED: %s\n", what);
+    ++failures;
+}
+
+double value(half_t h) { return half_to_float(h); }
+
+// Rounds a double to fp16 once, to nearest even.
+half_t rounded(double x) {
+    if (std::isnan(x) || std::isinf(x)) return float_to_half(static_cast<float>(x));
+    int exponent;
+    std::frexp(x, &exponent);
+    const double unit = std::ldexp(1.0, std::max(exponent - 11, -24));
+    return float_to_half(static_cast<float>(std::nearbyint(x / unit) * unit));
+}
+
+int distance(half_t a, half_t b) {
+    if (std::isnan(value(a)) || std::isnan(value(b))) return std::isnan(value(a)) == std::isnan(value(b)) ? 0 : 99999;
+    const auto place = [](half_t h) { return h & 0x8000 ? -(h & 0x7fff) : h; };
+    return std::abs(place(a) - place(b));
+}
+
+std::vector<half_t> numbers(size_t count) {
+    std::vector<half_t> made(count);
+    uint32_t state = 12345;
+    for (half_t& h : made) {
+        state = state * 1664525u + 1013904223u;
+        h = float_to_half((static_cast<float>(state >> 8) / 8388608.0f - 1.0f) * 2.0f);
+    }
+    return made;
+}
+
+void check_conversions() {
+    const Kernels& table = kernels();
+    for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+        const half_t h = static_cast<half_t>(bits);
+        float wide;
+        table.widen(&wide, &h, 1, 1.0f);
+        half_t back;
+        table.narrow(&back, &wide, 1, 1.0f);
+        if (std::isnan(wide) ? !std::isnan(value(back)) : back != h) return require(false, "fp16 to fp32 and back");
+    }
+}
+
+void check_unary() {
+    std::vector<half_t> every(0x10000), got(0x10000);
+    for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<half_t>(i);
+    const auto check = [&](Unary op, const char* name, int allowed, double (*exact)(double)) {
+        kernels().unary[static_cast<int>(op)](got.data(), every.data(), static_cast<int64_t>(every.size()));
+        int worst = 0;
+        for (size_t i = 0; i < every.size(); ++i) worst = std::max(worst, distance(got[i], rounded(exact(value(every[i])))));
+        require(worst <= allowed, name);
+    };
+    check(Unary::exp, "exp", 1, [](double x) { return std::exp(x); });
+    check(Unary::tanh, "tanh", 1, [](double x) { return std::tanh(x); });
+    check(Unary::sigmoid, "sigmoid", 1, [](double x) { return 1 / (1 + std::exp(-x)); });
+    check(Unary::sqrt, "sqrt", 0, [](double x) { return std::sqrt(x); });
+    check(Unary::square, "square", 0, [](double x) { return x * x; });
+    check(Unary::pow_minus_half, "pow -0.5", 1, [](double x) { return std::pow(x, -0.5); });
+}
+
+void check_matmul(int64_t m, int64_t n, int64_t k, bool transpose_x, bool transpose_y) {
+    std::vector<half_t> x = numbers(static_cast<size_t>(m * k)), y = numbers(static_cast<size_t>(k * n)), out(static_cast<size_t>(m * n));
+    Matmul step;
+    step.x = {0, 0}, step.y = {1, 0}, step.out = {2, 0};
+    step.m = m, step.n = n, step.k = k, step.transpose_x = transpose_x, step.transpose_y = transpose_y;
+    const std::vector<half_t*> spaces{x.data(), y.data(), out.data()};
+    Memory shared;
+    step.run({spaces, shared});
+    for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = 0; j < n; ++j) {
+            double sum = 0, size = 0;
+            for (int64_t p = 0; p < k; ++p) {
+                const double term = value(x[static_cast<size_t>(transpose_x ? p * m + i : i * k + p)]) *
+                                    value(y[static_cast<size_t>(transpose_y ? j * k + p : p * n + j)]);
+                sum += term;
+                size += std::abs(term);
+            }
+            const double allowed = static_cast<double>(k) * 0x1p-24 * size + 0x1p-11 * std::abs(sum) + 0x1p-25;
+            if (std::abs(value(out[static_cast<size_t>(i * n + j)]) - sum) > allowed) return require(false, "matmul");
+        }
+}
+
+void check_transpose(int64_t rows, int64_t columns) {
+    std::vector<half_t> x = numbers(static_cast<size_t>(rows * columns)), out(x.size());
+    Copy step;
+    step.x = {0, 0}, step.out = {1, 0};
+    step.sizes = {columns, rows}, step.x_strides = {1, columns}, step.out_strides = {rows, 1};
+    const std::vector<half_t*> spaces{x.data(), out.data()};
+    Memory shared;
+    step.run({spaces, shared});
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < columns; ++j)
+            if (out[static_cast<size_t>(j * rows + i)] != x[static_cast<size_t>(i * columns + j)]) return require(false, "transpose");
+}
+
+void check_reductions() {
+    std::vector<half_t> x = numbers(70 * 333), out(333);
+    for (bool last : {false, true}) {
+        Reduce step;
+        step.x = {0, 0}, step.out = {1, 0}, step.reduction = Reduction::sum;
+        step.sizes = {70, 333}, step.kept = {last, !last};
+        const std::vector<half_t*> spaces{x.data(), out.data()};
+        Memory shared;
+        step.run({spaces, shared});
+        for (size_t r = 0; r < (last ? 70u : 333u); ++r) {
+            double sum = 0;
+            for (size_t e = 0; e < (last ? 333u : 70u); ++e) sum += value(x[last ? r * 333 + e : e * 333 + r]);
+            if (std::abs(value(out[r]) - sum) > 0x1p-11 * std::abs(sum) + 1e-4) return require(false, "reduce");
+        }
+    }
+    std::vector<float> scratch(333);
+    std::vector<half_t> soft(333);
+    kernels().softmax_row(soft.data(), x.data(), 333, scratch.data());
+    double sum = 0;
+    for (int i = 0; i < 333; ++i) sum += std::exp(value(x[static_cast<size_t>(i)]));
+    for (int i = 0; i < 333; ++i)
+        require(distance(soft[static_cast<size_t>(i)], rounded(std::exp(value(x[static_cast<size_t>(i)])) / sum)) <= 1, "softmax");
+}
+
+void check_scan() {
+    std::vector<half_t> x = numbers(1000);
+    x[3] = 0x7c00, x[5] = 0x7e00, x[7] = 0, x[9] = 0x8000, x[11] = 0x7bff;
+    Scan seen;
+    kernels().scan(x.data(), 1000, &seen);
+    require(seen.count == 1000 && seen.non_finite == 2 && seen.zeros >= 2 && std::isinf(seen.max_abs), "scan");
+}
+
+}  // namespace
+
+int main() {
+    check_conversions();
+    check_unary();
+    for (bool transpose_x : {false, true})
+        for (bool transpose_y : {false, true}) {
+            check_matmul(1, 1, 1, transpose_x, transpose_y);
+            check_matmul(37, 41, 129, transpose_x, transpose_y);
+        }
+    check_matmul(9, 20, 2100, false, false);
+    check_transpose(65, 130);
+    check_reductions();
+    check_scan();
+    std::printf(failures == 0 ? "all kernels agree\n" : "%d failures\n", failures);
+    return failures == 0 ? 0 : 1;
+}
