@@ -11,7 +11,9 @@ namespace torchane {
 namespace {
 
 constexpr int64_t TASK = 32768;  // numbers: 128 KiB of fp32
-constexpr int64_t SIDE = 64;     // of a square that is transposed
+// The side of a square that is transposed, in the second-level cache: its rows lie in pages of their own on
+// both sides, so the longer they are, the fewer pages are looked up.
+constexpr int64_t SIDE = 256;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -130,7 +132,7 @@ struct Narrow {
     void run(char* to, const char* from, int64_t n) const { narrow(reinterpret_cast<half_t*>(to), element, from, n, scale); }
 
     void square(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t rows, int64_t columns) const {
-        half_t rounded[SIDE * SIDE];
+        half_t* rounded = thread_memory().take<half_t>(SIDE * SIDE * sizeof(half_t));
         const int64_t size = static_cast<int64_t>(bytes_of(element));
         for (int64_t i0 = 0; i0 < rows; i0 += SIDE)
             for (int64_t j0 = 0; j0 < columns; j0 += SIDE) {
@@ -157,7 +159,7 @@ struct Widen {
     }
 
     void square(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t rows, int64_t columns) const {
-        half_t turned[SIDE * SIDE];
+        half_t* turned = thread_memory().take<half_t>(SIDE * SIDE * sizeof(half_t));
         const half_t* source = reinterpret_cast<const half_t*>(from);
         for (int64_t i0 = 0; i0 < rows; i0 += SIDE)
             for (int64_t j0 = 0; j0 < columns; j0 += SIDE) {
