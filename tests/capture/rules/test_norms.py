@@ -103,3 +103,7 @@ def test_group_norm_and_gradient(group, spatial):
     _, mean, rstd = aten.native_group_norm(x.double(), w.double(), bias.double(), 3, 6, positions, group, 1e-3)
     args = (grad, x, mean, rstd, w, 3, 6, positions, group, [True, True, True])
     check(aten.native_group_norm_backward.default, *args, tolerance=0.05)
+
+
+def test_negative_epsilon_stays_negative():
+    check(aten.native_layer_norm.default, X * 3, [16], W, B, -0.5)

@@ -48,7 +48,9 @@ def test_training_through_max_pool_keeps_no_indices():
 
 
 @pytest.mark.parametrize(
-    "options", [(False, True, None), (True, False, None), (True, True, None), (False, True, 3)], ids=str
+    "options",
+    [(False, True, None), (True, False, None), (True, True, None), (False, True, 3), (True, True, -2)],
+    ids=str,
 )
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 def test_avg_pool_and_gradient(window, options):

@@ -59,6 +59,13 @@ def test_logarithm_waits_for_a_chip_that_takes_it():
     assert rules.why_not(node, lambda kind: kind == "log") is None
 
 
+def test_search_for_infinity_and_nan_runs_on_the_host():
+    infinite = node_of(lambda x: x == float("inf"), torch.ones(3), target=aten.eq.Scalar)
+    nan = node_of(lambda x: torch.ne(x, x), torch.ones(3), target=aten.ne.Tensor)
+    assert "compares with inf" in rules.why_not(infinite)
+    assert "NaN" in rules.why_not(nan)
+
+
 def test_every_rule_is_in_the_coverage_table_once():
     names = [name for family in rules.covered_ops().values() for name in family]
     assert sorted(names) == sorted(map(str, RULES))

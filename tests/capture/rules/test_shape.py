@@ -100,6 +100,7 @@ def test_turning_round():
     check(aten.roll.default, X, [1, -2], [0, 2], tolerance=EXACTLY)
     check(aten.roll.default, X, [7], tolerance=EXACTLY)
     check(aten.unfold.default, X, 3, 2, 2, tolerance=EXACTLY)
+    check(aten.unfold.default, torch.tensor(2.0), 0, 1, 1, tolerance=EXACTLY)
     check(aten.unfold.default, X, 1, 2, 1, tolerance=EXACTLY)
 
 

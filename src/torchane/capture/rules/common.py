@@ -54,8 +54,8 @@ def filled(shape: Sequence[int], value: float, dtype: DType) -> Literal:
 
 
 def epsilon(value: float, dtype: DType) -> Literal:
-    """A small positive number that guards a division: never rounded to zero."""
-    return number(max(float(value), _SMALLEST.get(dtype, 0.0)), dtype)
+    """A number that guards a division: a positive one is never rounded to zero."""
+    return number(max(value, _SMALLEST.get(dtype, 0.0)) if value > 0 else value, dtype)
 
 
 def uniform(x: object) -> float | None:

@@ -118,9 +118,9 @@ def _mean_windows(
             end = min(begin + window.kernel[axis], size[axis] + window.padding[axis])
             inside = slice(max(begin, 0), min(end, size[axis]))
             total = end - begin if count_include_pad else inside.stop - inside.start
-            matrix[row, inside] = 1 / total if divisor is None else 1 / math.sqrt(divisor)
+            matrix[row, inside] = 1 / total if divisor is None else 1.0
         result.append(matrix)
-    return result[0], result[1]
+    return result[0] / (divisor or 1), result[1]
 
 
 @lowers(aten.avg_pool2d.default)

@@ -6,6 +6,8 @@ Comparisons of program values give masks by `common.positive`; what compares onl
 stays on the host.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch.fx import Node
@@ -54,43 +56,48 @@ def masked_fill(b: Builder, x: Value, mask: Value, value: Operand) -> Value:
     return where(b, mask, value, x)
 
 
-def _of_floats(node: Node) -> str | None:
-    """Comparisons of masks are the host's."""
+def _of_finite_floats(node: Node) -> str | None:
+    """Comparisons of masks, with infinity, and of a value with itself (is it NaN?) are the host's."""
     for source in node.all_input_nodes:
         if source.meta["val"].dtype == torch.bool:
             return f"its input {source.name} is a mask, and masks are compared on the host"
+    x, other = node.args
+    if x is other:
+        return "it asks for NaN, and programs compare finite numbers"
+    if not isinstance(other, Node) and not math.isfinite(other):
+        return f"it compares with {other}, and programs compare finite numbers"
     return None
 
 
-@lowers(aten.gt.Scalar, aten.gt.Tensor, masks=True, when=_of_floats)
+@lowers(aten.gt.Scalar, aten.gt.Tensor, masks=True, when=_of_finite_floats)
 def gt(b: Builder, x: Operand, other: Operand) -> Var:
     x, other = operands(x, other)
     return positive(b, b.sub(x=x, y=other) if uniform(other) != 0 or other.shape else x)
 
 
-@lowers(aten.lt.Scalar, aten.lt.Tensor, masks=True, when=_of_floats)
+@lowers(aten.lt.Scalar, aten.lt.Tensor, masks=True, when=_of_finite_floats)
 def lt(b: Builder, x: Operand, other: Operand) -> Var:
     x, other = operands(x, other)
     return positive(b, b.sub(x=other, y=x))
 
 
-@lowers(aten.ge.Scalar, aten.ge.Tensor, masks=True, when=_of_floats)
+@lowers(aten.ge.Scalar, aten.ge.Tensor, masks=True, when=_of_finite_floats)
 def ge(b: Builder, x: Operand, other: Operand) -> Var:
     return one_minus(b, lt(b, x, other))
 
 
-@lowers(aten.le.Scalar, aten.le.Tensor, masks=True, when=_of_floats)
+@lowers(aten.le.Scalar, aten.le.Tensor, masks=True, when=_of_finite_floats)
 def le(b: Builder, x: Operand, other: Operand) -> Var:
     return one_minus(b, gt(b, x, other))
 
 
-@lowers(aten.ne.Scalar, aten.ne.Tensor, masks=True, when=_of_floats)
+@lowers(aten.ne.Scalar, aten.ne.Tensor, masks=True, when=_of_finite_floats)
 def ne(b: Builder, x: Operand, other: Operand) -> Var:
     x, other = operands(x, other)
     return positive(b, b.abs(x=b.sub(x=x, y=other)))
 
 
-@lowers(aten.eq.Scalar, aten.eq.Tensor, masks=True, when=_of_floats)
+@lowers(aten.eq.Scalar, aten.eq.Tensor, masks=True, when=_of_finite_floats)
 def eq(b: Builder, x: Operand, other: Operand) -> Var:
     return one_minus(b, ne(b, x, other))
 

@@ -206,6 +206,8 @@ def roll(b: Builder, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) 
 @lowers(aten.unfold.default)
 def unfold(b: Builder, x: Value, dimension: int, size: int, step: int) -> Value:
     """Windows along an axis, each with its entries on a new last axis: a product with a 0/1 matrix."""
+    if not x.shape:
+        return common.reshaped(b, x, (size,))
     shape = common.sizes(x)
     axis = common.axis_of(dimension, len(shape))
     count = (shape[axis] - size) // step + 1
