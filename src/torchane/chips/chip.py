@@ -9,7 +9,7 @@ Source tags (GDE, MDX, QANE, ...) are explained in SOURCES.md beside the data fi
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class Certainty(enum.Enum):
@@ -85,6 +85,16 @@ class Quantity:
 
 
 @dataclass(frozen=True)
+class Assumption:
+    """A setting of the engine's arithmetic, by its path in `torchane.mil.engine.Settings`."""
+
+    name: str
+    value: object
+    certainty: Certainty
+    source: str
+
+
+@dataclass(frozen=True)
 class Chip:
     """One target. `ports` and `programs` are conditions on the signature and on the program as a whole."""
 
@@ -97,6 +107,7 @@ class Chip:
     limits: Mapping[str, Limit]
     prefers: Mapping[str, str]
     costs: Mapping[str, Quantity]
+    arithmetic: Mapping[str, Assumption] = field(default_factory=dict)
 
     @property
     def kinds(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
-from torchane.chips.chip import Certainty, Chip, Condition, Level, Limit, OpFact, Quantity
+from torchane.chips.chip import Assumption, Certainty, Chip, Condition, Level, Limit, OpFact, Quantity
 from torchane.errors import UsageError
 
 #: The safe intersection, and the target of everything that names no other.
@@ -35,7 +35,7 @@ def load(name: str = DEFAULT) -> Chip:
 
 def parse_chip(data: Mapping) -> Chip:
     """A chip from a data file's content; asserts that it is complete."""
-    known = {"name", "title", "extends", "ops", "every_op", "ports", "programs", "limits", "prefers", "costs"}
+    known = {"name", "title", "extends", "ops", "every_op", "ports", "programs", "limits", "prefers", "costs", "arithmetic"}
     assert set(data) <= known, f"{data.get('name')}: unknown keys {sorted(set(data) - known)}"
     base = load(data["extends"]) if "extends" in data else _NOTHING
     ops: dict[str, OpFact] = {}
@@ -53,6 +53,7 @@ def parse_chip(data: Mapping) -> Chip:
         limits={**base.limits, **{entry["name"]: _limit(entry) for entry in data.get("limits", ())}},
         prefers={**base.prefers, **data.get("prefers", {})},
         costs={**base.costs, **{entry["name"]: _quantity(entry) for entry in data.get("costs", ())}},
+        arithmetic={**base.arithmetic, **{entry["name"]: _assumption(entry) for entry in data.get("arithmetic", ())}},
     )
 
 
@@ -112,6 +113,10 @@ def _limit(entry: Mapping) -> Limit:
 
 def _quantity(entry: Mapping) -> Quantity:
     return Quantity(entry["name"], float(entry["value"]), Certainty(entry["certainty"]), entry["source"])
+
+
+def _assumption(entry: Mapping) -> Assumption:
+    return Assumption(entry["name"], entry["value"], Certainty(entry["certainty"]), entry["source"])
 
 
 def _frozen(value: object) -> object:

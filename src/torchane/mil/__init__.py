@@ -2,7 +2,7 @@
 
     program = mil.load("model.mlmodelc/model.mil")        # weights stay in their file, mapped
     mil.check(program)                                    # raises CompileError that names op and reason
-    outputs = mil.evaluate(program, {"x": x})             # NumPy, exact, slow
+    outputs = mil.evaluate(program, {"x": x})             # NumPy, exact, slow; arithmetic="engine": as the chip does
     print(mil.to_text(program))
     print(*mil.diff(program, other), sep="\\n")           # what they do differently
     mil.save(program, "folder")                           # folder/model.mil, folder/weights/weight.bin
@@ -12,8 +12,9 @@ Needs NumPy and nothing else.
 
 from torchane.mil.check import check
 from torchane.mil.diff import Difference, diff
+from torchane.mil.engine import ENGINE
 from torchane.mil.evaluate import evaluate
 from torchane.mil.save import emit, load, save
 from torchane.mil.text import parse, to_text
 
-__all__ = ["Difference", "check", "diff", "emit", "evaluate", "load", "parse", "save", "to_text"]
+__all__ = ["ENGINE", "Difference", "check", "diff", "emit", "evaluate", "load", "parse", "save", "to_text"]
