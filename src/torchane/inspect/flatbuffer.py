@@ -32,7 +32,8 @@ class FlatBuffer:
         size = struct.calcsize(layout)
         self.spend(size, start)
         if start < 0 or start + size > len(self.data):
-            raise FormatError(f"{size} bytes are needed and the file has {len(self.data):,}.", max(start, 0), self.path)
+            place = min(max(start, 0), len(self.data))
+            raise FormatError(f"{size} bytes are needed past the file's {len(self.data):,}.", place, self.path)
         return struct.unpack_from(layout, self.data, start)[0]
 
     def follow(self, start: int) -> int:

@@ -1,7 +1,7 @@
 """From a Program to MIL's protobuf messages.
 
-Constants stay where the program has them, in `const` statements or as arguments: coremltools reads both, Apple's
-compiler has been seen with the former (`passes.name_constants` makes it so).
+Constants stay where the program has them, in `const` statements or as arguments; Core ML's own files have only the
+former (`apart.constants_apart`).
 """
 
 from collections.abc import Iterable, Mapping
