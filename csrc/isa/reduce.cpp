@@ -1,45 +1,22 @@
 // Sums, maxima and minima: of a row, or of many columns at once. Sums are kept in fp32.
-// A row is dealt out over 64 running values whatever the width of the vectors, and these are folded
-// 64 -> 32 -> ... -> 1, so every instruction set gives the same bits.
 // Reference: mil/ops/reduce.py.
+#include "isa/fold.h"
 #include "isa/table.h"
-#include "isa/simd.h"
 
 namespace torchane::TORCHANE_ISA {
 namespace {
 
-constexpr int RUNNING = 64;
-constexpr int VECTORS = RUNNING / LANES;
-
-struct Sum {
-    static constexpr float start = 0.0f;
-    static vf of(vf a, vf b) { return a + b; }
-    static float of(float a, float b) { return a + b; }
-};
-struct Max {
-    static constexpr float start = -__builtin_inff();
-    static vf of(vf a, vf b) { return larger(a, b); }
-    static float of(float a, float b) { return a != a || a > b ? a : b; }
-};
-struct Min {
-    static constexpr float start = __builtin_inff();
-    static vf of(vf a, vf b) { return smaller(a, b); }
-    static float of(float a, float b) { return a != a || a < b ? a : b; }
+// Overloads for fold: a whole vector of a row, and its last numbers.
+template <typename Op>
+struct Row {
+    const half_t* a;
+    vf operator()(int64_t i) const { return load(a + i); }
+    vf operator()(int64_t i, int64_t count) const { return first_of(load_n(a + i, count), count, Op::start); }
 };
 
 template <typename Op>
 float row(const half_t* a, int64_t n) {
-    vf running[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) running[v] = set1(Op::start);
-    int64_t i = 0;
-    for (; i + RUNNING <= n; i += RUNNING)
-        for (int v = 0; v < VECTORS; ++v) running[v] = Op::of(running[v], load(a + i + v * LANES));
-    float folded[RUNNING];
-    for (int v = 0; v < VECTORS; ++v) store(folded + v * LANES, running[v]);
-    for (int r = 0; i < n; ++i, ++r) folded[r] = Op::of(folded[r], half_to_float(a[i]));
-    for (int half = RUNNING / 2; half >= 1; half /= 2)
-        for (int r = 0; r < half; ++r) folded[r] = Op::of(folded[r], folded[r + half]);
-    return folded[0];
+    return fold<Op>(n, Row<Op>{a});
 }
 
 float mean(const half_t* a, int64_t n) { return row<Sum>(a, n) / static_cast<float>(n); }

@@ -1,55 +1,40 @@
 // softmax: e^(x - max) / sum of e^(x - max), in fp32 throughout, rounded to fp16 once at the end.
 // Reference: mil/ops/normalize.py.
+#include "isa/fold.h"
 #include "isa/table.h"
-#include "isa/simd.h"
 
 namespace torchane::TORCHANE_ISA {
 namespace {
 
-constexpr int RUNNING = 64;
-constexpr int VECTORS = RUNNING / LANES;
+struct Row {
+    const half_t* a;
+    vf operator()(int64_t i) const { return load(a + i); }
+    vf operator()(int64_t i, int64_t count) const { return first_of(load_n(a + i, count), count, Max::start); }
+};
+
+// e^(x - shift), kept in fp32 as it is summed.
+struct Powers {
+    const half_t* a;
+    float* kept;
+    vf shift;
+    vf operator()(int64_t i) const {
+        const vf power = exp(load(a + i) - shift);
+        store(kept + i, power);
+        return power;
+    }
+    vf operator()(int64_t i, int64_t count) const {
+        const vf power = exp(load_n(a + i, count) - shift);
+        store_n(kept + i, power, count);
+        return first_of(power, count, Sum::start);
+    }
+};
 
 void softmax_row(half_t* d, const half_t* a, int64_t n, float* scratch) {
-    vf top = set1(-__builtin_inff());
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) top = larger(top, load(a + i));
-    float tops[LANES];
-    store(tops, top);
-    float greatest = -__builtin_inff();
-    for (int l = 0; l < LANES; ++l)
-        if (!(tops[l] <= greatest)) greatest = tops[l];
-    for (int64_t j = i; j < n; ++j) {
-        const float x = half_to_float(a[j]);
-        if (!(x <= greatest)) greatest = x;
-    }
-
-    const vf shift = set1(greatest);
-    vf running[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) running[v] = set1(0.0f);
-    i = 0;
-    for (; i + RUNNING <= n; i += RUNNING)
-        for (int v = 0; v < VECTORS; ++v) {
-            const vf e = exp(load(a + i + v * LANES) - shift);
-            store(scratch + i + v * LANES, e);
-            running[v] = running[v] + e;
-        }
-    float folded[RUNNING];
-    for (int v = 0; v < VECTORS; ++v) store(folded + v * LANES, running[v]);
-    for (int r = 0; i < n; i += LANES, r += LANES) {
-        const int64_t count = n - i < LANES ? n - i : LANES;
-        float e[LANES];
-        store(e, exp(load_n(a + i, count) - shift));
-        for (int64_t l = 0; l < count; ++l) {
-            scratch[i + l] = e[l];
-            folded[r + l] += e[l];
-        }
-    }
-    for (int half = RUNNING / 2; half >= 1; half /= 2)
-        for (int r = 0; r < half; ++r) folded[r] += folded[r + half];
-
+    const vf shift = set1(fold<Max>(n, Row{a}));
     // A division per number would cost as much as e^; the product is two roundings of fp32 away at most.
-    const vf inverse = set1(1.0f / folded[0]);
-    for (i = 0; i + LANES <= n; i += LANES) store(d + i, load(scratch + i) * inverse);
+    const vf inverse = set1(1.0f / fold<Sum>(n, Powers{a, scratch, shift}));
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(d + i, load(scratch + i) * inverse);
     if (i < n) store_n(d + i, load_n(scratch + i, n - i) * inverse, n - i);
 }
 
