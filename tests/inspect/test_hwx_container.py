@@ -1,6 +1,7 @@
 """Compiled programs: every shared file comes back to the byte, and what it says agrees with itself."""
 
 import struct
+from itertools import pairwise
 
 import pytest
 from inspect_samples import h13_file, stream_file
@@ -55,7 +56,7 @@ def test_tiles_are_one_for_each_lane(shared_data):
     found = hwx.parse((shared_data / "hwx" / "tinygrad-ops-gemm-ef7e5c.hwx").read_bytes())
     tiles = [symbol for symbol in found.symbols if symbol.tile is not None]
     assert sorted(tile.tile[1] for tile in tiles) == list(range(16))
-    assert sorted(b.value - a.value for a, b in zip(tiles, tiles[1:])) == [0x200] * 15
+    assert sorted(b.value - a.value for a, b in pairwise(tiles)) == [0x200] * 15
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -1,0 +1,70 @@
+"""What a file is, told by its content."""
+
+import os
+
+import pytest
+from inspect_samples import e5_descriptor, h13_file, model_file, small_program
+
+from torchane import mil
+from torchane.errors import ParseError
+from torchane.inspect import mlpackage
+from torchane.inspect.recognize import Kind, kind_of, load_program
+from torchane.mil.blobs import BlobWriter
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """A file of every kind, under a name that tells nothing where that may be."""
+    files = {Kind.MLMODEL: model_file(), Kind.HWX: h13_file(), Kind.BLOBS: BlobWriter().to_bytes()}
+    files[Kind.MIL] = b"  // a comment\n" + mil.to_text(small_program()).encode()
+    for kind, data in files.items():
+        (tmp_path / kind.name).write_bytes(data)
+    (tmp_path / "a.e5").write_bytes(e5_descriptor())
+    (tmp_path / "b.bundle" / "main").mkdir(parents=True)
+    return {
+        **{kind: tmp_path / kind.name for kind in files},
+        Kind.E5_DESCRIPTOR: tmp_path / "a.e5",
+        Kind.E5: tmp_path / "b.bundle",
+        Kind.MLMODELC: mil.save(small_program(), tmp_path / "c.mlmodelc").parent,
+        Kind.MLPACKAGE: mlpackage.save(small_program(), tmp_path / "d"),
+    }
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_is_recognised(kinds, kind):
+    assert kind_of(kinds[kind]) is kind
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind.holds_program])
+def test_programs_are_loaded_whatever_holds_them(kinds, kind):
+    assert mil.diff(small_program(), load_program(kinds[kind])) == ()
+    assert len(load_program(kinds[kind], with_weights=False).outputs) == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if not kind.holds_program])
+def test_other_kinds_hold_no_program(kinds, kind):
+    with pytest.raises(ParseError, match="holds no MIL program"):
+        load_program(kinds[kind])
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\x80\x04\x95pickle", bytes(100)])
+def test_other_files_are_refused(tmp_path, data):
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ParseError, match="none of the known kinds"):
+        kind_of(tmp_path / "x")
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (("pipe", "neither a file nor a folder"), ("missing", "cannot be read")):
+        with pytest.raises(ParseError, match=reason):
+            kind_of(tmp_path / name)
+    with pytest.raises(ParseError, match=r"neither Manifest\.json"):
+        kind_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mil_compiled", "mlpackage", "mil_generated", "hwx"])
+def test_every_shared_file_is_recognised(shared_data, name):
+    wanted = {"mil_generated": {Kind.MIL}, "hwx": {Kind.HWX}, "mlpackage": {Kind.MLPACKAGE, Kind.MLMODEL},
+              "mil_compiled": {Kind.MIL, Kind.MLMODELC}}[name]  # fmt: skip
+    assert {kind_of(path) for path in (shared_data / name).iterdir()} == wanted
