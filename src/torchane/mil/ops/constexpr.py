@@ -67,9 +67,15 @@ def _(
     require_rank("constexpr_lut_to_dense", (1,), lut=lut, indices=indices)
     if lut.shape[0] not in (2, 4, 16, 64, 256):
         raise CompileError(f"constexpr_lut_to_dense: lut is {lut}; a table has 2, 4, 16, 64 or 256 entries.")
+    _require_sizes("constexpr_lut_to_dense", shape)
     bits = math.prod(shape) * (lut.shape[0].bit_length() - 1)
     require_shape("constexpr_lut_to_dense", ((bits + 7) // 8,), indices=indices)
     return TensorType(lut.dtype, shape)
+
+
+def _require_sizes(kind: str, shape: tuple[int, ...]) -> None:
+    if min(shape, default=1) < 0:
+        raise CompileError(f"{kind}: shape is {shape}; a size is 0 or more.")
 
 
 def _dense_shape(shape: Sizes, dtype: DType, lut: TensorType, vector_axis: int | None) -> Sizes:
@@ -80,7 +86,9 @@ def _dense_shape(shape: Sizes, dtype: DType, lut: TensorType, vector_axis: int |
     if any(groups < 1 or size % groups for size, groups in zip(shape, lut.shape)):
         raise CompileError(f"{name}: lut {lut} does not part indices of shape {shape} in equal blocks.")
     if lut.shape[-2] != 1 << dtype.bits:
-        raise CompileError(f"{name}: lut {lut} has tables of {lut.shape[-2]} entries and the indices are {dtype.mil_name}.")
+        raise CompileError(
+            f"{name}: lut {lut} has tables of {lut.shape[-2]} entries and the indices are {dtype.mil_name}."
+        )
     if lut.shape[-1] == 1:
         return shape
     if vector_axis is None:
@@ -129,6 +137,7 @@ def _(nonzero_data: TensorType, mask: TensorType, shape: tuple[int, ...] | None 
     require_rank("constexpr_sparse_to_dense", (1,), nonzero_data=nonzero_data)
     if shape is None:
         return TensorType(nonzero_data.dtype, mask.shape)
+    _require_sizes("constexpr_sparse_to_dense", shape)
     require_shape("constexpr_sparse_to_dense", ((math.prod(shape) + 7) // 8,), mask=mask)
     return TensorType(nonzero_data.dtype, shape)
 
@@ -168,7 +177,9 @@ def _require_blocks(kind: str, shape: Sizes, dtype: DType, scale: TensorType, of
         raise CompileError(f"{kind}: scale {scale} does not part data of shape {shape} in equal blocks.")
     require_shape(kind, scale.shape, offset=offset)
     if offset is not None and not offset.dtype.is_float and offset.dtype != dtype:
-        raise CompileError(f"{kind}: offset is {offset} and the data {dtype.mil_name}; it holds floats or what the data holds.")
+        raise CompileError(
+            f"{kind}: offset is {offset} and the data {dtype.mil_name}; it holds floats or what the data holds."
+        )
 
 
 @constexpr_blockwise_shift_scale.evaluates

@@ -120,7 +120,8 @@ def _require_blocks(kind: str, x: TensorType, block_shape: tuple[int, ...], name
     require_rank(kind, (4,), x=x)
     require_length(kind, "block_shape", block_shape, 2, "height and width")
     require_length(kind, name, pairs, 2, "height and width")
-    if min(block_shape) < 1 or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
+    whole = [pair for pair in pairs if isinstance(pair, list) and [type(size) for size in pair] == [int, int]]
+    if min(block_shape) < 1 or len(whole) < 2 or min(min(pair) for pair in whole) < 0:
         raise CompileError(f"{kind}: block_shape {block_shape} and {name} {pairs}; sizes are 1 or more, margins pairs.")
 
 

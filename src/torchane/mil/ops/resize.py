@@ -15,7 +15,7 @@ import numpy as np
 
 from torchane.errors import CompileError
 from torchane.mil.kinds import OpKind
-from torchane.mil.ops.support import Sizes, require_choice, require_float, require_numbers
+from torchane.mil.ops.support import Sizes, known_length, require_choice, require_float, require_numbers
 from torchane.mil.types import TensorType
 
 SAMPLING_MODES = ("DEFAULT", "STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "OFFSET_CORNERS", "UNALIGN_CORNERS")
@@ -47,11 +47,15 @@ def nearest(x: np.ndarray, axis: int, places: np.ndarray) -> np.ndarray:
     return np.take(x, np.clip(places, 0, x.shape[axis] - 1).astype(np.int64), axis)
 
 
+_LARGEST = 1 << 24  # sizes and factors beyond this are those of a damaged file
+
+
 def _require_image(kind: str, x: TensorType, *sizes: float) -> None:
     require_float(kind, x=x)
-    if x.rank < 3 or min(sizes) <= 0:
+    if x.rank < 3 or not all(0 < size < _LARGEST for size in sizes):
         raise CompileError(
-            f"{kind}: x is {x} and the sizes or factors are {sizes}; it takes rank 3 or more, and 1 or more."
+            f"{kind}: x is {x} and the sizes or factors are {sizes}; it takes rank 3 or more, "
+            f"and what is above 0 and below {_LARGEST}."
         )
 
 
@@ -167,10 +171,11 @@ def _(
     require_numbers("resize", x=x)
     require_choice("resize", "interpolation_mode", interpolation_mode, ("LINEAR", "NEAREST_NEIGHBOR"))
     require_choice("resize", "sampling_mode", sampling_mode, SAMPLING_MODES)
-    count = shape.shape[0] if isinstance(shape, TensorType) else len(shape)
-    if not 0 <= resized_dims <= (x.rank if count is None else count) <= x.rank:
+    count = known_length("resize", "shape", shape) if isinstance(shape, TensorType) else len(shape)
+    if not 0 <= resized_dims <= count <= x.rank or (isinstance(shape, tuple) and min(shape, default=0) < 0):
         raise CompileError(
-            f"resize: resized_dims {resized_dims} and shape {shape} for x {x}; each is no more than the next."
+            f"resize: resized_dims {resized_dims} and shape {shape} for x {x}; each is no more than the next, and "
+            "a size is 0 or more."
         )
     if isinstance(shape, TensorType):
         return TensorType(x.dtype, (*x.shape[: x.rank - resized_dims], *(None,) * resized_dims))

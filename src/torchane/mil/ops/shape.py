@@ -192,7 +192,8 @@ def _(values: tuple[TensorType, ...], axis: int, interleave: bool = False) -> Te
     shapes = [value.shape or (1,) for value in values]
     axis = positive_axis("concat", axis, len(shapes[0]))
     for value, other in zip(values, shapes):
-        if not fits(other, shapes[0] if interleave else replaced(shapes[0], axis, *other[axis : axis + 1])):
+        wanted = shapes[0] if interleave or len(other) <= axis else replaced(shapes[0], axis, other[axis])
+        if not fits(other, wanted):
             where = "and the values take turns" if interleave else f"outside axis {axis}"
             raise CompileError(f"concat: {values[0]} and {value} differ {where}.")
     sizes = [other[axis] for other in shapes]
@@ -238,6 +239,7 @@ def _(values: tuple[np.ndarray, ...], axis: int) -> np.ndarray:
 
 
 split = OpKind("split", dynamic=("split_sizes",))
+_MOST_PARTS = 1 << 16  # a program names every part; more is a damaged file
 
 
 @split.infers
@@ -248,7 +250,7 @@ def _(
     axis = positive_axis("split", axis, x.rank)
     whole = x.shape[axis]
     if isinstance(split_sizes, TensorType):
-        sizes: Sizes = (None,) * (num_splits or known_length("split", "split_sizes", split_sizes))
+        sizes: Sizes = (None,) * known_length("split", "split_sizes", split_sizes)
     elif split_sizes is not None:
         sizes = split_sizes
         if num_splits not in (None, len(sizes)) or min(sizes, default=-1) < 0 or whole not in (None, sum(sizes)):
@@ -257,7 +259,7 @@ def _(
                 + ("." if num_splits is None else f" in {num_splits}.")
             )
     else:
-        if num_splits is None or num_splits < 1 or (whole is not None and whole % num_splits):
+        if num_splits is None or not 1 <= num_splits <= _MOST_PARTS or (whole is not None and whole % num_splits):
             raise CompileError(f"split: axis {axis} of x {x} does not part in {num_splits} equal parts.")
         sizes = (None if whole is None else whole // num_splits,) * num_splits
     return tuple(TensorType(x.dtype, replaced(x.shape, axis, size)) for size in sizes)

@@ -10,6 +10,7 @@ from torchane.errors import CompileError
 from torchane.mil.types import BOOL, STRING, TensorType
 
 Sizes = tuple[int | None, ...]
+_LONGEST = 1 << 16  # a vector of sizes or axes beyond this is one of a damaged file
 
 
 def broadcast(kind: str, *types: TensorType) -> Sizes:
@@ -101,9 +102,11 @@ def require_length(kind: str, name: str, values: Sequence[object], count: int, w
 
 
 def known_length(kind: str, name: str, type_: TensorType) -> int:
-    """How many entries a vector of run time has; its values are not known, its length must be."""
-    if type_.rank != 1 or not type_.dtype.is_integer or type_.shape[0] is None:
-        raise CompileError(f"{kind}: {name} is {type_}; it must be a vector of integers of known length.")
+    """How many entries a vector of run time has: its values are not known, its length must be."""
+    if type_.rank != 1 or not type_.dtype.is_integer or type_.shape[0] is None or type_.shape[0] > _LONGEST:
+        raise CompileError(
+            f"{kind}: {name} is {type_}; it must be a vector of integers, of a known length up to {_LONGEST}."
+        )
     return type_.shape[0]
 
 
