@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "generate": ("torchane.cli.generate", "Continue a prompt with a trained model."),
     "bench": ("torchane.cli.bench", "Measure, beside PyTorch, on this machine."),
     "inspect": ("torchane.cli.inspect", "Show what a MIL, Core ML, .hwx or weight file holds."),
-    "run": ("torchane.cli.run", "Run a MIL program on the twin."),
+    "run": ("torchane.cli.run_program", "Run a MIL program on the twin."),
 }
 
 

@@ -1,4 +1,7 @@
-"""`torchane run model.mil --input x.npy --output y.npy`: any MIL program, here and now."""
+"""`torchane run model.mil --input x.npy --output y.npy`: any MIL program, here and now.
+
+The module is not called `run`: as an attribute of `torchane.cli` it would hide the function of that name.
+"""
 
 import json
 from importlib import import_module
