@@ -6,6 +6,8 @@ import pytest
 import torch
 from small_run import Listener
 
+from torchane.cli.training import Request
+from torchane.cli.training import train as run_command
 from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset
 from torchane.models.llama import LlamaForCausalLM
 from torchane.models.presets import preset
@@ -19,6 +21,13 @@ from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw
 
 pytestmark = pytest.mark.long
+
+
+class CommandListener(Listener):
+    """The command also says things outside of the loop."""
+
+    def said(self, text: str) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +107,10 @@ def test_tiny_shakespeare_after_300_steps_has_the_bits_per_byte_of_pytorch(tmp_p
     evidence("bits per byte, twin and eager", [ours.bits_per_byte, theirs.bits_per_byte])
     assert len(twin.steps) == len(eager.steps) == 300
     assert ours.bits_per_byte == pytest.approx(theirs.bits_per_byte, rel=0.01)
+
+
+def test_the_default_run_ends_within_ten_percent_of_the_floor(tmp_path, evidence):
+    summary = run_command(Request(out=tmp_path / "run", device="twin"), CommandListener())
+    evidence("bits per byte, and the floor", [summary["bits_per_byte"], summary["floor"]])
+    evidence("speed", summary["tokens_per_s"], unit="tokens/s")
+    assert summary["bits_per_byte"] < 1.1 * summary["floor"]
