@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def main() -> None:
         left, right = (torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) for shape in (x, y))
         left, right = (left.mT if transpose_x else left), (right.mT if transpose_y else right)
         out = torch.empty(product.shape)
-        ours, theirs = timed(run, args.seconds), timed(lambda: torch.matmul(left, right, out=out), args.seconds)
+        ours, theirs = timed(run, args.seconds), timed(partial(torch.matmul, left, right, out=out), args.seconds)
         results.append({"what": what, "twin_s": ours, "torch_fp32_s": theirs, "flop": flop})
         print(f"{what:44} {flop / ours[0] / 1e9:7.0f} GFLOP/s {spread(ours)}   PyTorch fp32 {flop / theirs[0] / 1e9:6.0f} {spread(theirs)}")
     for what, program in others():

@@ -12,6 +12,7 @@ pieces: [96, 256] and [8, 12, 256] meet as [8, 12, 256].
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torchane import native
@@ -98,7 +99,7 @@ def _cuts(micros: Sequence[Micro], total: int, row: int | None) -> list[int] | N
             below *= size
             cuts.add(below)
     ordered = sorted(cuts)
-    if any(larger % smaller for smaller, larger in zip(ordered, ordered[1:])):
+    if any(larger % smaller for smaller, larger in pairwise(ordered)):
         return None
     return ordered
 

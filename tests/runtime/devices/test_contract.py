@@ -5,6 +5,7 @@ known. What only the twin promises, its bits, is tested in tests/native.
 """
 
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_a_result_of_one_program_is_the_input_of_the_next(device: Device) -> Non
     b = Builder()
     doubled = load(device, b.program(b.add(x=b.input("a0_x", (1, 8, 1, 32)), y=1.0, name="z0_y")))
     surfaces = [device.allocate(surface(1, 8, 1, 32)) for _ in range(4)]
-    for source, target in zip(surfaces, surfaces[1:]):
+    for source, target in pairwise(surfaces):
         device.run(doubled, [source], [target])
     assert (surfaces[-1].array == 3).all()
 
