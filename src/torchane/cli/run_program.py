@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 #: The names in mil.evaluate.ARITHMETICS, which would load NumPy.
-ARITHMETICS = ("exact", "ideal")
+ARITHMETICS = ("exact", "ideal", "engine")
 
 
 @click.command("run")
@@ -21,7 +21,8 @@ ARITHMETICS = ("exact", "ideal")
               help="Where to write an output. The name may be left out where there is one output. Repeatable.")  # fmt: skip
 @click.option("--function", metavar="NAME", help="Which function; main, or the only one, if not said.")
 @click.option("--arithmetic", type=click.Choice(ARITHMETICS), default="exact", show_default=True,
-              help="exact: as the twin computes, each result rounded once. ideal: float64 from end to end.")  # fmt: skip
+              help="exact: as the twin computes, each result rounded once. ideal: float64 from end to end. "
+                   "engine: as the chip is thought to compute.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of lines.")
 def command(
     file: Path,
