@@ -17,7 +17,7 @@ constexpr int64_t LINE = 32;  // numbers
 }  // namespace
 
 void Chain::run(const Run& run) const {
-    const Kernels& table = kernels();
+    const Kernels& table = kernels(run.arithmetic);
     const int64_t rows = product(sizes);
     const int64_t block = whole_rows ? row : std::min(row, BLOCK);
     const int64_t blocks = (row + block - 1) / block;  // per row

@@ -16,9 +16,18 @@ const Kernels& with_amx() {
 }
 #endif
 
+const Kernels& of_the_engine() {
+#if defined(TORCHANE_HAS_X86)
+    if (active_isa() >= Isa::avx512) return avx512::engine_table();
+    if (active_isa() == Isa::avx2) return avx2::engine_table();
+#endif
+    return base::engine_table();
+}
+
 }  // namespace
 
-const Kernels& kernels() {
+const Kernels& kernels(Arithmetic arithmetic) {
+    if (arithmetic == Arithmetic::engine) return of_the_engine();
     switch (active_isa()) {
 #if defined(TORCHANE_HAS_AMX)
         case Isa::amx: return with_amx();

@@ -41,7 +41,7 @@ struct MatmulKernel {
     // next k. Returns whether every number was finite.
     bool (*pack_a)(void* panel, const half_t* from, int64_t stride, bool along_k, int64_t count, int64_t k);
     bool (*pack_b)(void* panel, const half_t* from, int64_t stride, bool along_k, int64_t count, int64_t k);
-    // c (rows, columns) fp32, dense: c = (add ? c : 0) + panel_a panel_b, the sum over k in a fixed order.
+    // c (rows, columns), dense, fp32 unless sum_bytes says that the kernel keeps its sums otherwise: c = (add ? c : 0) + panel_a panel_b, the sum over k in a fixed order.
     void (*multiply)(const void* panel_a, const void* panel_b, int64_t k, float* c, bool add);
     // Rounds the upper left (rows, columns) numbers of c to fp16, into rows `stride` apart.
     void (*store)(half_t* to, int64_t stride, const float* c, int64_t rows, int64_t columns);
@@ -49,6 +49,7 @@ struct MatmulKernel {
     void (*begin)();
     void (*end)();
     bool needs_finite;  // infinities and NaNs in an operand would spoil the result
+    int64_t sum_bytes = sizeof(float);  // what one entry of c takes
 };
 
 struct Kernels {
@@ -77,15 +78,18 @@ struct Kernels {
     MatmulKernel matmul;
 };
 
+// What numbers mean: `exact`, or the engine's own rules (engine.h), for which the entries of staging are absent.
+enum class Arithmetic : int { exact, engine, count };
+
 // The table of the active instruction set.
-const Kernels& kernels();
+const Kernels& kernels(Arithmetic arithmetic = Arithmetic::exact);
 // A product that takes every number, infinities and NaNs included.
 const MatmulKernel& finite_or_not_matmul();
 
-namespace base { const Kernels& table(); }
+namespace base { const Kernels& table(); const Kernels& engine_table(); }
 #if defined(TORCHANE_HAS_X86)
-namespace avx2 { const Kernels& table(); }
-namespace avx512 { const Kernels& table(); }
+namespace avx2 { const Kernels& table(); const Kernels& engine_table(); }
+namespace avx512 { const Kernels& table(); const Kernels& engine_table(); }
 #endif
 #if defined(TORCHANE_HAS_AMX)
 namespace amx { const MatmulKernel& matmul(); }

@@ -44,7 +44,7 @@ public:
     bool together(const Side& a, const Side& b, half_t* out, Memory& shared) const;
 
 private:
-    int64_t tile() const { return static_cast<int64_t>(sizeof(float)) * kernel_.rows * kernel_.columns; }
+    int64_t tile() const { return kernel_.sum_bytes * kernel_.rows * kernel_.columns; }
     int64_t depth_of(int64_t slab) const { return std::min(slab_, k_ - slab * slab_); }
     // Of k in a slab that is multiplied: to a whole step, zeros included.
     int64_t padded_depth(int64_t slab) const { return round_up(depth_of(slab), kernel_.depth); }
@@ -141,7 +141,7 @@ void Matmul::run(const Run& run) const {
     const half_t* y_data = run.at(y);
     half_t* out_data = run.at(out);
     const int64_t products = product(batch);
-    const MatmulKernel& kernel = kernels().matmul;
+    const MatmulKernel& kernel = kernels(run.arithmetic).matmul;
     const Product with(kernel, *this), safely(finite_or_not_matmul(), *this);
     const auto sides = [&](int64_t x_offset, int64_t y_offset) {
         return std::pair(Side{x_data + x_offset, transpose_x ? m : k, !transpose_x, m},

@@ -16,6 +16,7 @@
 
 #include "arrays.h"
 #include "cpu.h"
+#include "engine.h"
 #include "pool.h"
 #include "staging.h"
 #include "tape.h"
@@ -184,11 +185,14 @@ void bind_machine(nb::module_& m) {
 void bind_tape(nb::module_& m) {
     nb::class_<Tape>(m, "Tape", "A loaded program as steps; see csrc/steps.h. Places are (space, offset), sizes count numbers.")
         .def("__init__", [](Tape* tape, std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs,
-                            nb::handle constants, int64_t scratch) {
+                            nb::handle constants, int64_t scratch, const std::string& arithmetic) {
+            if (arithmetic != "exact" && arithmetic != "engine")
+                throw DeviceFault("a tape's arithmetic is \"exact\" or \"engine\", not \"" + arithmetic + "\".");
             const View numbers = view(constants, "constants", false);
             const half_t* data = dense_half(constants, numbers.sizes, "constants", false);
-            new (tape) Tape(std::move(name), std::move(inputs), std::move(outputs), data, product(numbers.sizes), scratch);
-        }, "name"_a, "inputs"_a, "outputs"_a, "constants"_a, "scratch"_a)
+            new (tape) Tape(std::move(name), std::move(inputs), std::move(outputs), data, product(numbers.sizes), scratch,
+                            arithmetic == "engine" ? Arithmetic::engine : Arithmetic::exact);
+        }, "name"_a, "inputs"_a, "outputs"_a, "constants"_a, "scratch"_a, "arithmetic"_a = "exact")
         .def("chain", &add_chain, "ops"_a, nb::kw_only(), "sizes"_a, "row"_a, "whole_rows"_a, "registers"_a, "operands"_a, "micros"_a)
         .def("matmul", &add_matmul, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a,
              "batch"_a, "x_strides"_a, "y_strides"_a)
@@ -206,6 +210,12 @@ void bind_tape(nb::module_& m) {
         .def("timed_run", &timed_run, "tape"_a, "inputs"_a, "outputs"_a, "run() that returns (MIL ops, seconds) for each step.")
         .def_prop_ro("executed", &Executor::executed)
         .def("reset_executed", &Executor::reset_executed);
+
+    m.def("set_engine_tables", [](nb::handle unary, nb::handle reciprocal) {
+        const half_t* functions = dense_half(unary, {static_cast<int64_t>(Unary::count), 65536}, "unary", false);
+        set_engine_tables(functions, dense_half(reciprocal, {65536}, "reciprocal", false));
+    }, "unary"_a, "reciprocal"_a,
+       "The engine's functions of one fp16 number, by code of UNARY and by pattern, and its reciprocal in a softmax. Once, before any run.");
 
     const auto named = [&](const char* attribute, std::initializer_list<const char*> names) {
         nb::dict codes;

@@ -30,6 +30,7 @@ float start(Reduction reduction) {
 }  // namespace
 
 void Reduce::run(const Run& run) const {
+    if (run.arithmetic == Arithmetic::engine) return run_exactly(run);
     const Kernels& table = kernels();
     const half_t* from = run.at(x);
     half_t* to = run.at(out);
@@ -98,7 +99,7 @@ std::vector<Extent> Reduce::extents() const {
 
 void SoftmaxColumns::run(const Run& run) const {
     constexpr int64_t COLUMNS = 64;
-    const Kernels& table = kernels();
+    const Kernels& table = kernels(run.arithmetic);
     const half_t* from = run.at(x);
     half_t* to = run.at(out);
     const int64_t chunks = (inner + COLUMNS - 1) / COLUMNS;

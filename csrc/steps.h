@@ -27,6 +27,7 @@ struct Place {
 struct Run {
     const std::vector<half_t*>& spaces;
     Memory& shared;  // scratch that the threads of one step share
+    Arithmetic arithmetic = Arithmetic::exact;
     half_t* at(Place place) const { return spaces[static_cast<size_t>(place.space)] + place.offset; }
 };
 
@@ -69,6 +70,7 @@ struct Reduce final : Step {
     Sizes sizes;
     std::vector<bool> kept;
     void run(const Run& run) const override;
+    void run_exactly(const Run& run) const;  // csrc/engine.cpp
     std::vector<Extent> extents() const override;
 };
 

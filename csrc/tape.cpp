@@ -7,9 +7,9 @@
 namespace torchane {
 
 Tape::Tape(std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs, const half_t* constants,
-           int64_t constants_size, int64_t scratch_size)
+           int64_t constants_size, int64_t scratch_size, Arithmetic arithmetic)
     : name_(std::move(name)), inputs_(std::move(inputs)), outputs_(std::move(outputs)), constants_size_(constants_size),
-      scratch_size_(scratch_size) {
+      scratch_size_(scratch_size), arithmetic_(arithmetic) {
     const size_t bytes = static_cast<size_t>(constants_size) * sizeof(half_t);
     if (bytes > 0) std::memcpy(constants_.take(bytes), constants, bytes);
 }
@@ -42,7 +42,7 @@ void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const s
                                 static_cast<half_t*>(tape.constants_.data())};
     spaces.insert(spaces.end(), inputs.begin(), inputs.end());
     spaces.insert(spaces.end(), outputs.begin(), outputs.end());
-    const Run run{spaces, shared_};
+    const Run run{spaces, shared_, tape.arithmetic_};
     for (const Tape::Entry& entry : tape.steps_) {
         const auto start = std::chrono::steady_clock::now();
         if (entry.step != nullptr) entry.step->run(run);

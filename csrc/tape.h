@@ -17,7 +17,7 @@ class Tape {
 public:
     // Sizes in numbers. The constants are copied.
     Tape(std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs, const half_t* constants,
-         int64_t constants_size, int64_t scratch_size);
+         int64_t constants_size, int64_t scratch_size, Arithmetic arithmetic = Arithmetic::exact);
 
     // Appends a step that computes the named MIL ops; null where an op only gives its operand another name.
     // Throws std::invalid_argument for a step that leaves its spaces.
@@ -41,6 +41,7 @@ private:
     std::vector<Sizes> inputs_, outputs_;
     Memory constants_;
     int64_t constants_size_, scratch_size_;
+    Arithmetic arithmetic_;
     std::vector<Entry> steps_;
 };
 

@@ -13,10 +13,22 @@ Kernels filled() {
     return made;
 }
 
+Kernels engine_filled() {
+    Kernels made{};
+    fill_engine(made);
+    fill_engine_matmul(made);
+    return made;
+}
+
 }  // namespace
 
 const Kernels& table() {
     static const Kernels made = filled();
+    return made;
+}
+
+const Kernels& engine_table() {
+    static const Kernels made = engine_filled();
     return made;
 }
 

@@ -13,9 +13,10 @@ _open: dict[str, Device] = {}
 _lock = threading.Lock()
 
 
-def open_device(name: str) -> Device:
+def open_device(name: str, arithmetic: str = "exact") -> Device:
     """The device, opened once per process; `auto` is the engine where it can be used, else the twin.
 
+    arithmetic: of the twin, "exact" or "engine"; a real engine has its own.
     Raises UsageError for a name that is not one, DeviceError where the device is not to be had.
     """
     if name not in NAMES:
@@ -26,6 +27,7 @@ def open_device(name: str) -> Device:
             "and this version has no bridge to Apple's framework yet. Use --device twin: it runs the same programs."
         )
     with _lock:
-        if "twin" not in _open:
-            _open["twin"] = TwinDevice()
-        return _open["twin"]
+        key = f"twin, {arithmetic}"
+        if key not in _open:
+            _open[key] = TwinDevice(arithmetic=arithmetic)
+        return _open[key]

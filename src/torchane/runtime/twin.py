@@ -2,9 +2,10 @@
 
     text, blobs ── parse, check ──► Program ── twin_ops ──► steps ── twin_arena ──► tape ── csrc ──► surfaces
 
-A program becomes a tape once, at load; a run is one call into C++. Its arithmetic is `exact`: products of
-fp16 numbers are exact, sums are kept in fp32, each op's result is rounded once to fp16, to nearest even;
-the bits are the same for any number of threads. Reference: mil/evaluate.py.
+A program becomes a tape once, at load; a run is one call into C++. In `exact` arithmetic products of fp16
+numbers are exact, sums are kept in fp32, each op's result is rounded once to fp16, to nearest even; in
+`engine` arithmetic every op follows the chip's own rules to the bit (mil/engine). The bits are the same for any
+number of threads. Reference: mil/evaluate.py.
 """
 
 import math
@@ -17,7 +18,7 @@ import numpy as np
 
 from torchane import native
 from torchane.chips import Chip, require_legal
-from torchane.errors import DeviceError, TorchaneError
+from torchane.errors import DeviceError, TorchaneError, UsageError
 from torchane.mil.blobs import BlobFile
 from torchane.mil.build import arguments, typed
 from torchane.mil.check import check
@@ -25,11 +26,15 @@ from torchane.mil.constants import inline_constants, load_blobs
 from torchane.mil.ir import Arg, Literal, Op, Program, Var
 from torchane.mil.text import parse
 from torchane.mil.types import FP16, TensorType
+from torchane.runtime import twin_engine
 from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
 from torchane.runtime.twin_arena import ALIGNMENT, place_scratch
 from torchane.runtime.twin_arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, Shape, dense_strides
 from torchane.runtime.twin_ops import RULES, Unsupported
 from torchane.runtime.twin_schedule import Call, Schedule
+
+#: What numbers may mean; see mil/evaluate.py and mil/engine.
+ARITHMETICS = ("exact", "engine")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +61,14 @@ class TwinDevice:
 
     name = "twin"
 
-    def __init__(self, chip: Chip | None = None):
+    def __init__(self, chip: Chip | None = None, arithmetic: str = "exact"):
+        if arithmetic not in ARITHMETICS:
+            raise UsageError(f"no arithmetic of the twin is called {arithmetic!r}; there are {', '.join(ARITHMETICS)}.")
         self.chip = chip
+        self.arithmetic = arithmetic
+        if arithmetic == "engine":
+            twin_engine.require_known(chip)
+            twin_engine.prepare()
         self._executor = native.Executor()
 
     @property
@@ -73,7 +84,7 @@ class TwinDevice:
                 require_legal(program, self.chip)
         except TorchaneError as error:
             raise DeviceError(f"{name}: the twin cannot load this program. {error}") from error
-        return load_program(program, name)
+        return load_program(program, name, self.arithmetic)
 
     def allocate(self, type: TensorType) -> TwinBuffer:
         _require_fp16(type, "a surface")
@@ -88,16 +99,16 @@ class TwinDevice:
         """Nothing is ever left running: `run` returns when all is done."""
 
 
-def load_program(program: Program, name: str) -> TwinProgram:
+def load_program(program: Program, name: str, arithmetic: str = "exact") -> TwinProgram:
     """The tape of a program whose constants are inline and in memory."""
-    return _Loader(program, name).load()
+    return _Loader(program, name, arithmetic).load()
 
 
 class _Loader:
-    def __init__(self, program: Program, name: str):
+    def __init__(self, program: Program, name: str, arithmetic: str):
         self.program = program
         self.name = name
-        self.schedule = Schedule()
+        self.schedule = Schedule(arithmetic)
         self.values: dict[Var, Array] = {}
         self.constants: dict[tuple[Shape, bytes], Array] = {}
         self.constants_size = 0
@@ -124,6 +135,7 @@ class _Loader:
             outputs=[var.shape for var in program.outputs],
             constants=self._constants_array(),
             scratch=scratch,
+            arithmetic=self.schedule.arithmetic,
         )
         for step in steps:
             step.emit(tape)

@@ -156,6 +156,8 @@ def _(schedule: Schedule, op: Op, x: Array, y: Array) -> Array:
     exponent = op.args["y"]
     if isinstance(exponent, Literal) and y.size == 1:
         code = _POWERS.get(float(exponent.value.item()))  # type: ignore[union-attr]
+        if code == "sqrt" and schedule.arithmetic == "engine":
+            code = None  # the engine's sqrt is a table, its pow is not known to be
         if code is not None and x.size == math.prod(_result(op)):
             return schedule.element_wise(Micro("pow", "unary", code, (x,), new(_result(op))))
     return schedule.element_wise(Micro("pow", "binary", "pow", (x, y), new(_result(op))))
@@ -233,6 +235,8 @@ def _(
             f"its weight is {weight.shape}, strides {strides}, pad {pad}, groups {groups}; "
             "the twin runs 1x1 convolutions with strides of 1, no padding and 1 group"
         )
+    if bias is not None and schedule.arithmetic == "engine":
+        raise Unsupported("it has a bias, from which the engine's sum starts; add the bias in an op of its own")
     batch, channels = x.shape[:2]
     out = new(_result(op))
     points = math.prod(x.shape[2:])

@@ -86,8 +86,9 @@ class Chain:
 
 @dataclass
 class Schedule:
-    """Collects steps. Nothing is placed in memory yet."""
+    """Collects steps. Nothing is placed in memory yet. `arithmetic`: in which the steps will be computed."""
 
+    arithmetic: str = "exact"
     steps: list[Step] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
     _last_key: int = 0
