@@ -1,5 +1,7 @@
 """Model files: pairs of one protobuf and one text, what we write as coremltools reads it, damage."""
 
+import time
+
 import numpy as np
 import pytest
 from coremltools.proto import Model_pb2
@@ -164,6 +166,21 @@ def test_deep_nesting_is_refused():
     inner.tensorType.dataType = 11
     with pytest.raises(FormatError, match="deeper than 100"):
         mlmodel.parse(message.SerializeToString())
+
+
+def test_a_million_empty_operations_are_refused_at_the_first():
+    message = schema.Model(specificationVersion=9)
+    function = message.mlProgram.functions["main"]
+    function.opset = "CoreML8"
+    block = function.block_specializations["CoreML8"]
+    for _ in range(1_000_000):
+        block.operations.add()
+    data = message.SerializeToString()
+    start = time.perf_counter()
+    with pytest.raises(FormatError, match="an operation has no type") as caught:
+        mlmodel.parse(data)
+    assert caught.value.offset < 100
+    assert time.perf_counter() - start < 5
 
 
 def test_the_int32_port_is_described():

@@ -52,16 +52,27 @@ def locate(data: bytes, steps: Sequence[Step]) -> int:
     start, end, found = 0, len(data), 0
     for number, which in steps:
         try:
-            fields = [field for field in walk(data, start, end) if field.number == number and field.wire == _BYTES]
+            field = _find(data, start, end, number, which)
         except Unreadable:
             return found
-        if isinstance(which, str):
-            fields = [field for field in fields if _key(data, field) == which.encode()]
-        place = which if isinstance(which, int) else -1
-        if not -1 <= place < len(fields) or not fields:
+        if field is None:
             return found
-        start, end = fields[place].start, fields[place].end
+        start, end = field.start, field.end
         found = start
+    return found
+
+
+def _find(data: bytes, start: int, end: int, number: int, which: int | str | None) -> Field | None:
+    """The field of bytes that a step means; of several with one key the last, as maps have it."""
+    found, place = None, 0
+    for field in walk(data, start, end):
+        if field.number != number or field.wire != _BYTES:
+            continue
+        if place == which:
+            return field
+        place += 1
+        if which is None or (isinstance(which, str) and _key(data, field) == which.encode()):
+            found = field
     return found
 
 
