@@ -43,3 +43,7 @@ class DataError(TorchaneError):
 
 class RunFolderError(TorchaneError):
     """A run folder or checkpoint is missing, damaged, or cannot be written."""
+
+
+class TorchaneWarning(UserWarning):
+    """Said once: something runs elsewhere than asked, or can be done better. Nothing is wrong with the results."""

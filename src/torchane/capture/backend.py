@@ -22,10 +22,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.host import TorchHost
+from torchane.capture.inputs import check_inputs
 from torchane.capture.planning import Planned, Roles, plan_graph
 from torchane.capture.region import RegionCompiler
+from torchane.capture.report import Row, rows_of, warn_of_host_work
 from torchane.capture.rules import decompositions
 from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
+from torchane.capture.watch import Watch
 from torchane.errors import UsageError
 from torchane.passes.ports import PortLayout
 from torchane.plan import Plan
@@ -71,6 +74,8 @@ class Compiled:
     kept: frozenset[str] = frozenset()
     weight_names: frozenset[str] = frozenset()
     static_names: frozenset[str] = frozenset()
+    data_names: frozenset[str] = frozenset()
+    rows: list[Row] = field(default_factory=list)
 
 
 #: Every graph compiled in this process, oldest first.
@@ -80,6 +85,7 @@ COMPILED: list[Compiled] = []
 def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Callable[..., Any]:
     """The backend. Raises UsageError for unknown options, CompileError where a graph has no legal form."""
     parsed = Options.parse(options or {})
+    check_inputs(gm, example_inputs)
     keep_shapes_exact()
     roles = _roles(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
 
@@ -106,29 +112,31 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
         return compile_with(gm, example_inputs)
 
 
-def _new(options: Options, weights: frozenset[str], static: frozenset[str]) -> Compiled:
+def _new(options: Options, weights: frozenset[str], static: frozenset[str], data: frozenset[str]) -> Compiled:
     device = open_device(options.device)
-    compiled = Compiled(options, device, SurfacePool(device), weight_names=weights, static_names=static)
+    pool = SurfacePool(device)
+    compiled = Compiled(options, device, pool, weight_names=weights, static_names=static, data_names=data)
     COMPILED.append(compiled)
     return compiled
 
 
-def _roles(gm: fx.GraphModule) -> tuple[frozenset[str], frozenset[str]]:
-    """Which placeholders hold parameters, and which hold buffers or no floats, by AOTAutograd's names.
+def _roles(gm: fx.GraphModule) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """Which placeholders hold parameters, which hold buffers or no floats, and which floats that want no
+    gradient, by AOTAutograd's names.
 
     AOTAutograd numbers its `primals_1, primals_2, ...` in the order of Dynamo's placeholders.
     """
-    weights, static = set(), set()
+    weights, static, data = set(), set(), set()
     for index, node in enumerate(gm.graph.find_nodes(op="placeholder")):
         example = node.meta.get("example_value")
         names = {f"primals_{index + 1}", f"arg{index}_1"}
         if isinstance(example, torch.nn.Parameter):
             weights |= names
-        elif not isinstance(example, torch.Tensor) or not example.is_floating_point():
+        elif not isinstance(example, torch.Tensor) or not example.is_floating_point() or _is_buffer(node, example):
             static |= names
-        elif _is_buffer(node, example):
-            static |= names
-    return frozenset(weights), frozenset(static)
+        elif not example.requires_grad:
+            data |= names
+    return frozenset(weights), frozenset(static), frozenset(data)
 
 
 def _is_buffer(node: fx.Node, example: torch.Tensor) -> bool:
@@ -145,9 +153,11 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     roles = Roles(
         weights=compiled.weight_names,
         static=compiled.static_names,
+        data=compiled.data_names,
         kept=range(count, len(results)),
     )
     planned = _plan(compiled, "forward", gm, roles)
+    compiled.static_names |= {node.name for node in planned.cut.static}  # the backward gets some of them, saved
     compiled.layouts = planned.layouts
     compiled.kept = planned.plan.kept_names
     execute = _executor(compiled, gm, planned)
@@ -203,6 +213,9 @@ def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Pl
     compiler = RegionCompiler(chips.load(compiled.options.chip))
     with unset_fake_temporarily():  # AOTAutograd compiles under a mode in which constants have no values
         planned = plan_graph(name, gm.graph, gm, roles, compiler)
+        rows = rows_of(name, planned.cut)
+    warn_of_host_work(name, planned.cut, rows)
+    compiled.rows += rows
     compiled.plans[name] = planned.plan
     if compiled.options.dump is not None:
         dump_plan(planned.plan, Path(compiled.options.dump) / f"graph{COMPILED.index(compiled)}")
@@ -217,3 +230,7 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned) -> Execu
     return Executor(
         planned.plan, compiled.device, compiled.pool, compiled.weights, TorchHost(dtypes), planned.host_calls, loaded
     )
+
+
+#: Says what Dynamo leaves to eager before it hands us anything.
+WATCH = Watch(ane)

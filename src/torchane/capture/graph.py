@@ -57,7 +57,8 @@ class Region:
 
 @dataclass
 class Cut:
-    """The graph with every node placed. `reasons` says why a node is on the host."""
+    """The graph with every node placed. `reasons` says why a node is on the host; `static` are the nodes
+    that derive from integers, masks or buffers alone."""
 
     graph: fx.Graph
     place: dict[fx.Node, Place]
@@ -65,6 +66,7 @@ class Cut:
     regions: list[Region]
     region_of: dict[fx.Node, int]
     reasons: dict[fx.Node, str]
+    static: frozenset[fx.Node]
 
     def base(self, node: fx.Node) -> fx.Node:
         """What a view rearranges; the node itself where it is none."""
@@ -88,12 +90,13 @@ def cut(
     reason_against: None where a program can hold the node, else why not. static: placeholders that hold
     buffers, integers or masks; what derives from those alone stays on the host, in full precision.
     """
-    place = _places(graph, reason_against, static, reasons := {})
+    place, is_static = _places(graph, reason_against, static, reasons := {})
     stage = _stages(graph, place)
     _send_small_segments_home(graph, place, stage, reasons)
     stage = _stages(graph, place)
     regions, region_of = _regions(graph, place, stage, layer_of or layer_name)
-    return Cut(graph, place, stage, regions, region_of, reasons)
+    derived = frozenset(node for node, claim in is_static.items() if claim)
+    return Cut(graph, place, stage, regions, region_of, reasons, derived)
 
 
 def _places(
@@ -101,7 +104,7 @@ def _places(
     reason_against: Callable[[fx.Node], str | None],
     static: Collection[fx.Node],
     reasons: dict[fx.Node, str],
-) -> dict[fx.Node, Place]:
+) -> tuple[dict[fx.Node, Place], dict[fx.Node, bool]]:
     place: dict[fx.Node, Place] = {}
     is_static: dict[fx.Node, bool] = {}
     for node in graph.nodes:
@@ -115,7 +118,7 @@ def _places(
             sources = node.all_input_nodes
             is_static[node] = all(is_static[source] for source in sources)
             place[node] = _place(node, sources, place, is_static[node], reason_against, reasons)
-    return place
+    return place, is_static
 
 
 def _place(

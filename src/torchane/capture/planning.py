@@ -7,14 +7,14 @@ backward pass stays in its surface.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from torchane.capture.graph import Cut, Place, cut
-from torchane.capture.region import Ports, RegionCompiler
+from torchane.capture.region import Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
 from torchane.passes.ports import PortLayout
 from torchane.plan import Copy, Dispatch, HostCall, Plan, Stage, Unstage
@@ -24,7 +24,8 @@ from torchane.plan import Copy, Dispatch, HostCall, Plan, Stage, Unstage
 class Roles:
     """What the caller knows of a graph's inputs and outputs.
 
-    weights: placeholders that hold parameters. static: buffers, integers, masks. tangents: incoming
+    weights: placeholders that hold parameters. static: buffers, integers, masks. data: floats that want
+    no gradient (a batch, an additive mask). tangents: incoming
     gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
     positions saved for the backward pass. layouts: of surfaces that exist before this graph runs, by
     name; `surfaces_in` of them come in as surfaces, the others are staged that way.
@@ -32,6 +33,7 @@ class Roles:
 
     weights: Collection[str] = ()
     static: Collection[str] = ()
+    data: Collection[str] = ()
     tangents: Collection[str] = ()
     weight_gradients: Collection[int] = ()
     kept: Collection[int] = ()
@@ -41,18 +43,31 @@ class Roles:
 
 @dataclass
 class Planned:
-    """A plan, its host segments by key, and the layout of every surface by the value's name."""
+    """A plan, its host segments by key, the layout of every surface by the value's name, and the graph
+    as it was cut."""
 
     plan: Plan
     host_calls: dict[str, Callable[..., Sequence[Any]]]
     layouts: dict[str, PortLayout]
+    cut: Cut
 
 
 def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler) -> Planned:
-    """Cuts, lowers and schedules one graph. Raises CompileError where a region has no legal form."""
+    """Cuts, lowers and schedules one graph.
+
+    What turns out to have no legal form, an op or the whole region that it is in, goes to the host with
+    the reason, and the graph is cut again.
+    """
     nodes = {node.name: node for node in graph.nodes}
-    cut_graph = cut(graph, why_not, static={nodes[name] for name in roles.static if name in nodes})
-    return _Planner(name, graph, module, roles, compiler, cut_graph, nodes).run()
+    static = {nodes[name] for name in roles.static if name in nodes}
+    refused: dict[fx.Node, str] = {}
+    while True:
+        cut_graph = cut(graph, lambda node: refused.get(node) or why_not(node), static)
+        try:
+            return _Planner(name, graph, module, roles, replace(compiler), cut_graph, nodes).run()
+        except RegionError as error:
+            assert not refused.keys() >= set(error.nodes), "a region was refused again after its ops went to the host"
+            refused.update(dict.fromkeys(error.nodes, str(error)))
 
 
 class _Planner:
@@ -152,7 +167,7 @@ class _Planner:
             self._gradients(),
             {i: result for i, result in enumerate(self.results) if not isinstance(result, fx.Node | None)},
         )
-        return Planned(plan, self.host_calls, {node.name: layout for node, layout in self.layouts.items()})
+        return Planned(plan, self.host_calls, {node.name: layout for node, layout in self.layouts.items()}, self.cut)
 
     def _program_stage(self, stage: int) -> None:
         indices = [i for i, region in enumerate(self.cut.regions) if region.stage == stage]
@@ -166,8 +181,7 @@ class _Planner:
             for node, port in (*zip(ports.inputs, spec.inputs), *zip(ports.outputs, spec.outputs)):
                 self.layouts.setdefault(node, port.layout)
             if needed:
-                copies = [Copy(node.name, self.layouts[node], node.name in self.roles.weights) for node in needed]
-                self.steps.append(Stage(tuple(copies)))
+                self.steps.append(Stage(tuple(self._copy_in(node) for node in needed)))
             names = tuple(node.name for node in ports.inputs), tuple(node.name for node in ports.outputs)
             self.steps.append(Dispatch(program, *names, region.where))
             self.in_surface.update(needed, ports.outputs)
@@ -175,6 +189,10 @@ class _Planner:
             if leaving:
                 self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in leaving)))
                 self.on_host.update(leaving)
+
+    def _copy_in(self, node: fx.Node) -> Copy:
+        may_mask = node in self.cut.static or node.name in self.roles.data
+        return Copy(node.name, self.layouts[node], node.name in self.roles.weights, is_mask=may_mask)
 
     def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:
         return {node: self.layouts[node] for node in (*ports.inputs, *ports.outputs) if node in self.layouts}

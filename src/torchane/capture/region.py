@@ -9,7 +9,7 @@ names: the structure decides, not the module that it came from.
 import hashlib
 import operator
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +20,9 @@ from torch import fx
 from torchane import passes
 from torchane.capture.graph import Cut, Place, Region
 from torchane.capture.rules import RULES
+from torchane.capture.sources import place_of
 from torchane.chips import Chip
-from torchane.errors import CompileError
+from torchane.errors import CaptureError, CompileError
 from torchane.mil import emit
 from torchane.mil.build import Builder, typed
 from torchane.mil.ir import Literal, Op, Program, Var, literal
@@ -42,15 +43,24 @@ class Ports:
     outputs: tuple[fx.Node, ...]
 
 
+class RegionError(CaptureError):
+    """What cannot be lowered, and which nodes it concerns."""
+
+    def __init__(self, text: str, nodes: Sequence[fx.Node]):
+        super().__init__(text)
+        self.nodes = tuple(nodes)
+
+
 @dataclass
 class RegionCompiler:
-    """Lowers regions for one chip and remembers what it lowered: programs by their text."""
+    """Lowers regions for one chip and remembers what it lowered: programs by their text.
+    `dataclasses.replace` gives one that remembers nothing yet."""
 
     chip: Chip
-    programs: list[ProgramSpec] = field(default_factory=list)
-    _by_text: dict[tuple[str, bytes], int] = field(default_factory=dict)
-    _by_structure: dict[str, int] = field(default_factory=dict)
-    lowered_regions: int = 0
+    programs: list[ProgramSpec] = field(default_factory=list, init=False)
+    _by_text: dict[tuple[str, bytes], int] = field(default_factory=dict, init=False)
+    _by_structure: dict[str, int] = field(default_factory=dict, init=False)
+    lowered_regions: int = field(default=0, init=False)
 
     def compile(
         self,
@@ -64,14 +74,16 @@ class RegionCompiler:
         """The index of the program that computes a region.
 
         given: layouts that surfaces already have. weights: ports that hold parameters or their
-        gradients. Raises CompileError, with the region's module, where no legal form exists.
+        gradients. Raises RegionError, with the region's module, where no legal form exists.
         """
         structure = structure_of(cut, region, ports, given, weights, constant)
         if structure not in self._by_structure:
             try:
                 spec = self._lower(cut, region, ports, given, weights, constant)
+            except RegionError:
+                raise
             except CompileError as error:
-                raise type(error)(f"{region.where or 'outside of layers'}: {error}") from error
+                raise RegionError(f"{region.where or 'outside of layers'}: {error}", region.nodes) from error
             self.lowered_regions += 1
             key = (spec.text, b"".join(spec.blobs.values()))
             if key not in self._by_text:
@@ -128,8 +140,11 @@ def natural_program(
             elif node.target is operator.getitem:
                 made[node] = value(node.args[0])[node.args[1]]
             else:
-                rule = RULES[node.target]
-                made[node] = rule(builder, *fx.node.map_arg(node.args, value), **fx.node.map_arg(node.kwargs, value))
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
+                try:
+                    made[node] = RULES[node.target](builder, *args, **kwargs)
+                except CompileError as error:
+                    raise RegionError(f"{node.target}{place_of(node)}: {error}", [node]) from error
         return made[node]
 
     for node in region.nodes:

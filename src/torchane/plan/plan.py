@@ -44,11 +44,16 @@ class ProgramSpec:
 
 @dataclass(frozen=True)
 class Copy:
-    """A value that crosses the boundary between the host and a surface, and how it lies there."""
+    """A value that crosses the boundary between the host and a surface, and how it lies there.
+
+    is_mask: what lies below fp16's range, as -inf in an additive mask does, is staged as a score that no
+    softmax keeps, since -inf minus -inf is NaN.
+    """
 
     value: str
     layout: PortLayout
     is_weight: bool = False
+    is_mask: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.loss_scale import Reading
 from torchane.runtime.surfaces import SurfacePool
 
+FP16_MAX = 65504.0
+#: The same number that rules write for a masked score (reference: mil-text, section 5).
+MASKED = -1e4
+
 
 class Host(Protocol):
     """How the executor reads and makes the caller's tensors."""
@@ -155,6 +159,8 @@ class _Run:
                 self._take(copy.value, copy.layout.shape)
             factor = self.scale if copy.value in self.executor.plan.gradients else 1.0
             source = self.executor.host.array(self.values[copy.value])
+            if copy.is_mask:
+                source = np.where(source < -FP16_MAX, np.float32(MASKED), source)
             jobs.append((*_meeting(self.surfaces[copy.value].array, source, copy.layout), factor))
         if any(copy.is_weight for copy in step.copies) and not self.weights_are_staged:
             weights.generation += 1

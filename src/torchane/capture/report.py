@@ -1,0 +1,119 @@
+"""Where each op of a captured graph runs and why: rows for `explain`, and one warning for what a user
+would not expect on the host.
+"""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils.flop_counter import flop_registry
+
+from torchane.capture.graph import Cut, Place
+from torchane.capture.sources import line_of, module_of
+from torchane.errors import TorchaneWarning
+
+aten = torch.ops.aten
+
+#: The host's by design: looking up, the loss, random draws, running statistics, index arithmetic.
+EXPECTED = frozenset({
+    aten.embedding, aten.embedding_dense_backward, aten.nll_loss_forward, aten.nll_loss_backward,
+    aten.nll_loss2d_forward, aten.nll_loss2d_backward, aten._log_softmax, aten._log_softmax_backward_data,
+    aten.bernoulli, aten.rand, aten.randn, aten.rand_like, aten.randn_like, aten.normal, aten.uniform,
+    aten._foreach_lerp, aten._foreach_mul, aten.copy_, aten._to_copy, aten.empty, aten.index,
+    aten._unsafe_index, aten._unsafe_index_put, aten.gather, aten.scatter, aten.scatter_add, aten.index_put,
+})  # fmt: skip
+
+SMALL_SEGMENT = "its segment holds no matrix product, and a dispatch costs more than it"
+STATIC = "it depends on integers, masks or buffers alone"
+
+NOWHERE = {Place.CONSTANT: "computed once, while compiling", Place.VIEW: "moves no numbers"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ATen call. place: "program", "host", "constant" or "view". macs: multiply-adds of one run."""
+
+    graph: str
+    name: str
+    op: str
+    place: str
+    why: str
+    module: str
+    line: str
+    macs: int
+
+    @property
+    def where(self) -> str:
+        return ", ".join(part for part in (self.module, self.line) if part)
+
+
+def rows_of(graph: str, cut: Cut) -> tuple[Row, ...]:
+    """Every call of the graph, in its order."""
+    return tuple(
+        Row(
+            graph, node.name, str(node.target), cut.place[node].value, _why(cut, node),
+            module_of(node), line_of(node), macs_of(node),
+        )
+        for node in cut.graph.nodes
+        if node in cut.place and node.op == "call_function"
+    )  # fmt: skip
+
+
+def _why(cut: Cut, node: fx.Node) -> str:
+    place = cut.place[node]
+    if place is Place.PROGRAM:
+        where = cut.regions[cut.region_of[node]].where
+        return f"it has a rule; with {where}" if where else "it has a rule"
+    if place is Place.HOST:
+        return cut.reasons.get(node) or "it belongs to an op on the host"
+    return NOWHERE[place]
+
+
+def macs_of(node: fx.Node) -> int:
+    """Multiply-adds of a call, by torch's own formulas; 0 for what is no contraction."""
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet not in flop_registry:
+        return 0
+    values = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+    return int(flop_registry[packet](*values[0], **values[1], out_val=node.meta["val"])) // 2
+
+
+def warn_of_host_work(graph: str, cut: Cut, rows: Sequence[Row]) -> None:
+    """One TorchaneWarning a graph, for floating-point work that a user would expect in a program."""
+    nodes = {node.name: node for node in cut.graph.nodes}
+    surprising = [row for row in rows if row.place == "host" and _is_surprising(nodes[row.name], row)]
+    if not surprising:
+        return
+    runs_nothing = not any(row.place == "program" for row in rows)
+    start = f"No program runs in this {graph} graph: " if runs_nothing else ""
+    plural = "op runs" if len(surprising) == 1 else "ops run"
+    warnings.warn(
+        f"{start}{len(surprising)} floating-point {plural} in PyTorch on the CPU in its {graph}: "
+        f"{_listed(surprising)}. Results are right, and time is lost there. torchane.explain(model, *inputs) lists every op.",
+        TorchaneWarning,
+        stacklevel=2,
+    )
+
+
+def _listed(rows: Iterable[Row], most: int = 4) -> str:
+    seen: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        seen.setdefault((row.op, row.why), row)
+    shown = [f"{row.op}{f' in {row.where}' if row.where else ''} ({row.why})" for row in list(seen.values())[:most]]
+    return "; ".join(shown) + (f"; and {len(seen) - most} kinds more" if len(seen) > most else "")
+
+
+def _is_surprising(node: fx.Node, row: Row) -> bool:
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet is None or packet in EXPECTED or row.why in (SMALL_SEGMENT, STATIC):
+        return False
+    return any(tensor.is_floating_point() or tensor.is_complex() for tensor in _tensors(node.meta.get("val")))
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value] if value.numel() > 0 else []
+    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, list | tuple) else []

@@ -1,0 +1,118 @@
+"""Says what torch.compile leaves to eager PyTorch before a backend sees it.
+
+    Dynamo traces a frame ──► graph break, or gives the frame up ──► eager, with a log line that nobody reads
+Dynamo counts its breaks. Its compile callbacks tell when a frame begins and ends; what was counted in
+between, for a frame of ours, becomes a TorchaneWarning with the user's line. `torch.compile(DDP(model))`
+is told apart: it never hands a backend a graph. Callbacks know no backend, so the compiling frame is
+looked up on the stack; torch is pinned.
+"""
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from torch._dynamo import callback_handler
+from torch._dynamo.callback import CallbackArgs
+from torch._dynamo.utils import counters, graph_break_reasons
+from torch.nn.parallel import DistributedDataParallel
+
+from torchane.capture.sources import is_users
+from torchane.errors import TorchaneWarning
+
+_COUNTED = ("graph_break", "unimplemented")
+
+DDP_ADVICE = (
+    'torch.compile(DistributedDataParallel(model), backend="ane") hands the backend no graph: the whole model runs in '
+    "PyTorch. Turn them round: DistributedDataParallel(torch.compile(model, backend=\"ane\"))."
+)
+
+
+class Watch:
+    """Reports frames whose innermost backend is `backend`, from now on."""
+
+    def __init__(self, backend: Callable[..., Any]):
+        self._backend = backend
+        self._before: dict[str, Counter[str]] = {}
+        self._reasons = 0
+        callback_handler.start_callbacks = _Lasting(callback_handler.start_callbacks, self._start)
+        callback_handler.end_callbacks = _Lasting(callback_handler.end_callbacks, self._end)
+
+    def _start(self, _: CallbackArgs) -> None:
+        self._before = {kind: Counter(counters[kind]) for kind in _COUNTED}
+        self._reasons = len(graph_break_reasons)
+
+    def _end(self, _: CallbackArgs) -> None:
+        compiling = _compiling_frame()
+        if compiling is None or _innermost(compiling.f_locals["compiler_fn"]) is not self._backend:
+            return
+        if any(isinstance(value, DistributedDataParallel) for value in compiling.f_locals["frame"].f_locals.values()):
+            return _say(DDP_ADVICE)
+        code = compiling.f_locals["code"]
+        found = [reason for kind in _COUNTED for reason in counters[kind] - self._before.get(kind, Counter())]
+        if found and is_users(code.co_filename):
+            where = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
+            _say("\n".join(_text(where, reason, self._line()) for reason in dict.fromkeys(found)))
+
+    def _line(self) -> str:
+        new = graph_break_reasons[self._reasons :]
+        if not new or not new[-1].user_stack:
+            return ""
+        last = next((f for f in reversed(new[-1].user_stack) if is_users(f.filename)), new[-1].user_stack[-1])
+        return f" at {last.filename}:{last.lineno}, `{last.line}`"
+
+
+class _Lasting(list[Callable[[CallbackArgs], None]]):
+    """Callbacks of which one outlives torch._dynamo.reset(), which clears the list."""
+
+    def __init__(self, callbacks: list[Callable[[CallbackArgs], None]], lasting: Callable[[CallbackArgs], None]):
+        super().__init__([*callbacks, lasting])
+        self._lasting = lasting
+
+    def clear(self) -> None:
+        super().clear()
+        self.append(self._lasting)
+
+
+def _text(where: str, reason: str, line: str) -> str:
+    lines = [part.strip() for part in reason.splitlines() if part.strip()]
+    kept = [part for part in lines[:2] if not part.startswith("Developer")]
+    return (
+        f"torch.compile cannot trace all of {where}{line}: {' '.join(kept)} What it cannot trace runs in PyTorch, and "
+        "the rest is cut into separate graphs there. Take it out of the compiled module, or pass fullgraph=True to "
+        "make it an error."
+    )
+
+
+def _say(text: str) -> None:
+    try:
+        warnings.warn(text, TorchaneWarning, stacklevel=2)
+    except TorchaneWarning:  # an error by the user's filter: leave torch's count of running compilations right
+        callback_handler._CompilationCallbackHandler__pending_callbacks_counter -= 1  # type: ignore[attr-defined]
+        raise
+
+
+def _compiling_frame() -> FrameType | None:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and not (frame.f_code.co_name == "_compile" and "compiler_fn" in frame.f_locals):
+        frame = frame.f_back
+    return frame
+
+
+def _innermost(backend: Any) -> Any:
+    """What torch, its debug wrapper or its DDP optimizer wrapped."""
+    while True:
+        owner = getattr(backend, "__self__", backend)
+        inner = next(
+            (
+                getattr(owner, name)
+                for name in ("_torchdynamo_orig_backend", "backend_compile_fn", "_compiler_fn", "compiler_fn", "__wrapped__")
+                if getattr(owner, name, None) is not None
+            ),
+            None,
+        )
+        if inner is None:
+            return backend
+        backend = inner

@@ -1,0 +1,117 @@
+"""How much memory a training step will take, before it runs.
+
+    weights      fp32, the caller's         4 bytes a parameter
+    gradients    fp32                       4
+    optimizer    AdamW's two averages       8
+    staged       fp16 surfaces of weights, alive as long as the model
+    saved        surfaces that the forward keeps for the backward
+    surfaces     the most that one plan has in use at once beside those
+
+The twin's scratch and torch's own tensors are not in it: RESERVE stands for them.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from torchane.errors import DeviceError
+from torchane.plan.plan import Dispatch, Plan, Stage, Unstage, surfaces_of
+
+#: Python, torch and its libraries (about 0.5 GiB once imported), host copies of a batch, the twin's scratch.
+RESERVE_BYTES = 1 << 30
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes of one model's training step, by what they hold."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    staged: int
+    saved: int
+    surfaces: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def to_dict(self) -> dict[str, int]:
+        return {**asdict(self), "total": self.total}
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in asdict(self).items())
+        return f"memory of a training step with AdamW: {_size(self.total)} ({parts})"
+
+
+def forecast(plans: Sequence[Plan], parameters: int, *, optimizer_states: int = 2, param_copies: int = 1) -> Forecast:
+    """The memory that these plans and their parameters take.
+
+    parameters: how many numbers are trained. optimizer_states: numbers that the optimizer keeps for each
+    (AdamW 2, SGD 0). param_copies: how many times the weights are there in fp32.
+    """
+    weights: dict[str, int] = {}
+    for plan in plans:
+        for copy in (copy for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight):
+            weights[copy.value] = copy.layout.type.size_bytes
+    return Forecast(
+        weights=FP32 * parameters * param_copies,
+        gradients=FP32 * parameters,
+        optimizer=FP32 * parameters * optimizer_states,
+        staged=sum(weights.values()),
+        saved=sum(sum(sizes_of(plan)[name] for name in plan.kept_names) for plan in plans),
+        surfaces=max((peak_of(plan) for plan in plans), default=0),
+    )
+
+
+def require_fits(needed: Forecast, available_bytes: int | None = None) -> None:
+    """Raises DeviceError, with the numbers, where a step cannot fit into this machine's free memory."""
+    free = free_bytes() if available_bytes is None else available_bytes
+    if free is not None and needed.total + RESERVE_BYTES > free:
+        raise DeviceError(
+            f"A training step needs about {_size(needed.total)} and {_size(RESERVE_BYTES)} to work in, and "
+            f"{_size(free)} of memory are free. It would hold: {needed}. Use a smaller batch (--batch-size, with "
+            "--grad-accum to keep the step the same), a shorter sequence (--seq-len) or a smaller model."
+        )
+
+
+def free_bytes() -> int | None:
+    """Memory that a new allocation can have without swapping, bytes; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            known = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+        return known.get("MemAvailable")
+    except FileNotFoundError:  # macOS: what is installed; the system compresses and swaps what others hold
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def sizes_of(plan: Plan) -> dict[str, int]:
+    """Bytes of every surface that the plan touches, by the value's name."""
+    sizes = {name: layout.type.size_bytes for name, layout in plan.surfaces_in.items()}
+    for step in plan.steps:
+        if isinstance(step, Dispatch):
+            program = plan.programs[step.program]
+            ports = zip((*step.inputs, *step.outputs), (*program.inputs, *program.outputs), strict=True)
+            sizes |= {name: port.size_bytes for name, port in ports}
+        elif isinstance(step, Stage | Unstage):
+            sizes |= {copy.value: copy.layout.type.size_bytes for copy in step.copies}
+    return sizes
+
+
+def peak_of(plan: Plan) -> int:
+    """The most bytes of surfaces in use at once, without weights, what came in and what is kept."""
+    sizes, frees = sizes_of(plan), plan.last_uses()
+    elsewhere = {c.value for s in plan.steps if isinstance(s, Stage) for c in s.copies if c.is_weight}
+    elsewhere |= plan.kept_names | set(plan.surfaces_in)
+    held: set[str] = set()
+    peak = 0
+    for step, freed in zip(plan.steps, frees, strict=True):
+        held |= set(surfaces_of(step)) - elsewhere
+        peak = max(peak, sum(sizes[name] for name in held))
+        held -= set(freed)
+    return peak
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
