@@ -71,7 +71,7 @@ class Trainer:
         """
         self.reporter.compiling()
         validation: ValidationReport | None = None
-        if self.state.step == 0:
+        if self.saved_step is None:  # a new run
             validation = self.record(self.validate())
             self.reporter.sample(0, self.sample(self.model))
         times: deque[float] = deque(maxlen=RECENT_STEPS)
