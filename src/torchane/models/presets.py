@@ -38,7 +38,7 @@ class Preset:
 
 
 def _llama2c(name: str, summary: str, training: TrainingDefaults, *, dim: int, layers: int, heads: int,
-             kv_heads: int, hidden: int, vocab: int, positions: int) -> Preset:  # fmt: skip
+             kv_heads: int, hidden: int, vocab: int, positions: int, std: float = 0.02) -> Preset:  # fmt: skip
     """llama2.c's own words for the sizes, so that they can be checked against its table at a glance."""
     config = LlamaConfig(
         vocab_size=vocab,
@@ -48,6 +48,7 @@ def _llama2c(name: str, summary: str, training: TrainingDefaults, *, dim: int, l
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=positions,
+        initializer_range=std,
     )
     return Preset(name, summary, config, training)
 
@@ -56,9 +57,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
     preset.name: preset
     for preset in (
         _llama2c(
-            "tiny", "0.9 M parameters: learns in two minutes on two cores",
-            TrainingDefaults(batch_size=8, seq_len=128, steps=400, lr=3e-3, warmup_steps=20),
-            dim=128, layers=4, heads=4, kv_heads=4, hidden=352, vocab=512, positions=128,
+            "tiny", "1.1 M parameters: learns in two minutes on two cores",
+            TrainingDefaults(batch_size=16, seq_len=64, steps=1200, lr=3e-3, warmup_steps=50, eval_interval=200),
+            # A narrow model learns to copy names far sooner from weights of 0.08 than from 0.02.
+            dim=128, layers=4, heads=4, kv_heads=4, hidden=352, vocab=2048, positions=256, std=0.08,
         ),
         _llama2c(
             "stories260k", "0.26 M parameters, llama2.c's smallest",
