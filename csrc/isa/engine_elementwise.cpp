@@ -1,15 +1,14 @@
 // Element-wise ops, reductions of a row and softmax in the engine's arithmetic. References: mil/engine/rules.py
-// and softmax.py. A function of one number is a look-up; the plain loops are left to the compiler's vectors.
+// and softmax.py. A function of one number is a look-up.
 #include <cmath>
 
-#include "engine.h"
-#include "isa/simd.h"
+#include "isa/engine_simd.h"
 #include "isa/table.h"
 
 namespace torchane::TORCHANE_ISA {
 namespace {
 
-constexpr int64_t EIGHT = 8, FOUR = 4;
+constexpr int64_t EIGHT = 8, FOUR = 4, THIRTY_TWO = 32;
 
 template <int op>
 void lookup(half_t* d, const half_t* a, int64_t n) {
@@ -20,19 +19,26 @@ void lookup(half_t* d, const half_t* a, int64_t n) {
 void copy(half_t* d, const half_t* a, int64_t n) { __builtin_memcpy(d, a, static_cast<size_t>(n) * sizeof(half_t)); }
 
 // fp32 is wide enough that its rounding is never seen in the fp16 result: 24 bits are 2 * 11 + 2.
-struct Add { TORCHANE_INLINE float of(float x, float y) { return x + y; } };
-struct Sub { TORCHANE_INLINE float of(float x, float y) { return x - y; } };
-struct Mul { TORCHANE_INLINE float of(float x, float y) { return x * y; } };
-struct Div { TORCHANE_INLINE float of(float x, float y) { return x / y; } };
-struct Max { TORCHANE_INLINE float of(float x, float y) { return x > y ? x : y; } };
-struct Min { TORCHANE_INLINE float of(float x, float y) { return x < y ? x : y; } };
-struct Pow { TORCHANE_INLINE float of(float x, float y) { return to_odd(pow(static_cast<double>(x), static_cast<double>(y))); } };
+struct Add { TORCHANE_INLINE vn of(vn x, vn y) { return x + y; } };
+struct Sub { TORCHANE_INLINE vn of(vn x, vn y) { return x - y; } };
+struct Mul { TORCHANE_INLINE vn of(vn x, vn y) { return x * y; } };
+struct Div { TORCHANE_INLINE vn of(vn x, vn y) { return x / y; } };
+struct Max { TORCHANE_INLINE vn of(vn x, vn y) { return x > y ? x : y; } };
+struct Min { TORCHANE_INLINE vn of(vn x, vn y) { return x < y ? x : y; } };
 
 template <typename Op, int a_step, int b_step>
 void binary(half_t* d, const half_t* a, const half_t* b, int64_t n) {
-    const float x = engine_decode(a[0]), y = engine_decode(b[0]);
+    const vn x = splat(engine_decode(a[0])), y = splat(engine_decode(b[0]));
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) encode(d + i, Op::of(a_step ? decode(a + i) : x, b_step ? decode(b + i) : y));
+    if (i < n) encode_n(d + i, Op::of(a_step ? decode_n(a + i, n - i) : x, b_step ? decode_n(b + i, n - i) : y), n - i);
+}
+
+// Any exponent: in double, number by number.
+template <int a_step, int b_step>
+void power(half_t* d, const half_t* a, const half_t* b, int64_t n) {
     for (int64_t i = 0; i < n; ++i)
-        d[i] = engine_encode(Op::of(a_step ? engine_decode(a[i]) : x, b_step ? engine_decode(b[i]) : y));
+        d[i] = engine_encode(to_odd(pow(static_cast<double>(engine_decode(a[i * a_step])), static_cast<double>(engine_decode(b[i * b_step])))));
 }
 
 template <typename Op>
@@ -44,14 +50,14 @@ void fill(Kernels& table, Binary op) {
 }
 
 double total(const half_t* a, int64_t n) {
-    constexpr int LANE = 16;
-    double sums[LANE] = {};
+    typedef double vd __attribute__((vector_size(LANES * 8)));
+    vd sums = {};
     int64_t i = 0;
-    for (; i + LANE <= n; i += LANE)
-        for (int l = 0; l < LANE; ++l) sums[l] += engine_decode(a[i + l]);
-    for (int l = 1; l < LANE; ++l) sums[0] += sums[l];
-    for (; i < n; ++i) sums[0] += engine_decode(a[i]);
-    return sums[0];
+    for (; i + LANES <= n; i += LANES) sums += __builtin_convertvector(decode(a + i), vd);
+    if (i < n) sums += __builtin_convertvector(decode_n(a + i, n - i), vd);
+    double sum = 0;
+    for (int l = 0; l < LANES; ++l) sum += sums[l];
+    return sum;
 }
 
 float sum(const half_t* a, int64_t n) { return to_odd(total(a, n)); }
@@ -59,66 +65,90 @@ float mean(const half_t* a, int64_t n) { return to_odd(total(a, n) / static_cast
 
 template <typename Op>
 float best(const half_t* a, int64_t n) {
-    float found = engine_decode(a[0]);
-    for (int64_t i = 1; i < n; ++i) found = Op::of(found, engine_decode(a[i]));
-    return found;
+    vn found = splat(engine_decode(a[0]));
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) found = Op::of(found, decode(a + i));
+    for (; i < n; ++i) found = Op::of(found, splat(engine_decode(a[i])));
+    for (int l = 1; l < LANES; ++l) found = Op::of(found, splat(found[l]));
+    return found[0];
 }
 
 void narrow(half_t* d, const float* a, int64_t n, float scale) {
     for (int64_t i = 0; i < n; ++i) d[i] = engine_encode(a[i] * scale);
 }
 
-TORCHANE_INLINE float plus(float a, float b) { return engine_decode(engine_encode(a + b)); }
+TORCHANE_INLINE float rounded(float value) { return engine_decode(engine_encode(value)); }
+TORCHANE_INLINE float plus(float a, float b) { return rounded(a + b); }
+TORCHANE_INLINE vn plus(vn a, vn b) { return torchane::TORCHANE_ISA::rounded(a + b); }
 
-// Down n <= 64 columns, `stride` numbers apart: the order of the additions is that of softmax.py, row_sum.
-void softmax_columns(half_t* d, const half_t* a, int64_t entries, int64_t stride, int64_t n) {
-    constexpr int64_t MOST = 64;
-    const half_t* table = engine_tables().unary[static_cast<int>(Unary::exp)];
-    float top[MOST], sum[MOST], part[MOST];
-    for (int64_t j = 0; j < n; ++j) top[j] = engine_decode(a[j]);
-    for (int64_t e = 1; e < entries; ++e)
-        for (int64_t j = 0; j < n; ++j) top[j] = Max::of(top[j], engine_decode(a[e * stride + j]));
-    for (int64_t e = 0; e < entries; ++e)
-        for (int64_t j = 0; j < n; ++j)
-            d[e * stride + j] = table[engine_encode(engine_decode(a[e * stride + j]) - top[j])];
-    const int64_t thirties = (entries + EIGHT * FOUR - 1) / (EIGHT * FOUR);
-    for (int64_t t = 0; t < thirties; ++t) {
-        for (int64_t f = 0; f < FOUR; ++f) {
-            const int64_t first = (t * FOUR + f) * EIGHT;
-            const auto at = [&](int64_t e, int64_t j) { return first + e < entries ? engine_decode(d[(first + e) * stride + j]) : 0.0f; };
-            for (int64_t j = 0; j < n; ++j) {
-                const float left = plus(plus(at(0, j), at(1, j)), at(2, j)), middle = plus(plus(at(3, j), at(4, j)), at(5, j));
-                const float eight = plus(plus(left, middle), plus(at(6, j), at(7, j)));
-                part[j] = f == 0 ? eight : plus(part[j], eight);
-            }
-        }
-        for (int64_t j = 0; j < n; ++j) sum[j] = t == 0 ? part[j] : plus(sum[j], part[j]);
-    }
-    for (int64_t j = 0; j < n; ++j) sum[j] = engine_decode(engine_tables().reciprocal[engine_encode(sum[j])]);
-    for (int64_t e = 0; e < entries; ++e)
-        for (int64_t j = 0; j < n; ++j) d[e * stride + j] = engine_encode(engine_decode(d[e * stride + j]) * sum[j]);
+// Eight numbers as the engine adds them.
+TORCHANE_INLINE vn eight(const vn (&e)[EIGHT]) {
+    return plus(plus(plus(plus(e[0], e[1]), e[2]), plus(plus(e[3], e[4]), e[5])), plus(e[6], e[7]));
 }
 
-// Along a row of n numbers.
+// Down n <= LANES columns, `stride` numbers apart.
+void softmax_vector(half_t* d, const half_t* a, int64_t entries, int64_t stride, int64_t n) {
+    const half_t* table = engine_tables().unary[static_cast<int>(Unary::exp)];
+    vn top = decode_n(a, n);
+    for (int64_t e = 1; e < entries; ++e) top = Max::of(top, decode_n(a + e * stride, n));
+    for (int64_t e = 0; e < entries; ++e) {
+        half_t* to = d + e * stride;
+        encode_n(to, decode_n(a + e * stride, n) - top, n);
+        for (int64_t i = 0; i < n; ++i) to[i] = table[to[i]];
+    }
+    vn sum = {};
+    for (int64_t t = 0; t < entries; t += THIRTY_TWO) {
+        vn part = {};
+        for (int64_t f = t; f < t + THIRTY_TWO; f += EIGHT) {
+            vn e[EIGHT];
+            for (int64_t i = 0; i < EIGHT; ++i) e[i] = f + i < entries ? decode_n(d + (f + i) * stride, n) : vn{};
+            part = f == t ? eight(e) : plus(part, eight(e));
+        }
+        sum = t == 0 ? part : plus(sum, part);
+    }
+    half_t sums[LANES];
+    encode(sums, sum);
+    for (int l = 0; l < LANES; ++l) sums[l] = engine_tables().reciprocal[sums[l]];
+    const vn inverse = decode(sums);
+    for (int64_t e = 0; e < entries; ++e) encode_n(d + e * stride, decode_n(d + e * stride, n) * inverse, n);
+}
+
+void softmax_columns(half_t* d, const half_t* a, int64_t entries, int64_t stride, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES)
+        softmax_vector(d + i, a + i, entries, stride, n - i < LANES ? n - i : LANES);
+}
+
+// Along a row. scratch holds n numbers and as many zeros as make them a multiple of 32.
 void softmax_row(half_t* d, const half_t* a, int64_t n, float* scratch) {
     const half_t* table = engine_tables().unary[static_cast<int>(Unary::exp)];
-    const float top = best<Max>(a, n);
-    for (int64_t i = 0; i < n; ++i) d[i] = engine_encode(engine_decode(a[i]) - top);
-    for (int64_t i = 0; i < n; ++i) d[i] = table[d[i]];
-    for (int64_t i = 0; i < n; ++i) scratch[i] = engine_decode(d[i]);
-    float sum = 0;
-    for (int64_t t = 0; t < n; t += EIGHT * FOUR) {
-        float eights[FOUR];
-        for (int64_t f = 0; f < FOUR; ++f) {
-            float e[EIGHT];
-            for (int64_t i = 0; i < EIGHT; ++i) e[i] = t + f * EIGHT + i < n ? scratch[t + f * EIGHT + i] : 0.0f;
-            eights[f] = plus(plus(plus(plus(e[0], e[1]), e[2]), plus(plus(e[3], e[4]), e[5])), plus(e[6], e[7]));
-        }
-        const float thirty_two = plus(plus(plus(eights[0], eights[1]), eights[2]), eights[3]);
-        sum = t == 0 ? thirty_two : plus(sum, thirty_two);
+    const vn top = splat(best<Max>(a, n));
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) encode(d + i, decode(a + i) - top);
+    if (i < n) encode_n(d + i, decode_n(a + i, n - i) - top, n - i);
+    for (i = 0; i < n; ++i) d[i] = table[d[i]];
+    const int64_t padded = (n + THIRTY_TWO - 1) / THIRTY_TWO * THIRTY_TWO;
+    for (i = 0; i + LANES <= n; i += LANES) store(scratch + i, (vf)decode(d + i));
+    if (i < n) store(scratch + i, (vf)decode_n(d + i, n - i)), i += LANES;
+    for (; i < padded; ++i) scratch[i] = 0.0f;
+
+    // LANES eights side by side; their sums take the place of the numbers.
+    const int64_t eights = padded / EIGHT;
+    for (int64_t first = 0; first < eights; first += LANES) {
+        const int64_t count = eights - first < LANES ? eights - first : LANES;
+        vn e[EIGHT] = {};
+        for (int64_t l = 0; l < count; ++l)
+            for (int64_t k = 0; k < EIGHT; ++k) e[k][l] = scratch[(first + l) * EIGHT + k];
+        const vn sums = eight(e);
+        for (int64_t l = 0; l < count; ++l) scratch[first + l] = sums[l];
     }
-    const float r = engine_decode(engine_tables().reciprocal[engine_encode(sum)]);
-    for (int64_t i = 0; i < n; ++i) d[i] = engine_encode(scratch[i] * r);
+    float sum = 0;
+    for (int64_t t = 0; t < eights; t += FOUR) {
+        const float part = plus(plus(plus(scratch[t], scratch[t + 1]), scratch[t + 2]), scratch[t + 3]);
+        sum = t == 0 ? part : plus(sum, part);
+    }
+    const vn inverse = splat(engine_decode(engine_tables().reciprocal[engine_encode(sum)]));
+    for (i = 0; i + LANES <= n; i += LANES) encode(d + i, decode(d + i) * inverse);
+    if (i < n) encode_n(d + i, decode_n(d + i, n - i) * inverse, n - i);
 }
 
 template <int op>
@@ -140,7 +170,10 @@ void fill_engine(Kernels& table) {
     fill<Div>(table, Binary::div);
     fill<Max>(table, Binary::max);
     fill<Min>(table, Binary::min);
-    fill<Pow>(table, Binary::pow);
+    auto& powers = table.binary[static_cast<int>(Binary::pow)];
+    powers[static_cast<int>(Form::vector_vector)] = power<1, 1>;
+    powers[static_cast<int>(Form::vector_scalar)] = power<1, 0>;
+    powers[static_cast<int>(Form::scalar_vector)] = power<0, 1>;
     table.row[static_cast<int>(Reduction::sum)] = sum;
     table.row[static_cast<int>(Reduction::mean)] = mean;
     table.row[static_cast<int>(Reduction::max)] = best<Max>;

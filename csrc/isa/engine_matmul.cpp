@@ -8,8 +8,7 @@
 // and truncates to 0 either way; above, q is an integer, and a rounded half leaves it.
 // A sum that reaches 2^31 units is an infinity. Where no partial sum of a tile can, by the norms of its rows and
 // columns (Cauchy and Schwarz), 32 bits hold everything; other tiles are added in 64 bits, product by product.
-#include "engine.h"
-#include "isa/simd.h"
+#include "isa/engine_simd.h"
 #include "isa/table.h"
 
 namespace torchane::TORCHANE_ISA {
@@ -56,9 +55,16 @@ bool pack(void* to, const half_t* from, int64_t stride, bool along_k, int64_t co
     if (along_k) {
         for (int64_t i = 0; i < count; ++i)
             for (int64_t p = 0; p < k; ++p) put(p, i, from[i * stride + p]);
-    } else if (count == WIDTH) {
+    } else if (count == WIDTH && WIDTH % LANES == 0) {
         for (int64_t p = 0; p < k; ++p)
-            for (int64_t i = 0; i < WIDTH; ++i) put(p, i, from[p * stride + i]);
+            for (int64_t i = 0; i + LANES <= WIDTH; i += LANES) {
+                const vn v = decode(from + p * stride + i);
+                const vi exponent = (vi)v & 0x7f800000, s = exponent < (113 << 23) ? (vi{} + (113 << 23)) : exponent;
+                float* at = panel + p * 2 * WIDTH + i;
+                store(at, (vf)(IS_A ? v * UNIT : v));
+                store(at + WIDTH, (vf)(IS_A ? ((254 - 16) << 23) - s : s));
+                for (int l = 0; l < LANES; ++l) squares[i + l] += static_cast<double>(v[l]) * v[l];
+            }
     } else {
         for (int64_t p = 0; p < k; ++p)
             for (int64_t i = 0; i < count; ++i) put(p, i, from[p * stride + i]);
@@ -90,23 +96,23 @@ void safe(const float* a, const float* b, int64_t k, Sums* sums) {
     }
 }
 
+TORCHANE_INLINE vi load_units(const int32_t* p) {
+    vi v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+TORCHANE_INLINE void store_units(int32_t* p, vi v) { __builtin_memcpy(p, &v, sizeof v); }
+
 #if defined(__AVX512F__)
-using vi = __m512i;
-TORCHANE_INLINE vi load_units(const int32_t* p) { return _mm512_loadu_si512(p); }
-TORCHANE_INLINE void store_units(int32_t* p, vi v) { _mm512_storeu_si512(p, v); }
 TORCHANE_INLINE vi added(vi sum, vf x, vf least, vf y, vf power_of_y) {
-    const vi sign = _mm512_set1_epi32(INT32_MIN), half = _mm512_castps_si512(_mm512_set1_ps(0.5f));
+    const __m512i sign = _mm512_set1_epi32(INT32_MIN), half = _mm512_castps_si512(_mm512_set1_ps(0.5f));
     // Bit by bit ((x ^ y) & sign) | half; the sign bit of a half is 0 and sign has no other bit.
-    const vi differs = _mm512_xor_si512(_mm512_castps_si512(x), _mm512_castps_si512(y));
+    const __m512i differs = _mm512_xor_si512(_mm512_castps_si512(x), _mm512_castps_si512(y));
     const vf signed_half = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(differs, sign, half, 0xea));
-    const vi units = _mm512_cvttps_epi32(_mm512_fmadd_ps(x, y, signed_half));
-    return _mm512_mask_add_epi32(sum, _mm512_cmp_ps_mask(power_of_y, least, _CMP_GE_OQ), sum, units);
+    const __m512i units = _mm512_cvttps_epi32(_mm512_fmadd_ps(x, y, signed_half));
+    return (vi)_mm512_mask_add_epi32((__m512i)sum, _mm512_cmp_ps_mask(power_of_y, least, _CMP_GE_OQ), (__m512i)sum, units);
 }
 #else
-typedef int32_t vi __attribute__((vector_size(LANES * 4)));
-typedef float vn __attribute__((vector_size(LANES * 4)));
-TORCHANE_INLINE vi load_units(const int32_t* p) { vi v; __builtin_memcpy(&v, p, sizeof v); return v; }
-TORCHANE_INLINE void store_units(int32_t* p, vi v) { __builtin_memcpy(p, &v, sizeof v); }
 TORCHANE_INLINE vi added(vi sum, vf x, vf least, vf y, vf power_of_y) {
     const vi differs = ((vi)x ^ (vi)y) & INT32_MIN;
     const vn half = (vn)(differs | 0x3f000000);
@@ -153,19 +159,23 @@ void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, boo
 
 // From units to fp16. Of 31 bits the lower 7 go where there are more than 24; the bit above them then says
 // whether they held anything.
-TORCHANE_INLINE half_t rounded(int32_t units, int32_t gone) {
-    const uint32_t size = units < 0 ? 0u - static_cast<uint32_t>(units) : static_cast<uint32_t>(units);
-    const uint32_t cut = (size & ~127u) | ((size & 127u) != 0 ? 128u : 0u);
-    const float value = static_cast<float>(static_cast<int32_t>(size < (1u << 24) ? size : cut)) * (1.0f / UNIT);
-    const half_t found = engine_encode(units < 0 ? 0.0f - value : value);
-    return static_cast<half_t>(gone == 0 ? found : gone > 0 ? 0x7c00 : 0xfc00);
+TORCHANE_INLINE vh to_half(vi units, vi gone) {
+    const vi size = units < 0 ? -units : units;
+    const vi cut = (size & ~127) | (((size & 127) != 0) & 128);
+    const vn value = __builtin_convertvector(size < (1 << 24) ? size : cut, vn) * (1.0f / UNIT);
+    const vh found = encode((vn)((vi)value | (units & INT32_MIN)));
+    const vi wide = __builtin_convertvector(found, vi), out = gone != 0;
+    return __builtin_convertvector((wide & ~out) | (((gone & 0x8000) | 0x7c00) & out), vh);
 }
 
 void store_rows(half_t* to, int64_t stride, const float* c, int64_t rows, int64_t columns) {
     const Sums* sums = reinterpret_cast<const Sums*>(c);
     for (int64_t i = 0; i < rows; ++i, to += stride) {
         half_t whole[COLUMNS];
-        for (int j = 0; j < COLUMNS; ++j) whole[j] = rounded(sums->units[i * COLUMNS + j], sums->gone[i * COLUMNS + j]);
+        for (int j = 0; j < COLUMNS; j += LANES) {
+            const vh found = to_half(load_units(sums->units + i * COLUMNS + j), load_units(sums->gone + i * COLUMNS + j));
+            __builtin_memcpy(whole + j, &found, sizeof found);
+        }
         __builtin_memcpy(to, whole, static_cast<size_t>(columns) * sizeof(half_t));
     }
 }
