@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
 from torchane.capture.graph import Cut, Place, cut
 from torchane.capture.region import Ports, RegionCompiler, RegionError
@@ -58,6 +59,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     What turns out to have no legal form, an op or the whole region that it is in, goes to the host with
     the reason, and the graph is cut again.
     """
+    _fill_missing_values(graph)
     nodes = {node.name: node for node in graph.nodes}
     static = {nodes[name] for name in roles.static if name in nodes}
     refused: dict[fx.Node, str] = {}
@@ -68,6 +70,18 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
         except RegionError as error:
             assert not refused.keys() >= set(error.nodes), "a region was refused again after its ops went to the host"
             refused.update(dict.fromkeys(error.nodes, str(error)))
+
+
+def _fill_missing_values(graph: fx.Graph) -> None:
+    """AOTAutograd's partitioner writes no `val` on the draws that a checkpointed module repeats."""
+    for node in graph.find_nodes(op="call_function", target=run_with_rng_state):
+        node.meta.setdefault("val", _drawn(node.args[1], node.args[2:]))
+    for node in graph.find_nodes(op="call_function", target=run_and_save_rng_state):
+        node.meta.setdefault("val", (torch.get_rng_state(), _drawn(node.args[0], node.args[1:])))
+
+
+def _drawn(op: Any, args: Sequence[Any]) -> Any:
+    return op(*fx.node.map_arg(tuple(args), lambda source: source.meta["val"]))
 
 
 class _Planner:

@@ -108,7 +108,7 @@ def _listed(rows: Iterable[Row], most: int = 4) -> str:
 
 def _is_surprising(node: fx.Node, row: Row) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
-    if packet is None or packet in EXPECTED or row.why in (SMALL_SEGMENT, STATIC):
+    if packet is None or packet in EXPECTED or row.why in (SMALL_SEGMENT, STATIC) or row.why.endswith("is empty"):
         return False
     return any(tensor.is_floating_point() or tensor.is_complex() for tensor in _tensors(node.meta.get("val")))
 

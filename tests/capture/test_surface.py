@@ -1,0 +1,243 @@
+"""torch's own surface around a compiled model: each feature does what it does in eager.
+
+One small model is compiled for all; tolerances as in test_backend.
+"""
+
+import copy
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from capture_helpers import distance, gradients
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from torchane.capture import backend
+
+GRADIENT_BAR = 0.02
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 4)
+        self.drop = nn.Dropout(0.25)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.drop(torch.relu(self.norm(self.up(x)))))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+def compiled_for_twin(model: nn.Module, **kwargs: object) -> nn.Module:
+    return torch.compile(model, backend=backend.ane, options={"device": "twin"}, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def _shared() -> Iterator[SimpleNamespace]:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    raw = Net()
+    yield SimpleNamespace(raw=raw, model=compiled_for_twin(raw), eager=copy.deepcopy(raw), start=copy.deepcopy(raw.state_dict()))
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def net(_shared: SimpleNamespace) -> SimpleNamespace:
+    for model in (_shared.raw, _shared.eager):
+        model.load_state_dict(_shared.start)
+        model.zero_grad()
+        model.train()
+        model.requires_grad_(True)
+    return _shared
+
+
+def batch(seed: int = 0) -> torch.Tensor:
+    return torch.randn(8, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def both(net: SimpleNamespace, act) -> None:
+    """The same act on ours and on eager, with the same random stream."""
+    for model in (net.model, net.eager):
+        torch.manual_seed(3)
+        act(model)
+
+
+def agree(net: SimpleNamespace) -> None:
+    for (name, ours), theirs in zip(net.raw.named_parameters(), net.eager.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None), name
+        if theirs.grad is not None:
+            assert distance(ours.grad, theirs.grad) < GRADIENT_BAR, name
+
+
+def test_dropout_draws_eagers_stream(net) -> None:
+    both(net, lambda model: model(batch()).square().mean().backward())
+    agree(net)
+
+
+def test_eval_turns_dropout_off(net) -> None:
+    net.raw.eval()
+    net.eager.eval()
+    with torch.no_grad():
+        assert distance(net.model(batch()), net.eager(batch())) < 0.005
+        assert torch.equal(net.model(batch()), net.model(batch()))
+
+
+def test_inference_mode(net) -> None:
+    net.raw.eval()
+    net.eager.eval()
+    with torch.inference_mode():
+        assert distance(net.model(batch()), net.eager(batch())) < 0.005
+
+
+def test_autocast_keeps_its_promised_dtype(net) -> None:
+    def act(model: nn.Module) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = model(batch())
+        assert y.dtype == torch.bfloat16
+        y.float().square().mean().backward()
+
+    both(net, act)
+    for (name, ours), theirs in zip(gradients(net.raw).items(), gradients(net.eager).values(), strict=True):
+        assert distance(ours, theirs) < 0.1, name  # eager itself rounds to bf16 here, 2^-8 a step
+
+
+def test_frozen_parameters_get_no_gradient_and_thaw(net) -> None:
+    for model in (net.raw, net.eager):
+        model.up.requires_grad_(False)
+    both(net, lambda model: model(batch()).square().mean().backward())
+    agree(net)
+    assert net.raw.up.weight.grad is None
+    for model in (net.raw, net.eager):
+        model.requires_grad_(True)
+    both(net, lambda model: model(batch()).square().mean().backward())
+    assert net.raw.up.weight.grad is not None
+
+
+def test_gradients_of_the_input(net) -> None:
+    found = []
+    both(net, lambda model: found.append(torch.autograd.grad(model(x := batch().requires_grad_()).square().mean(), x)[0]))
+    assert distance(*found) < GRADIENT_BAR
+
+
+def test_retain_graph(net) -> None:
+    def act(model: nn.Module) -> None:
+        loss = model(batch()).square().mean()
+        loss.backward(retain_graph=True)
+        loss.backward()
+
+    both(net, act)
+    agree(net)
+
+
+def test_accumulated_and_clipped_gradients(net) -> None:
+    def act(model: nn.Module) -> None:
+        for seed in range(3):
+            (model(batch(seed)).square().mean() / 3).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+
+    both(net, act)
+    agree(net)
+
+
+def test_hooks_on_parameters_and_outputs(net) -> None:
+    def act(model: nn.Module) -> None:
+        handles = [parameter.register_hook(lambda grad: 2 * grad) for parameter in model.parameters()]
+        y = model(batch())
+        y.register_hook(lambda grad: 3 * grad)
+        y.square().mean().backward()
+        for handle in handles:
+            handle.remove()
+
+    both(net, act)
+    agree(net)
+
+
+def test_forward_hooks_on_a_submodule_are_traced(net) -> None:
+    def act(model: nn.Module) -> None:
+        inner = getattr(model, "_orig_mod", model)
+        handle = inner.up.register_forward_hook(lambda module, args, y: 2 * y)
+        model(batch()).square().mean().backward()
+        handle.remove()
+
+    both(net, act)
+    agree(net)
+
+
+def test_grad_scaler_finds_true_gradients(net) -> None:
+    def act(model: nn.Module) -> None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        scaler.scale(model(batch()).square().mean()).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+
+    both(net, act)
+    agree(net)
+
+
+def test_state_dict_has_torchs_keys(net) -> None:
+    assert [f"_orig_mod.{name}" for name in net.eager.state_dict()] == list(net.model.state_dict())
+    assert list(net.raw.state_dict()) == list(net.eager.state_dict())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9),
+        lambda ps: torch.optim.Adam(ps, lr=0.01),
+        lambda ps: torch.optim.AdamW(ps, lr=0.01, fused=True),
+        lambda ps: torch.optim.Adagrad(ps, lr=0.05),
+    ],
+    ids=["sgd", "adam", "adamw fused", "adagrad"],
+)
+def test_stock_optimizers(net, make) -> None:
+    losses = {}
+
+    def act(model: nn.Module) -> None:
+        decayed, plain = [p for p in model.parameters() if p.dim() > 1], [p for p in model.parameters() if p.dim() == 1]
+        optimizer = make([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}])
+        losses[model] = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = (model(batch()) - 1).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses[model].append(loss.item())
+
+    both(net, act)
+    assert losses[net.model] == pytest.approx(losses[net.eager], rel=0.02)
+    assert losses[net.model][-1] < losses[net.model][0]
+
+
+def test_checkpointing_inside_the_compiled_module(net) -> None:
+    inner, eager = copy.deepcopy(net.raw), net.eager
+    wrapped = compiled_for_twin(Checkpointed(inner))
+    for model in (wrapped, eager):
+        torch.manual_seed(3)
+        model(batch()).square().mean().backward()
+    for (name, ours), theirs in zip(gradients(inner).items(), gradients(eager).values(), strict=True):
+        assert distance(ours, theirs) < GRADIENT_BAR, name
+
+
+def test_checkpointing_around_the_compiled_module(net) -> None:
+    def act(model: nn.Module) -> None:
+        checkpoint(model, batch().requires_grad_(), use_reentrant=False).square().mean().backward()
+
+    both(net, act)
+    agree(net)
+
+
+def test_modes_and_fullgraph_are_taken(net) -> None:
+    model = torch.compile(copy.deepcopy(net.raw).eval(), backend=backend.ane, mode="reduce-overhead", fullgraph=True)
+    net.eager.eval()
+    with torch.no_grad():
+        assert distance(model(batch()), net.eager(batch())) < 0.005
