@@ -33,6 +33,7 @@ from torchane.errors import UsageError
 from torchane.passes.ports import PortLayout
 from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
+from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
 from torchane.runtime.execute import Executor, Weights
 from torchane.runtime.loss_scale import LossScale, Reading
@@ -43,13 +44,15 @@ from torchane.runtime.surfaces import SurfacePool
 class Options:
     """What `torch.compile(..., options={...})` may say.
 
-    device: "auto" (the engine where there is one, else the twin), "twin" or "ane". chip: the target
-    whose rules every program must meet. dump: a folder that receives every program and plan.
+    device: "auto" (the engine where there is one, else the twin), "twin", "ane", or an open Device. chip: the
+    target whose rules every program must meet. dump: a folder that receives every program and plan.
+    arithmetic: of the twin: "exact", or "engine", the chip's own.
     """
 
-    device: str = "auto"
+    device: str | Device = "auto"
     chip: str = "portable"
     dump: str | None = None
+    arithmetic: str = "exact"
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "Options":
@@ -113,7 +116,7 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
 
 
 def _new(options: Options, weights: frozenset[str], static: frozenset[str], data: frozenset[str]) -> Compiled:
-    device = open_device(options.device)
+    device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
     pool = SurfacePool(device)
     compiled = Compiled(options, device, pool, weight_names=weights, static_names=static, data_names=data)
     COMPILED.append(compiled)

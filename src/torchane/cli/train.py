@@ -12,6 +12,7 @@ from torchane.models.presets import PRESETS
 
 INTERRUPTED = 130
 DEVICES = ("auto", "twin", "ane")
+ARITHMETICS = ("exact", "engine")
 
 PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS.values())
 
@@ -40,6 +41,11 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
     default="auto",
     show_default=True,
     help="ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where there is one.",
+)
+@click.option(
+    "--arithmetic",
+    type=click.Choice(ARITHMETICS),
+    help="Of the twin. exact: exact products, fp32 sums; engine: the chip's own rules.  [default: exact]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. The numbers do not depend on it.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run folder.  [default: runs/PRESET-N]")

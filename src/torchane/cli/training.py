@@ -32,6 +32,7 @@ from torchane.train.step import adamw
 
 RUNS = Path("runs")
 SAMPLE_TOKENS = 200
+EXACT = "exact"  # the arithmetic unless another is asked for
 # A validation window costs a third of a training window, so this share adds a tenth to the time of a run.
 EVAL_SHARE = 0.3
 FEWEST_EVAL_WINDOWS = 8
@@ -52,6 +53,7 @@ class Request:
     eval_interval: int | None = None
     checkpoint_interval: int | None = None
     device: str = "auto"
+    arithmetic: str | None = None
     threads: int | None = None
     out: Path | None = None
     resume: Path | None = None
@@ -64,7 +66,7 @@ class Progress(Reporter, Protocol):
     def said(self, text: str) -> None: ...
 
 
-CompileModel = Callable[[LlamaForCausalLM, str, Path | None], CompiledModel]
+CompileModel = Callable[[LlamaForCausalLM, str, Path | None, str], CompiledModel]
 
 
 def train(request: Request, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
@@ -89,13 +91,15 @@ def _start(request: Request, progress: Progress, compile_model: CompileModel) ->
         chosen.config, max_position_embeddings=max(chosen.config.max_position_embeddings, settings.seq_len)
     )
     model = LlamaForCausalLM(config, seed=settings.seed)
-    compiled = _compile(model, chosen.name, request, progress, compile_model)
+    arithmetic = request.arithmetic or EXACT
+    compiled = _compile(model, chosen.name, request, arithmetic, progress, compile_model)
     dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
     progress.said(dataset.describe())
     batches = DatasetBatches(dataset, settings)
     about = {
         "preset": chosen.name,
         "device": compiled.device,
+        "arithmetic": arithmetic,
         "seed": settings.seed,
         "data": {"path": request.data and str(request.data.resolve()), "sha256": digest(dataset)},
         "settings": settings.to_dict(),
@@ -126,7 +130,7 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
     if given:
         raise UsageError(
             f"--resume continues a run as it was begun, so {', '.join(given)} cannot be given with it. "
-            "--steps, --data (where the text has moved), --device, --threads, --dump and --json can."
+            "--steps, --data (where the text has moved), --device, --arithmetic, --threads, --dump and --json can."
         )
     folder = RunFolder.open(request.resume)
     about = folder.about()
@@ -142,7 +146,8 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
     if request.steps is not None:
         settings = replace(settings, steps=request.steps)
     model = LlamaForCausalLM(load_config(folder.path), seed=settings.seed)
-    compiled = _compile(model, chosen, request, progress, compile_model)
+    arithmetic = request.arithmetic or about.get("arithmetic", EXACT)
+    compiled = _compile(model, chosen, request, arithmetic, progress, compile_model)
     tokenizer = Tokenizer.load(folder.path / TOKENIZER)
     path = request.data or (path and Path(path))
     dataset = load_dataset(path, model.config.vocab_size, settings.seed, progress, tokenizer)
@@ -159,7 +164,7 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
     step = trainer.state.step
     if step > settings.steps:
         raise UsageError(f"{folder.path} is at step {step} already; --steps {settings.steps} is behind it.")
-    about |= {"settings": settings.to_dict(), "provenance": [*done, {"step": step, **provenance()}]}
+    about |= {"arithmetic": arithmetic, "settings": settings.to_dict(), "provenance": [*done, {"step": step, **provenance()}]}
     folder.write_about(about)
     progress.said(f"Resuming {folder.path} after step {step} of {settings.steps}.")
     return trainer, about
@@ -204,16 +209,17 @@ def load_dataset(
 
 
 def _compile(
-    model: LlamaForCausalLM, name: str, request: Request, progress: Progress, compile_model: CompileModel
+    model: LlamaForCausalLM, name: str, request: Request, arithmetic: str, progress: Progress, compile_model: CompileModel
 ) -> CompiledModel:
-    compiled = compile_model(model, request.device, request.dump)
+    compiled = compile_model(model, request.device, request.dump, arithmetic)
     size = sum(param.numel() for param in model.parameters()) / 1e6
     why = (
         f" (--device auto: {AUTO_REASONS[compiled.device]})"
         if request.device == "auto" and compiled.device in AUTO_REASONS
         else ""
     )
-    progress.said(f"{name}: {size:.1f} M parameters, on device {compiled.device}{why}")
+    rules = " in the engine's arithmetic" if arithmetic == "engine" else ""
+    progress.said(f"{name}: {size:.1f} M parameters, on device {compiled.device}{rules}{why}")
     return compiled
 
 

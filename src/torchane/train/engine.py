@@ -19,13 +19,14 @@ class EngineModel:
     """A `CompiledModel`. It remembers the loss scale, on which the last bits of a gradient depend.
 
     device: "auto", "twin" or "ane"; `self.device` says which it became. dump: a folder for every program.
+    arithmetic: of the twin, "exact" or "engine".
     A graph break or one shape too many is an error, where torch.compile would go on in eager PyTorch.
     Raises UsageError for an unknown device, DeviceError for one that is not there.
     """
 
-    def __init__(self, model: nn.Module, device: str = "auto", dump: Path | None = None) -> None:
-        self.device = open_device(device).name
-        self._options = {"device": device} if dump is None else {"device": device, "dump": str(dump)}
+    def __init__(self, model: nn.Module, device: str = "auto", dump: Path | None = None, arithmetic: str = "exact") -> None:
+        self.device = open_device(device, arithmetic).name
+        self._options = {"device": device, "arithmetic": arithmetic} | ({} if dump is None else {"dump": str(dump)})
         self._scales: list[LossScale] = []
         self._restored: list[LossScale] = []
         # By the name "ane", a second model of the same shape in this process would share graph and loss scale.
