@@ -21,13 +21,12 @@ VALID = write_stories(VALID_STORIES, 0, "valid")
 STRETCH_BYTES = 64
 
 STORY = (
-    "Igor, a loud lamplighter from Windby, spotted a mauve chest inside the wild lane. "
-    "A glad badger had dropped it while counting five toffees.\n"
-    '"My mauve chest!" sighed the badger. Igor got two toffees and rushed past the frozen forest '
-    "home to Windby. The badger kept three."
+    "Igor, a loud lamplighter from Windford, found a tan jug behind the quiet windmill. "
+    'A lazy goat buried it while drying five beans. "My jug, still tan!" whined the goat.\n'
+    "Igor won two beans and hopped past the sandy fort home to Windford. The goat kept three."
 )
 STORY_LISTS = [
-    "NAME", "SHY", "BAKER", "ELM", "FORD", "FOUND", "RED", "KITE", "NEAR", "TALL", "MILL", "SHY", "FOX", "LOST",
+    "NAME", "SHY", "BAKER", "ELMFORD", "FOUND", "RED", "KITE", "NEAR", "TALL", "MILL", "SHY", "FOX", "LOST",
     "SELLING", "FIVE", "PLUMS", "CRIED", "GOT", "TWO", "WALKED", "PAST", "TALL", "MILL",
 ]  # fmt: skip
 
@@ -96,10 +95,10 @@ def test_every_word_of_a_list_is_as_likely() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (STORY + " ", "at character 270 comes nothing more"),
-        (STORY[:-1], "at character 269 comes '.', and there stands ''"),
+        (STORY + " ", "at character 256 comes nothing more"),
+        (STORY[:-1], "at character 255 comes '.', and there stands ''"),
         ("", "at character 0 comes one of 96 words such as 'Abel'"),
-        (STORY.replace("Igor got", "Ivan got"), "comes 'Igor', and there stands 'Ivan got"),
+        (STORY.replace("Igor won", "Ivan won"), "comes 'Igor', and there stands 'Ivan won"),
         (STORY.replace("kept three", "kept four"), "comes 'three', and there stands 'four.'"),
         (STORY.replace("a loud", "a tall"), "comes one of 64 words such as 'bold'"),
     ],

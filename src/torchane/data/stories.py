@@ -1,6 +1,6 @@
 """Little stories whose exact entropy is known: the default text to train on.
 
-    _STORY ── write: draws each choice, fills it in ───────► "Pam, a tidy hatter from Woolby, ..."
+    _STORY ── write: draws each choice, fills it in ───────► "Igor, a loud lamplighter from Windford, ..."
            └─ read: walks the text, finds each choice ─────► -log2 p(story), or DataError
 
 One template tells every story. `[KITE]` is a choice, even among the words of that list, `[thing:KITE]`
@@ -28,12 +28,12 @@ from torchane.data.words import CHOICES, Choice
 from torchane.errors import DataError
 
 _STORY = """\
-[hero:NAME], a [SHY] [BAKER] from [elm:ELM][ford:FORD], [FOUND] a [colour:RED] [thing:KITE] [NEAR] the [TALL] [MILL]. \
-A [SHY] [animal:FOX] had [LOST] it while [SELLING] [had:FIVE] [food:PLUMS].
-"My {colour} {thing}!" [CRIED] the {animal}. {hero} [GOT] [given:TWO] {food} and [WALKED] [PAST] the [TALL] [MILL] \
-home to {elm}{ford}. The {animal} kept {left}."""
+[hero:NAME], a [SHY] [BAKER] from [home:ELMFORD], [FOUND] a [colour:RED] [thing:KITE] [NEAR] the [TALL] [MILL]. \
+A [SHY] [animal:FOX] [LOST] it while [SELLING] [had:FIVE] [food:PLUMS]. "My {thing}, still {colour}!" [CRIED] the \
+{animal}.
+{hero} [GOT] [given:TWO] {food} and [WALKED] [PAST] the [TALL] [MILL] home to {home}. The {animal} kept {left}."""
 
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 @dataclass(frozen=True)

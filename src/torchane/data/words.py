@@ -33,11 +33,16 @@ CHOICES = {
         "Pam Paul Pearl Penny Pete Quinn Ray Rex Rob Rosa Ruby Sally Sam Seth Sue Ted Tess Tilly Tom Ulf Una Vera Vito "
         "Walt Wilma Yuri Zack Zara Zoe"
     ),
-    "ELM": _words(  # a village is one of these and one of FORD: Elmford, Owlwick
-        "Ash Beck Bram Brook Crow Deer Dun East Elm Fen Fox Glen Hart Kirk Lam Marl Mill Nor Oak Owl Pen Quar Red Rush "
-        "Stone Sun Thorn Up West Wind Wool Yar"
+    "ELMFORD": _words(
+        "Ashby Ashford Ashton Beckdale Beckham Beckmouth Bramford Bramley Bramwick Brookby Brookdale Brookton Crowham "
+        "Crowmouth Crowwick Deerford Deerley Deerton Dunby Dundale Dunham Eastley Eastmouth Eastwick Elmby Elmford "
+        "Elmton Fendale Fenham Fenmouth Foxford Foxley Foxwick Glenby Glendale Glenton Hartham Hartmouth Hartwick "
+        "Kirkford Kirkley Kirkton Lamby Lamdale Lamham Marlley Marlmouth Marlwick Millby Millford Millton Nordale "
+        "Norham Normouth Oakford Oakley Oakwick Owlby Owldale Owlton Penham Penmouth Penwick Quarford Quarley Quarton "
+        "Redby Reddale Redham Rushley Rushmouth Rushwick Stoneby Stoneford Stoneton Sundale Sunham Sunmouth Thornford "
+        "Thornley Thornwick Upby Updale Upton Westham Westmouth Westwick Windford Windley Windton Woolby Wooldale "
+        "Woolham Yarley Yarmouth Yarwick"
     ),
-    "FORD": _words("by dale ford ham ley mouth ton wick"),
     "SHY": _words(
         "bold brave calm careful cheery clever clumsy cosy cross curious daring dizzy dreamy fair famous fierce funny "
         "fussy gentle glad greedy grumpy happy hasty humble hungry jolly keen kind lazy lively lonely loud lucky merry "
@@ -53,8 +58,9 @@ CHOICES = {
     ),
     "FOUND": _words("found noticed saw spotted"),
     "RED": _words(
-        "beige black blue bronze brown copper coral cream crimson golden green grey jade lilac lime maroon mauve navy "
-        "peachy pink purple red ruby scarlet silver spotted striped tan teal violet white yellow"
+        "beige black blue bronze brown checked cobalt copper coral cream crimson dotted flowery gilded golden green "
+        "grey jade khaki lemon lilac lime marbled maroon mauve navy peachy pink plaid purple red rose ruby salmon "
+        "scarlet sienna silver speckled spotted striped tan tartan teal turquoise violet white wine yellow"
     ),
     "KITE": _words(
         "ball basket bell belt blanket boat book boot bottle bowl box brooch broom brush bucket button cage cake candle "
@@ -81,18 +87,20 @@ CHOICES = {
         "mole moose mouse mule newt otter owl ox panda parrot pig pony quail rabbit raven robin seal sheep snail spider "
         "squirrel stork swan tiger toad toucan trout turtle vole wasp weasel whale wolf wren yak zebra"
     ),
-    "LOST": _words("dropped hidden left lost"),
+    "LOST": _words("buried dropped forgot hid left lost mislaid misplaced"),
     "SELLING": _words(
-        "baking chasing counting eating frying growing hiding juggling packing painting peeling salting selling slicing "
-        "tasting washing"
+        "baking boiling buying chasing cooking counting drying eating frying grating growing hauling juggling mashing "
+        "packing painting peeling picking piling planting roasting salting selling sharing slicing smelling sorting "
+        "stacking stealing tasting washing weighing"
     ),
-    "FIVE": _words("five six seven eight nine"),
+    "FIVE": _words("four five six seven eight nine ten"),
     "TWO": _words("two three"),
     "PLUMS": _words(
-        "acorns almonds apples beans beets berries biscuits buns cakes carrots cherries chestnuts chips crackers crisps "
-        "dates dumplings eggs figs grapes herrings kippers leeks lemons limes melons mints muffins noodles nuts olives "
-        "onions pancakes peaches pears peas pies plums radishes rolls scones sprouts tarts toffees tomatoes truffles "
-        "turnips waffles"
+        "acorns almonds apples apricots bananas beans beets berries biscuits buns cakes carrots cherries chestnuts "
+        "chips cookies crackers crisps dates dumplings eggs figs grapes herrings kippers leeks lemons limes loaves "
+        "mangoes melons mints muffins noodles nuts olives onions oranges pancakes parsnips peaches pears peas peppers "
+        "pickles pies plums prunes pumpkins quinces radishes raisins rolls sardines sausages scones sprouts tarts "
+        "toffees tomatoes truffles turnips waffles walnuts"
     ),
     "GOT": _words("ate got took won"),
     "WALKED": _words(
@@ -101,5 +109,9 @@ CHOICES = {
         "walked wandered"
     ),
     "PAST": _words("around over past through"),
-    "CRIED": _words("beamed cried gasped laughed sang shouted sighed whispered"),
+    "CRIED": _words(
+        "barked beamed bellowed chirped chuckled cried gasped giggled growled grunted hooted howled hummed laughed "
+        "moaned mumbled muttered neighed panted purred roared sang screamed shouted sighed sobbed squeaked wailed "
+        "whined whispered yawned yelled"
+    ),
 }
