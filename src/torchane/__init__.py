@@ -1,0 +1,18 @@
+"""Train PyTorch models on Apple's Neural Engine, without CoreML.
+
+`torch.compile(model, backend="ane")` needs no import of this package. `torchane.explain(model, *inputs)`
+says where each op of a model runs; it is loaded at its first use, so that the MIL tools need no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_LAZY = {"explain": "torchane.capture.explain", "Explanation": "torchane.capture.explain"}
+
+__all__ = ["Explanation", "explain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'torchane' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -29,5 +29,5 @@ def test_every_preset_trains_within_its_positions(name):
 
 
 def test_an_unknown_preset_lists_the_known():
-    with pytest.raises(UsageError, match="no preset 'huge'.*tiny, stories260k, stories15m, stories110m"):
+    with pytest.raises(UsageError, match="no preset 'huge'.*tiny, stories260k, stories15m, stories42m, stories110m"):
         preset("huge")

@@ -19,6 +19,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("torchane.cli.train", "Train a language model; without arguments, a small one in two minutes."),
     "generate": ("torchane.cli.generate", "Continue a prompt with a trained model."),
+    "explain": ("torchane.cli.explain", "Say of each op of a model where it runs and why."),
     "bench": ("torchane.cli.bench", "Measure, beside PyTorch, on this machine."),
     "inspect": ("torchane.cli.inspect", "Show what a MIL, Core ML, .hwx or weight file holds."),
     "run": ("torchane.cli.run_program", "Run a MIL program on the twin."),

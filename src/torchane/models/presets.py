@@ -73,6 +73,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
             dim=288, layers=6, heads=6, kv_heads=6, hidden=768, vocab=32000, positions=256,
         ),
         _llama2c(
+            "stories42m", "42 M parameters, llama2.c's second",
+            TrainingDefaults(batch_size=2, seq_len=256, steps=1000, lr=5e-4, warmup_steps=100),
+            dim=512, layers=8, heads=8, kv_heads=8, hidden=1376, vocab=32000, positions=1024,
+        ),
+        _llama2c(
             "stories110m", "110 M parameters, llama2.c's largest",
             TrainingDefaults(batch_size=1, seq_len=256, steps=1000, lr=4e-4, warmup_steps=100),
             dim=768, layers=12, heads=12, kv_heads=12, hidden=2048, vocab=32000, positions=1024,

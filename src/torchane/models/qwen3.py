@@ -1,0 +1,64 @@
+"""Qwen3 in plain PyTorch, with Hugging Face's names: a Llama whose queries and keys are normed per head.
+
+    q = rotate(q_norm(q_proj(x)))   k = rotate(k_norm(k_proj(x)))   the norms act over head_dim
+Source: Qwen team 2025, arXiv 2505.09388, section 2; weight names of transformers' Qwen3ForCausalLM.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchane.models.config import LlamaConfig
+from torchane.models.llama import KeyValueCache, LlamaAttention, LlamaForCausalLM, LlamaRMSNorm, repeat_heads, rotate
+
+
+@dataclass(frozen=True)
+class Qwen3Config(LlamaConfig):
+    """The keys of a Qwen3 `config.json`."""
+
+    rope_theta: float = 1000000.0
+    rms_norm_eps: float = 1e-6
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "config.json") -> "Qwen3Config":
+        """Raises ParseError naming the key that asks for what is not built here."""
+        return super().from_dict({**values, "model_type": "llama"}, source=source)  # type: ignore[return-value]
+
+
+class Qwen3Attention(LlamaAttention):
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.q_norm = LlamaRMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = LlamaRMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """x (B, S, C), cos and sin (S, D) -> (B, S, C). With a cache that is not empty, S is 1."""
+        batch, seq_len, _ = x.shape
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.view(batch, seq_len, -1, self.head_dim)
+
+        q = rotate(self.q_norm(heads(self.q_proj(x))).transpose(1, 2), cos, sin)
+        k = rotate(self.k_norm(heads(self.k_proj(x))).transpose(1, 2), cos, sin)
+        v = heads(self.v_proj(x)).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        k, v = repeat_heads(k, self.queries_per_key), repeat_heads(v, self.queries_per_key)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=seq_len > 1)
+        return self.o_proj(attended.transpose(1, 2).reshape(batch, seq_len, -1))
+
+
+class Qwen3ForCausalLM(LlamaForCausalLM):
+    """The whole model: Llama's, with Qwen3's attention in every layer."""
+
+    def __init__(self, config: Qwen3Config, *, seed: int = 0) -> None:
+        super().__init__(config, seed=seed)
+        for layer, block in enumerate(self.model.layers):
+            block.self_attn = Qwen3Attention(config, layer)
+        self.initialize(seed)
