@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._functorch import config as functorch_config
 
 from torchane.capture import backend
 from torchane.capture.report import Row
@@ -92,7 +93,8 @@ def explain(
         return call
 
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if isinstance(model, nn.Module) else []
-    with torch.random.fork_rng(devices=[]):
+    # The backward is compiled with the forward, not at the first loss.backward(): there is none here.
+    with torch.random.fork_rng(devices=[]), functorch_config.patch(force_non_lazy_backward_lowering=True):
         torch.compile(model, backend=recording, dynamic=False, isolate_recompiles=True)(*inputs, **kwargs)
     with torch.no_grad():
         for buffer, before in buffers:

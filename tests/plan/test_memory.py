@@ -1,0 +1,48 @@
+"""The forecast of a step's memory, and its refusal."""
+
+import pytest
+
+from torchane.errors import DeviceError
+from torchane.passes.ports import PortLayout
+from torchane.plan import Copy, Dispatch, Plan, PortSpec, ProgramSpec, Stage, Unstage
+from torchane.plan.memory import forecast, free_bytes, peak_of, require_fits
+
+WIDE = PortLayout((1, 64, 1, 1024), (0, 1, 2, 3), (1, 64, 1, 1024), 1024)  # 128 KiB of fp16
+SIZE = 64 * 1024 * 2
+
+
+def make_plan(kept: bool) -> Plan:
+    ports = tuple(PortSpec(name, WIDE) for name in ("x", "w")), (PortSpec("y", WIDE),)
+    program = ProgramSpec("p", "", {}, *ports, {}, 0)
+    chain = Dispatch(0, ("x", "w"), ("h",)), Dispatch(0, ("h", "w"), ("y",))
+    stage = Stage((Copy("x", WIDE), Copy("w", WIDE, is_weight=True)))
+    last = () if kept else (Unstage((Copy("y", WIDE),)),)
+    return Plan("forward", ("x", "w"), ("y",), (program,), (stage, *chain, *last), kept=frozenset({0} if kept else ()))
+
+
+def test_weights_gradients_and_adamw_take_sixteen_bytes_a_parameter() -> None:
+    found = forecast([make_plan(False)], parameters=1000)
+    assert (found.weights, found.gradients, found.optimizer) == (4000, 4000, 8000)
+
+
+def test_staged_weights_are_counted_once_however_many_plans_read_them() -> None:
+    assert forecast([make_plan(False), make_plan(True)], 0).staged == SIZE
+
+
+def test_surfaces_in_use_at_once_are_the_peak_and_weights_are_not_among_them() -> None:
+    assert peak_of(make_plan(False)) == 2 * SIZE  # x and h, then h and y
+
+
+def test_what_is_kept_for_the_backward_counts_as_saved() -> None:
+    assert forecast([make_plan(True)], 0).saved == SIZE
+
+
+def test_what_cannot_fit_is_refused_with_its_numbers() -> None:
+    needed = forecast([make_plan(True)], parameters=10**9)
+    with pytest.raises(DeviceError, match=r"needs about 14.90 GiB .* 8.00 GiB of memory are free.*smaller batch"):
+        require_fits(needed, available_bytes=8 << 30)
+    require_fits(needed, available_bytes=32 << 30)
+
+
+def test_this_machine_says_what_is_free() -> None:
+    assert free_bytes() > 1 << 20
