@@ -1,15 +1,16 @@
 """Train PyTorch models on Apple's Neural Engine, without CoreML.
 
 `torch.compile(model, backend="ane")` needs no import of this package. `torchane.explain(model, *inputs)`
-says where each op of a model runs; it is loaded at its first use, so that the MIL tools need no torch.
+says where each op of a model runs, `torchane.audit(model, batch)` what the engine's arithmetic would do to it;
+both are loaded at their first use, so that the MIL tools need no torch.
 """
 
 from importlib import import_module
 from typing import Any
 
-_LAZY = {"explain": "torchane.capture.explain", "Explanation": "torchane.capture.explain"}
+_LAZY = {"explain": "torchane.capture.explain", "Explanation": "torchane.capture.explain", "audit": "torchane.train.audit"}
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "audit", "explain"]
 
 
 def __getattr__(name: str) -> Any:

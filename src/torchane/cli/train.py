@@ -47,6 +47,9 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
     type=click.Choice(ARITHMETICS),
     help="Of the twin. exact: exact products, fp32 sums; engine: the chip's own rules.  [default: exact]",
 )
+@click.option(
+    "--audit", is_flag=True, help="At the end, show what the engine's arithmetic does to one batch; audit.json, audit.svg."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. The numbers do not depend on it.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run folder.  [default: runs/PRESET-N]")
 @click.option(

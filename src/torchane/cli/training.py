@@ -19,6 +19,7 @@ from torchane.generate.text import continue_text
 from torchane.models.folder import load_config
 from torchane.models.llama import LlamaForCausalLM
 from torchane.models.presets import Preset, preset
+from torchane.train.audit import audit
 from torchane.train.batches import DatasetBatches, digest
 from torchane.train.engine import EngineModel
 from torchane.train.forward import CompiledModel
@@ -54,6 +55,7 @@ class Request:
     checkpoint_interval: int | None = None
     device: str = "auto"
     arithmetic: str | None = None
+    audit: bool = False
     threads: int | None = None
     out: Path | None = None
     resume: Path | None = None
@@ -79,6 +81,8 @@ def train(request: Request, progress: Progress, compile_model: CompileModel = En
     with StopRequest("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n") as stop:
         result = trainer.run(stop)
     _conclude(result, folder, progress)
+    if request.audit:
+        _audit(trainer, progress)
     return {"run": str(folder), "preset": about["preset"], "device": trainer.compiled.device, **asdict(result)}
 
 
@@ -231,6 +235,15 @@ def _sampler(tokenizer: Tokenizer) -> Callable[[LlamaForCausalLM], str]:
         return "".join(continue_text(model, tokenizer, "", max_tokens=SAMPLE_TOKENS))
 
     return sample
+
+
+def _audit(trainer: Trainer, progress: Progress) -> None:
+    """The next training batch in the engine's arithmetic: said as a table, kept in the run folder."""
+    report = audit(trainer.model, trainer.batches.train(trainer.state.step))
+    folder = trainer.folder.path
+    (folder / "audit.json").write_text(report.to_json(), encoding="utf-8")
+    (folder / "audit.svg").write_text(report.to_svg(), encoding="utf-8")
+    progress.said(f"\n{report.table()}\n\nAll of it: {folder / 'audit.json'}; the picture: {folder / 'audit.svg'}")
 
 
 def _conclude(result: TrainResult, folder: Path, progress: Progress) -> None:

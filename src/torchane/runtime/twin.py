@@ -78,7 +78,7 @@ class TwinDevice:
 
     def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> TwinProgram:
         try:
-            program = inline_constants(load_blobs(parse(text, name), lambda path: _weights(blobs, path)))
+            program = read_program(text, blobs, name)
             check(program)
             if self.chip is not None:
                 require_legal(program, self.chip)
@@ -97,6 +97,11 @@ class TwinDevice:
 
     def synchronize(self) -> None:
         """Nothing is ever left running: `run` returns when all is done."""
+
+
+def read_program(text: str, blobs: Mapping[str, bytes], name: str) -> Program:
+    """The program of a text, its constants inline and in memory."""
+    return inline_constants(load_blobs(parse(text, name), lambda path: _weights(blobs, path)))
 
 
 def load_program(program: Program, name: str, arithmetic: str = "exact") -> TwinProgram:

@@ -1,0 +1,146 @@
+"""What would the engine's arithmetic do to this model?    report = torchane.audit(model, (tokens, targets))
+
+    one forward and backward in `engine` arithmetic on the twin, every tensor of every program looked at
+    one forward and backward of the same weights in plain PyTorch, for the gradients that ought to be there
+It names the products that are dropped, the sums near or past the range, and the parameters whose gradients are lost,
+and says which loss scale would suit. `report.table()`, `report.to_json()`, `report.to_svg()`.
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchane.capture import backend
+from torchane.data.batches import Batch
+from torchane.errors import UsageError
+from torchane.mil.ir import Function, Var
+from torchane.plan import Plan
+from torchane.runtime.device import LoadedProgram
+from torchane.runtime.observed import ObservedTwin
+from torchane.runtime.twin import TwinProgram
+from torchane.train.audit_products import Magnitudes, ProductCounts, magnitudes, product_counts
+from torchane.train.audit_report import Audit, Finding, ParameterFinding
+from torchane.train.step import token_losses
+
+PRODUCTS = ("matmul", "conv")
+#: The largest sum of a backward pass should lie this many doublings below the end of the range, 2^15.
+HEADROOM = 3
+LossFunction = Callable[[Any, Any], Tensor]
+Record = tuple[LoadedProgram, list[tuple[str, str, Magnitudes, ProductCounts | None]]]
+
+
+def audit(model: nn.Module, batch: Batch | tuple[Any, Any], loss_fn: LossFunction | None = None) -> Audit:
+    """One step's forward and backward in the engine's arithmetic, looked at from inside.
+
+    batch: (inputs, targets), or a Batch of tokens. loss_fn(outputs, targets) -> a scalar; absent: the mean cross
+    entropy of logits (B, S, V). The model keeps its weights and gradients. Raises UsageError for another batch,
+    NumericsError where no loss scale keeps the gradients in range.
+    """
+    inputs, targets = _batch(batch)
+    loss_fn = loss_fn or mean_cross_entropy
+    records: list[Record] = []
+
+    def watch(program: LoadedProgram, function: Function, values: Mapping[Var, np.ndarray]) -> None:
+        records.append((program, _looked_at(function, values)))
+
+    known = len(backend.COMPILED)
+    shown, plain = copy.deepcopy(model), copy.deepcopy(model)
+    device = ObservedTwin(watch)
+    compiled = torch.compile(shown, backend="ane", options={"device": device}, dynamic=False, fullgraph=True)
+    losses = [loss_fn(compiled(inputs), targets), loss_fn(plain(inputs), targets)]
+    for one in losses:
+        one.backward()
+    graphs = backend.COMPILED[known:]
+    findings = _findings(records, device.loaded, [plan for graph in graphs for plan in graph.plans.values()])
+    scale = min((graph.loss_scale.last_scale for graph in graphs), default=1.0)
+    return Audit(
+        loss=losses[0].item(),
+        loss_exact=losses[1].item(),
+        loss_scale=scale,
+        recommended_loss_scale=_recommended(findings, scale),
+        findings=tuple(findings),
+        parameters=tuple(_parameters(shown, plain)),
+    )
+
+
+def mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits (B, S, V), targets (B, S), those below 0 not counted."""
+    return token_losses(logits, targets).sum() / (targets >= 0).sum()
+
+
+def _batch(batch: Batch | tuple[Any, Any]) -> tuple[Any, Any]:
+    if isinstance(batch, Batch):
+        return batch.tokens, batch.targets
+    if not isinstance(batch, tuple) or len(batch) != 2:
+        raise UsageError(f"audit: the batch is a {type(batch).__name__}; it must be (inputs, targets).")
+    return batch
+
+
+def _looked_at(function: Function, values: Mapping[Var, np.ndarray]) -> list[tuple[str, str, Magnitudes, ProductCounts | None]]:
+    found = []
+    for op in function.ops:
+        if op.kind.name in MOVES or len(op.outputs) != 1 or op.output not in values:
+            continue
+        counts = product_counts(op, values) if op.kind.name in PRODUCTS else None
+        found.append((op.kind.name, op.output.name, magnitudes(values[op.output]), counts))
+    return found
+
+
+#: Ops that only place numbers elsewhere.
+MOVES = {"const", "reshape", "transpose", "slice_by_size", "identity", "concat", "split", "squeeze", "expand_dims", "cast"}
+
+
+def _findings(records: list[Record], loaded: list[TwinProgram], plans: list[Plan]) -> list[Finding]:
+    """The records of the last run of each plan, in its order: a backward that overflowed ran before at another scale.
+
+    loaded: the programs of all plans, in the order of the plans.
+    """
+    owners = [plan.name for plan in plans for _ in plan.programs]
+    owner = {id(program): name for program, name in zip(loaded, owners, strict=True)}
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        runs[owner[id(record[0])]].append(record)
+    findings = []
+    for plan in plans:
+        count = len(plan.dispatches)
+        for dispatch, (_, looked_at) in zip(plan.dispatches, runs[plan.name][-count:], strict=True):
+            program = plan.programs[dispatch.program].name
+            findings += [Finding(plan.name, dispatch.where, program, *one) for one in looked_at]
+    return findings
+
+
+def _recommended(findings: list[Finding], scale: float) -> float:
+    """The power of two that brings the largest sum of the backward pass to HEADROOM doublings below 2^15."""
+    largest = max((f.magnitudes.largest for f in findings if f.graph == "backward" and f.products), default=0.0)
+    if largest == 0:
+        return scale
+    return scale * 2.0 ** math.floor(math.log2(2.0 ** (15 - HEADROOM) / largest))
+
+
+def _parameters(shown: nn.Module, plain: nn.Module) -> list[ParameterFinding]:
+    found = []
+    for (name, ours), (_, exact) in zip(shown.named_parameters(), plain.named_parameters(), strict=True):
+        if exact.grad is None:
+            continue
+        want = exact.grad.double()
+        got = torch.zeros_like(want) if ours.grad is None else ours.grad.double()
+        there = want != 0
+        count = max(1, int(there.sum()))
+        norm = want.norm().item()
+        found.append(
+            ParameterFinding(
+                name=name,
+                count=want.numel(),
+                largest=want.abs().max().item(),
+                lost_share=int(((got == 0) & there).sum()) / count,
+                relative_error=(got - want).norm().item() / norm if norm else 0.0,
+            )
+        )
+    return found
