@@ -33,11 +33,15 @@ class DeviceError(TorchaneError):
     """A device is missing, refuses a program, or fails while running one."""
 
 
+class MissingDeviceError(DeviceError, UsageError):
+    """The device that was asked for by name is not in this machine."""
+
+
 class NumericsError(TorchaneError):
     """A number left the range in which training makes sense: a NaN loss, an overflow at every scale."""
 
 
-class DataError(TorchaneError):
+class DataError(UsageError):
     """Training data is missing, empty, not text, or too short."""
 
 

@@ -127,10 +127,10 @@ def test_an_out_that_holds_something_is_left_alone(torchane_command, small):
     ],
     ids=["missing", "empty", "binary", "short", "empty folder", "less than a batch"],
 )
-def test_bad_data_ends_with_1_and_one_message_and_leaves_no_folder(torchane_command, make, message):
+def test_bad_data_ends_with_2_and_one_message_and_leaves_no_folder(torchane_command, make, message):
     make(Path("data"))
     done = torchane_command("train", "--data", "data", "--out", "run")
-    assert done.code == 1 and "DataError: " in done.err and message in done.err and "Traceback" not in done.err
+    assert done.code == 2 and "DataError: " in done.err and message in done.err and "Traceback" not in done.err
     assert not Path("run").exists()
 
 
@@ -143,7 +143,7 @@ def test_text_that_changed_is_not_resumed(torchane_command, small, text):
     torchane_command(*small)
     text.write_text(text.read_text().replace("fox", "owl"))
     done = torchane_command("train", "--resume", "run", "--steps", 8)
-    assert done.code == 1 and "no longer gives the text that run was trained on" in done.err
+    assert done.code == 2 and "no longer gives the text that run was trained on" in done.err
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.json", "tokenizer.json", "training.safetensors", "metrics.jsonl"])
