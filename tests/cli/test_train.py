@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_numbers(torchane_command, small):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "huge"), "'huge' is not one of 'tiny', 'stories260k', 'stories15m', 'stories110m'"),
+        (("--preset", "huge"), "'huge' is not one of 'tiny', 'stories260k', 'stories15m', 'stories42m', 'stories110m'"),
         (("--device", "gpu"), "'gpu' is not one of 'auto', 'twin', 'ane'"),
         (("--steps", "0"), "0 is not in the range x>=1"),
         (("--lr", "0"), "0.0 is not in the range x>0"),
