@@ -11,6 +11,8 @@ from torchane.train.audit_products import Magnitudes, ProductCounts
 LOWEST, HIGHEST = -16, 15
 #: A parameter is lost if the engine's gradient is this far off, or this share of its entries vanished.
 LOST_ERROR, LOST_SHARE = 0.5, 0.5
+_COLORS = {"forward": "#2563eb", "backward": "#d97706", "past the range": "#dc2626"}
+_LEGEND = " ".join(f'<tspan style="fill:{color}">{name}</tspan>' for name, color in _COLORS.items())
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ class Audit:
         near = sum(f.products.near for f in self.product_findings if f.products)
         sums = sum(f.products.sums for f in self.product_findings if f.products)
         lines = [
-            f"loss {self.loss:.6f} in the engine's arithmetic, {self.loss_exact:.6f} in PyTorch; loss scale {self.loss_scale:g}, "
-            f"recommended {self.recommended_loss_scale:g}",
-            f"products dropped: forward {self.dropped_share('forward'):.2%}, backward {self.dropped_share('backward'):.2%}; "
+            f"loss {self.loss:.6f} in the engine's arithmetic, {self.loss_exact:.6f} in PyTorch",
+            f"loss scale {self.loss_scale:g}, recommended {self.recommended_loss_scale:g}",
+            f"products dropped: forward {self.dropped_share('forward'):.2%}, backward {self.dropped_share('backward'):.2%}",
             f"sums near the range's end: {near:,}, past it: {overflowed:,} of {sums:,}",
             "",
             f"{'products dropped':>16} {'largest':>9} {'smallest':>9} {'zeros':>6}  op",
@@ -103,7 +105,7 @@ class Audit:
         """One bar per product in the order of execution, from its smallest result to its largest; the window shaded."""
         findings = self.product_findings
         left, top, height, step = 46, 34, 320, 7
-        width = left + step * max(1, len(findings)) + 20
+        width = max(420, left + step * len(findings) + 20)
         low, high = -26, 17
 
         def y(power: float) -> float:
@@ -113,10 +115,8 @@ class Audit:
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + height + 40}" font-family="sans-serif" font-size="10">',
             "<style>.f{stroke:#2563eb}.b{stroke:#d97706}.o{stroke:#dc2626}text{fill:#444}</style>",
             f'<rect x="{left}" y="{y(HIGHEST)}" width="{width - left - 10}" height="{y(LOWEST) - y(HIGHEST)}" fill="#16a34a" fill-opacity="0.1"/>',
-            f'<text x="{left}" y="14">Results of products, layer by layer: smallest to largest, as powers of two. Shaded: '
-            "the engine's window.</text>",
-            f'<text x="{left}" y="27"><tspan style="fill:#2563eb">forward</tspan>  <tspan style="fill:#d97706">backward</tspan>  '
-            '<tspan style="fill:#dc2626">past the range</tspan></text>',
+            f'<text x="{left}" y="14">Results of products: smallest to largest. Shaded: the window of the engine.</text>',
+            f'<text x="{left}" y="27">{_LEGEND}</text>',
         ]
         for power in range(low + 2, high, 8):
             parts.append(f'<text x="4" y="{y(power) + 3}">2^{power}</text><line x1="{left - 4}" x2="{left}" y1="{y(power)}" y2="{y(power)}" stroke="#999"/>')
