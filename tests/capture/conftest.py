@@ -12,6 +12,7 @@ from torch import nn
 from torchane.models.config import LlamaConfig
 from torchane.models.llama import LlamaForCausalLM
 
+
 def make_llama(**changes: int) -> nn.Module:
     """Equal models on every call; keyword arguments change the configuration."""
     torch.manual_seed(1)

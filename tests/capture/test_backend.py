@@ -245,3 +245,34 @@ def test_double_backward_raises_torchs_own_error(llama) -> None:
     (grad,) = torch.autograd.grad(loss, [next(iter(model.parameters()))], create_graph=True)
     with pytest.raises(RuntimeError, match="torch.compile with aot_autograd does not currently support double backward"):
         grad.sum().backward()
+
+
+class Stack(nn.Module):
+    def __init__(self, widths: list[int], slopes: list[float]):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, width), nn.LeakyReLU(slope), nn.Linear(width, 16))
+            for width, slope in zip(widths, slopes, strict=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "widths, slopes, odd",
+    [([32] * 6, [0.1] * 6, None), ([32, 32, 48, 32, 32, 32], [0.1] * 6, 2), ([32] * 6, [0.1] * 3 + [0.2] + [0.1] * 2, 3)],
+    ids=["equal", "one is wider", "one has another slope"],
+)
+def test_only_layers_of_equal_structure_share_a_program(widths, slopes, odd: int | None) -> None:
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compile_for_twin(Stack(widths, slopes))(torch.randn(4, 16))
+    programs = [dispatch.program for dispatch in backend.COMPILED[-1].plans["forward"].dispatches]
+    assert len(programs) == 6
+    if odd is None:
+        assert len(set(programs[1:5])) == 1  # the first and the last layer have other neighbours
+    else:
+        assert programs.count(programs[odd]) == 1

@@ -11,6 +11,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from torchane.capture import backend
 from torchane.errors import RunFolderError, TorchaneError
+from torchane.plan.memory import forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
 
@@ -21,12 +22,14 @@ class EngineModel:
     device: "auto", "twin" or "ane"; `self.device` says which it became. dump: a folder for every program.
     arithmetic: of the twin, "exact" or "engine".
     A graph break or one shape too many is an error, where torch.compile would go on in eager PyTorch.
-    Raises UsageError for an unknown device, DeviceError for one that is not there.
+    Raises UsageError for an unknown device, DeviceError for one that is not there; the first training call
+    raises DeviceError where a step cannot fit into memory.
     """
 
     def __init__(self, model: nn.Module, device: str = "auto", dump: Path | None = None, arithmetic: str = "exact") -> None:
         self.device = open_device(device, arithmetic).name
         self._options = {"device": device, "arithmetic": arithmetic} | ({} if dump is None else {"dump": str(dump)})
+        self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self._scales: list[LossScale] = []
         self._restored: list[LossScale] = []
         # By the name "ane", a second model of the same shape in this process would share graph and loss scale.
@@ -60,6 +63,8 @@ class EngineModel:
         run = backend.ane(gm, example_inputs, options=self._options)
         if torch.is_grad_enabled():  # a validation has no backward, so no loss scale
             for compiled in backend.COMPILED[known:]:
+                # The weights are in memory already; gradients, optimizer and surfaces are to come.
+                require_fits(forecast(tuple(compiled.plans.values()), self._parameters, param_copies=0))
                 if self._restored:  # compiled only now, so the state of the checkpoint is due only now
                     compiled.loss_scale = self._restored.pop(0)
                 self._scales.append(compiled.loss_scale)
