@@ -33,7 +33,7 @@ def command(
       torchane generate runs/tiny-1 --prompt "Mira the brave fox" --temperature 0
     """
     model = import_module("torchane.models.folder").load_model(run)
-    tokenizer = import_module("torchane.data.tokenizer").Tokenizer.load(run / "tokenizer.json")
+    tokenizer = import_module("torchane.train.run_folder").load_tokenizer(run)
     start = time.perf_counter()
     pieces = []
     if not as_json:

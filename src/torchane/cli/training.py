@@ -27,7 +27,7 @@ from torchane.train.interrupt import StopRequest
 from torchane.train.loop import Trainer
 from torchane.train.provenance import provenance
 from torchane.train.report import Reporter, TrainResult
-from torchane.train.run_folder import TOKENIZER, RunFolder, check_free, free_name
+from torchane.train.run_folder import RunFolder, check_free, free_name, load_tokenizer
 from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw
 
@@ -152,7 +152,7 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
     model = LlamaForCausalLM(load_config(folder.path), seed=settings.seed)
     arithmetic = request.arithmetic or about.get("arithmetic", EXACT)
     compiled = _compile(model, chosen, request, arithmetic, progress, compile_model)
-    tokenizer = Tokenizer.load(folder.path / TOKENIZER)
+    tokenizer = load_tokenizer(folder.path)
     path = request.data or (path and Path(path))
     dataset = load_dataset(path, model.config.vocab_size, settings.seed, progress, tokenizer)
     if digest(dataset) != expected:

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from torchane.errors import RunFolderError, UsageError
+from torchane.data.tokenizer import Tokenizer
+from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.models.files import make_folder, read_error, read_json, write_error, write_json, write_text
 from torchane.models.folder import save_config, save_weights
 from torchane.models.llama import LlamaForCausalLM
@@ -112,6 +113,14 @@ class RunFolder:
         """Drops the lines after `step`, which resuming will write again. Raises RunFolderError."""
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of the run folder `path`. Raises RunFolderError if it is missing or damaged."""
+    try:
+        return Tokenizer.load(path / TOKENIZER)
+    except DataError as error:
+        raise RunFolderError(str(error)) from error
 
 
 def check_free(path: Path) -> None:

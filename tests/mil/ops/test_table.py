@@ -1,8 +1,10 @@
 """The table as a whole: every op has its rules and an oracle."""
 
 import importlib
+import importlib.util
 import inspect
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from second_opinion import cml  # noqa: F401  (imports coremltools quietly)
@@ -60,10 +62,17 @@ def test_every_op_of_coremltools_is_here():
     assert set(registry.core_ops) - set(KINDS) == set(ABSENT)
 
 
+def _loaded(path: Path) -> ModuleType:
+    """A test file by its path: other folders have files of the same name."""
+    spec = importlib.util.spec_from_file_location(f"op_cases_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_every_op_is_tested_against_an_oracle():
     """Each test file beside this one lists what it tests as CASES: the op, and the oracle or the arguments for it."""
-    files = [path.stem for path in Path(__file__).parent.glob("test_*.py")]
-    modules = [importlib.import_module(name) for name in files]
+    modules = [_loaded(path) for path in Path(__file__).parent.glob("test_*.py")]
     tested = {case[0] for module in modules for case in getattr(module, "CASES", ())}
     tested |= {op for module in modules for op in getattr(module, "BY_TORCH", ()) if isinstance(op, str)}
     tested |= {case[0] for module in modules for case in getattr(module, "BY_TORCH", ()) if isinstance(case, tuple)}
