@@ -20,6 +20,7 @@ from torch import fx
 from torchane import passes
 from torchane.capture.graph import Cut, Place, Region
 from torchane.capture.rules import RULES
+from torchane.capture.rules.common import MASKED
 from torchane.capture.sources import place_of
 from torchane.chips import Chip
 from torchane.errors import CaptureError, CompileError
@@ -29,10 +30,6 @@ from torchane.mil.ir import Literal, Op, Program, Var, literal
 from torchane.mil.types import FP16
 from torchane.passes.ports import PortLayout
 from torchane.plan import PortSpec, ProgramSpec
-
-#: What stands for minus infinity (and anything below fp16) in a constant: a score this low gets the
-#: probability 0 in fp16, and adding a finite score to it cannot overflow (reference: mil-text, section 5).
-MASKED = -1e4
 
 
 @dataclass(frozen=True)
