@@ -1,4 +1,4 @@
-"""`torchane run` from the outside: the twin where it can, NumPy where it must, and the same numbers."""
+"""`torchane run` from the outside: the twin where it can, NumPy where it must, each op named, and the numbers."""
 
 import json
 from importlib import import_module
@@ -51,17 +51,32 @@ def test_the_twin_runs_what_it_has_kernels_for(run):
     code, out, err = run("model.mil", "--input", "x.npy", "--output", "y.npy", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert (found["ran_on"], found["without_kernel"]) == ("twin", [])
+    assert (found["ran_on"], found["native_ops"], found["numpy_ops"]) == ("twin", 2, [])
     expected = mil.evaluate(parse(ON_TWIN), {"x": np.load("x.npy")})["y"]
     assert np.load("y.npy").tobytes() == expected.tobytes()
 
 
-def test_other_programs_go_through_numpy_and_their_ops_are_named_once(run):
+def test_ops_without_a_kernel_go_through_numpy_and_are_named_with_the_reason(run):
+    mixed = ON_TWIN.replace("exp(x = x)", "erf(x = x)")
+    Path("mixed.mil").write_text(mixed)
+    code, out, err = run("mixed.mil", "--input", "x.npy", "--output", "y.npy", "--json")
+    assert code == 0
+    assert err == (
+        "1 of 2 ops went through the NumPy rules, which are slow:\n  erf (a; 1): the twin has no kernel for it\n"
+    )
+    found = json.loads(out)
+    assert (found["ran_on"], found["native_ops"]) == ("twin and numpy", 1)
+    assert found["numpy_ops"] == [{"name": "a", "op": "erf", "reason": "the twin has no kernel for it"}]
+    expected = mil.evaluate(parse(mixed), {"x": np.load("x.npy")})["y"]
+    assert np.load("y.npy").tobytes() == expected.tobytes()
+
+
+def test_a_program_that_is_all_numpy_runs(run):
     code, out, err = run(
         "two.mil", "--input", "a=a.npy", "--input", "b=b.npy", "--output", "c=c.npy", "--output", "s=s"
     )
     assert code == 0
-    assert err.count("\n") == 1 and "no kernel for cumsum, sin" in err
+    assert "2 of 2 ops" in err and "cumsum (c; 1)" in err and "sin (s; 1)" in err
     assert np.load("c.npy").tolist() == [3, 7]
     np.testing.assert_allclose(np.load("s"), np.sin(np.load("a.npy")), rtol=1e-6)
     assert "s: float32 [2]" in out and "-> c.npy" in out
@@ -70,8 +85,16 @@ def test_other_programs_go_through_numpy_and_their_ops_are_named_once(run):
 def test_types_that_the_twin_lacks_are_the_reason_that_is_given(run):
     Path("wide.mil").write_text(ON_TWIN.replace("fp16", "fp32"))
     code, out, err = run("wide.mil", "--input", "x.npy", "--json")
-    assert code == 0 and "computes with fp16" in err
+    assert code == 0 and "computes in fp16" in err
     assert json.loads(out)["ran_on"] == "numpy"
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "engine"])
+def test_the_twin_has_kernels_for_both_arithmetics(run, arithmetic):
+    code, out, err = run("model.mil", "--input", "x.npy", "--output", "y.npy", "--arithmetic", arithmetic, "--json")
+    assert (code, err, json.loads(out)["ran_on"]) == (0, "", "twin")
+    expected = mil.evaluate(parse(ON_TWIN), {"x": np.load("x.npy")}, arithmetic=arithmetic)["y"]
+    assert np.load("y.npy").tobytes() == expected.tobytes()
 
 
 def test_ideal_arithmetic_rounds_nothing(run):

@@ -21,8 +21,8 @@ ARITHMETICS = ("exact", "ideal", "engine")
               help="Where to write an output. The name may be left out where there is one output. Repeatable.")  # fmt: skip
 @click.option("--function", metavar="NAME", help="Which function; main, or the only one, if not said.")
 @click.option("--arithmetic", type=click.Choice(ARITHMETICS), default="exact", show_default=True,
-              help="exact: as the twin computes, each result rounded once. ideal: float64 from end to end. "
-                   "engine: as the chip is thought to compute.")  # fmt: skip
+              help="exact: each result is rounded once. engine: as the chip is thought to compute. ideal: float64 "
+                   "from end to end, all in NumPy.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of lines.")
 def command(
     file: Path,
@@ -34,8 +34,8 @@ def command(
 ) -> None:
     """Run the program in FILE (MIL text, .mlmodelc, .mlpackage or .mlmodel) with its weights.
 
-    The twin runs it; a program with ops or types that the twin has no kernels for goes through the slow NumPy rules
-    instead, to the same bits, and standard error says so. States begin as zeros.
+    The twin runs it. An op that the twin has no kernel for (fp32, integers, rarer ops) goes through its slow NumPy
+    rule, and standard error names it and says why. States begin as zeros.
 
     \b
       torchane run model.mil --input x.npy --output y.npy
@@ -43,8 +43,9 @@ def command(
     """
     running = import_module("torchane.cli.running")
     done = running.run(file, inputs, outputs, function=function, arithmetic=arithmetic)
-    if done.reason is not None:
-        click.echo(done.reason, err=True)
+    notice = done.notice()
+    if notice is not None:
+        click.echo(notice, err=True)
     if as_json:
         click.echo(json.dumps(done.to_dict()))
         return

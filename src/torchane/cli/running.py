@@ -1,4 +1,4 @@
-"""What `torchane run` does: values in from .npy files, a program on the twin or in NumPy, values out."""
+"""What `torchane run` does: values in from .npy files, a program on the twin and where it must in NumPy, values out."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from torchane import mil
-from torchane.errors import DeviceError, ParseError, TorchaneError, UsageError
+from torchane.errors import ParseError, TorchaneError, UsageError
 from torchane.inspect.recognize import load_program
-from torchane.mil.formats import narrowed
-from torchane.mil.ir import Function, Program, walk
-from torchane.mil.types import FP16, StateType
-from torchane.runtime.twin import TwinDevice
-from torchane.runtime.twin_ops import RULES
+from torchane.mil.ir import Program
+from torchane.mil.types import StateType
+from torchane.runtime.mixed import Elsewhere, run_mixed
+from torchane.runtime.twin import ARITHMETICS as KERNELS
 
 #: Element types that a .npy may hold: booleans, integers, floats.
 _NUMERIC = "biuf"
+
+#: How many ops of one kind a notice names.
+_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,43 @@ class Output:
 
 @dataclass(frozen=True)
 class Done:
-    """One run. ran_on: `twin` or `numpy`; without_kernel: kinds of ops that the twin lacks; reason: why it was not
-    the twin, for a person."""
+    """One run: what the twin executed, in how many programs, and which ops went through their NumPy rules."""
 
-    ran_on: str
     arithmetic: str
-    without_kernel: tuple[str, ...]
-    reason: str | None
+    native_ops: int
+    dispatches: int
+    elsewhere: tuple[Elsewhere, ...]
     time_s: float
     outputs: Mapping[str, Output]
+
+    @property
+    def ran_on(self) -> str:
+        if not self.elsewhere:
+            return "twin"
+        return "twin and numpy" if self.native_ops else "numpy"
+
+    def notice(self) -> str | None:
+        """Which ops were not the twin's and why, for a person; None if all were, or if none was asked to be."""
+        if not self.elsewhere or self.arithmetic not in KERNELS:
+            return None
+        total = self.native_ops + len(self.elsewhere)
+        lines = [f"{len(self.elsewhere):,} of {total:,} ops went through the NumPy rules, which are slow:"]
+        grouped: dict[tuple[str, str], list[str]] = {}
+        for op in self.elsewhere:
+            grouped.setdefault((op.kind, op.cause), []).append(op.name)
+        reasons = {(op.kind, op.cause): op.reason for op in reversed(self.elsewhere)}
+        for (kind, cause), names in grouped.items():
+            shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")
+            lines.append(f"  {kind} ({shown}; {len(names):,}): {reasons[kind, cause]}")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "ran_on": self.ran_on,
             "arithmetic": self.arithmetic,
-            "without_kernel": list(self.without_kernel),
-            "reason": self.reason,
+            "native_ops": self.native_ops,
+            "dispatches": self.dispatches,
+            "numpy_ops": [{"name": op.name, "op": op.kind, "reason": op.reason} for op in self.elsewhere],
             "time_s": self.time_s,
             "outputs": {name: output.to_dict() for name, output in self.outputs.items()},
         }
@@ -76,15 +99,15 @@ def run(file: Path, inputs: Iterable[str], outputs: Iterable[str], *, function: 
     if missing:
         raise UsageError(f"{chosen.name} needs a value for {', '.join(missing)}: --input NAME=FILE.npy.")
     paths = _named("output", outputs, [var.name for var in chosen.outputs])
-    lacking = _without_kernel(chosen)
     start = time.perf_counter()
-    results, reason = _results(program, given, arithmetic, lacking)
+    ran = run_mixed(program, given, arithmetic=arithmetic)
     time_s = time.perf_counter() - start
     for name, path in paths.items():
-        _write(path, name, results[name])
-    kept = {name: Output(value, paths.get(name)) for name, value in results.items() if isinstance(value, np.ndarray)}
-    ran_on = "twin" if reason is None and arithmetic == "exact" else "numpy"
-    return Done(ran_on, arithmetic, lacking, reason, time_s, kept)
+        _write(path, name, ran.outputs[name])
+    kept = {
+        name: Output(value, paths.get(name)) for name, value in ran.outputs.items() if isinstance(value, np.ndarray)
+    }
+    return Done(arithmetic, ran.native_ops, ran.dispatches, ran.elsewhere, time_s, kept)
 
 
 def _only(program: Program, name: str | None) -> Program:
@@ -137,39 +160,3 @@ def _write(path: str, name: str, value: Any) -> None:
             np.save(file, value, allow_pickle=False)
     except OSError as error:
         raise TorchaneError(f"{path}: it cannot be written: {error.strerror or error}.") from error
-
-
-def _without_kernel(function: Function) -> tuple[str, ...]:
-    """Kinds of ops that the twin has no rule for."""
-    return tuple(sorted({op.kind.name for op in walk(function.ops)} - {"const"} - RULES.keys()))
-
-
-def _results(
-    program: Program, given: Mapping[str, np.ndarray], arithmetic: str, lacking: tuple[str, ...]
-) -> tuple[dict[str, Any], str | None]:
-    """The outputs, and why they are not the twin's, if it was asked."""
-    reason = None
-    if arithmetic == "exact":
-        if lacking:
-            reason = f"the twin has no kernel for {', '.join(lacking)}"
-        else:
-            try:
-                return _on_twin(program, given), None
-            except DeviceError as error:
-                reason = str(error)
-        reason = f"Not run on the twin but through the NumPy rules, slowly and to the same bits: {reason}"
-    return mil.evaluate(program, given, arithmetic=arithmetic), reason
-
-
-def _on_twin(program: Program, given: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    device = TwinDevice()
-    loaded = device.load(*mil.emit(program), name=program.main.name)
-    inputs = [device.allocate(type_) for type_ in loaded.inputs]
-    outputs = [device.allocate(type_) for type_ in loaded.outputs]
-    for var, buffer in zip(program.inputs, inputs, strict=True):
-        array = given[var.name]
-        if array.shape != buffer.array.shape:
-            raise UsageError(f"the input {var.name} is {var.type} and was given the shape {list(array.shape)}.")
-        buffer.array[...] = narrowed(array, FP16)
-    device.run(loaded, inputs, outputs)
-    return {var.name: np.array(buffer.array) for var, buffer in zip(program.outputs, outputs, strict=True)}

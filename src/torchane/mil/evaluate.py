@@ -77,26 +77,14 @@ def evaluate(
     Constants must be in memory: read a program with its weight files through `mil.load`.
     Raises UsageError for a missing input, another shape or an unknown name, CompileError for what cannot be run.
     """
-    chosen = _function(program, function)
-    run = _Run(_arithmetic(arithmetic))
-    held = {} if states is None else states
-    for var in chosen.inputs:
-        if isinstance(var.type, StateType):
-            given = held.get(var.name, np.zeros(var.shape, var.type.tensor.dtype.numpy))
-            start = run.admitted(_checked(chosen, var, given), var.type.tensor)
-            run.values[var] = State(run.loaded(start, var.type.tensor))
-        elif var.name not in inputs:
-            raise UsageError(f"{chosen.name}: no value for the input {var.name} ({var.type}).")
-        else:
-            run.values[var] = run.admitted(_checked(chosen, var, inputs[var.name]), var.type)
+    chosen = function_of(program, function)
+    run = Run(chosen, inputs, states=states, arithmetic=arithmetic)
     run.ops(chosen.ops)
-    for var in chosen.inputs:
-        if isinstance(var.type, StateType):
-            held[var.name] = run.stored(run.values[var].array, var.type.tensor)
-    return {var.name: run.values[var] for var in chosen.outputs}
+    return run.finish()
 
 
-def _function(program: Program | Function, name: str | None) -> Function:
+def function_of(program: Program | Function, name: str | None = None) -> Function:
+    """The function of this name; `main`, or the only one, if none is said. Raises UsageError if it is not there."""
     if isinstance(program, Function):
         return program
     if name is None:
@@ -122,12 +110,41 @@ def _checked(function: Function, var: Var, given: Any) -> np.ndarray:
     return array
 
 
-class _Run:
-    """One run: the arithmetic, and the value of every Var defined so far, as it is kept."""
+class Run:
+    """One run of a function: the arithmetic, and the value of every Var defined so far, as it is kept.
 
-    def __init__(self, arithmetic: Arithmetic):
-        self.arithmetic = arithmetic
+    `ops` may be called for a part of them at a time, and what is computed elsewhere put into `values`.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        states: MutableMapping[str, np.ndarray] | None = None,
+        arithmetic: str | Arithmetic = "exact",
+    ):
+        """Arguments and errors as those of `evaluate`."""
+        self.arithmetic = _arithmetic(arithmetic)
         self.values: dict[Var, Any] = {}
+        self._function = function
+        self._states = {} if states is None else states
+        for var in function.inputs:
+            if isinstance(var.type, StateType):
+                given = self._states.get(var.name, np.zeros(var.shape, var.type.tensor.dtype.numpy))
+                start = self.admitted(_checked(function, var, given), var.type.tensor)
+                self.values[var] = State(self.loaded(start, var.type.tensor))
+            elif var.name not in inputs:
+                raise UsageError(f"{function.name}: no value for the input {var.name} ({var.type}).")
+            else:
+                self.values[var] = self.admitted(_checked(function, var, inputs[var.name]), var.type)
+
+    def finish(self) -> dict[str, Any]:
+        """The outputs by name; the states are left with what the run made of them."""
+        for var in self._function.inputs:
+            if isinstance(var.type, StateType):
+                self._states[var.name] = self.stored(self.values[var].array, var.type.tensor)
+        return {var.name: self.values[var] for var in self._function.outputs}
 
     def ops(self, ops: tuple[Op, ...]) -> None:
         for op in ops:

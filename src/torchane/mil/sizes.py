@@ -1,0 +1,74 @@
+"""A function of open sizes made one of fixed sizes: what its types say once the inputs are known.
+
+    func main(tensor<fp16, [1, ?]> x) { tensor<fp16, [1, ?]> y = relu(x = x); } -> (y);
+    with_sizes(function, {"x": (1, 8)})     ->    every ? is 8
+
+A size that depends on values, and not on sizes alone, stays `?`. No number changes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from torchane.errors import CompileError
+from torchane.mil.build import inferred
+from torchane.mil.ir import Function, Literal, Op, Var
+from torchane.mil.types import TensorType, Type
+
+
+def with_sizes(function: Function, shapes: Mapping[str, tuple[int, ...]]) -> Function:
+    """The function with its inputs in these shapes, which fit the declared ones, and all that follows from them.
+    Its constants must stand in the arguments that read them (`constants.inline_constants`)."""
+    if not any(_is_open(var.type) for var in function.inputs):
+        return function
+    source: dict[Var, Var | Literal] = {}
+    inputs = []
+    for var in function.inputs:
+        fixed = Var(var.name, TensorType(var.type.dtype, shapes[var.name])) if _is_open(var.type) else var  # type: ignore[union-attr]
+        source[var] = fixed
+        inputs.append(fixed)
+    ops = _followed(function.ops, source)
+    outputs = tuple(source.get(var, var) for var in function.outputs)
+    return replace(function, inputs=tuple(inputs), ops=ops, outputs=outputs)  # type: ignore[arg-type]
+
+
+def _followed(ops: Iterable[Op], source: dict[Var, Var | Literal]) -> tuple[Op, ...]:
+    """The ops reading what `source` says; what their results become is added to it."""
+    kept = []
+    for op in ops:
+        op = op.reading(source)
+        blocks = []
+        for block in op.blocks:
+            within = dict(source)
+            body = _followed(block.ops, within)
+            blocks.append(replace(block, ops=body, outputs=tuple(within.get(var, var) for var in block.outputs)))  # type: ignore[misc]
+        if blocks:  # what leaves a loop may change its sizes from turn to turn
+            kept.append(replace(op, blocks=tuple(blocks)))
+            continue
+        outputs = tuple(Var(var.name, _closed(var.type, type_)) for var, type_ in zip(op.outputs, _types(op)))
+        source.update(zip(op.outputs, outputs))
+        kept.append(replace(op, outputs=outputs))
+    return tuple(kept)
+
+
+def _types(op: Op) -> tuple[Type, ...]:
+    """What the op's rule makes of the sizes now known; what was declared, where it has no rule or finds a fault
+    that only the run can judge."""
+    declared = tuple(var.type for var in op.outputs)
+    if op.kind.name == "const" or not op.kind.has_rules or not any(_is_open(type_) for type_ in declared):
+        return declared
+    try:
+        return inferred(op)
+    except CompileError:
+        return declared
+
+
+def _closed(declared: Type, found: Type) -> Type:
+    """The declared type with the sizes that were found in place of `?`."""
+    if not isinstance(declared, TensorType) or not isinstance(found, TensorType) or declared.rank != found.rank:
+        return declared
+    sizes = tuple(have if size is None else size for size, have in zip(declared.shape, found.shape))
+    return TensorType(declared.dtype, sizes)
+
+
+def _is_open(type_: Type) -> bool:
+    return isinstance(type_, TensorType) and not type_.is_fixed
