@@ -1,5 +1,7 @@
 """What the printer writes: it reads back to the same program, and Apple's files come out byte for byte."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,39 +11,42 @@ from torchane.errors import CompileError
 from torchane.mil.build import Builder
 from torchane.mil.ir import Function, Literal, Op, Program, Var
 from torchane.mil.kinds import kind_of
-from torchane.mil.text import APPLE, KERNEL, parse, to_text
+from torchane.mil.text import APPLE, KERNEL, Style, parse, style_of, to_text
 from torchane.mil.types import FP16, FP32, DType, TensorType
 
-#: Files that the printer reproduces to the byte, with the style of their writer.
-EXACT = {
-    "mil_compiled/coremltools-add_model.mlmodelc/model.mil": APPLE,
-    "mil_compiled/fluidaudio-Argmax-a.model.mil": APPLE,
-    "mil_compiled/fluidaudio-TokenDurationPrediction-a.model.mil": APPLE,
-    "mil_compiled/fluidaudio-TransposeEncoder-a.model.mil": APPLE,
-    "mil_compiled/fluidaudio-parakeet_eou-1280ms-streaming_encoder.model.mil": APPLE,
-    "mil_compiled/fluidaudio-parakeet_eou-decoder.model.mil": APPLE,
-    "mil_compiled/mobius-silero-silero-vad-unified-v6.0.0.mlmodelc/model.mil": APPLE,
-    "mil_compiled/mobius-silero-unified-v6.0.0-older.model.mil": APPLE,
-    "mil_compiled/mobius-silero-unified_256ms_int8.mlmodelc/model.mil": APPLE,
-    "mil_compiled/mobius-silero-unified_int8.mlmodelc/model.mil": APPLE,
-    "mil_compiled/mobius-silero-unified_palette_2bit.mlmodelc/model.mil": APPLE,
-    "mil_compiled/mobius-silero-unified_palette_8bit.mlmodelc/model.mil": APPLE,
-    "mil_generated/espresso-conv.mil": KERNEL,
-    "mil_generated/espresso-fused_qkv.mil": KERNEL,
-    "mil_generated/espresso-matmul.mil": KERNEL,
-}
+#: Apple's own files: all of them come out byte for byte, and nothing but the program and `APPLE` is needed.
+APPLES = (
+    "mil_compiled/coremltools-add_model.mlmodelc/model.mil",
+    "mil_compiled/fluidaudio-Argmax-a.model.mil",
+    "mil_compiled/fluidaudio-TokenDurationPrediction-a.model.mil",
+    "mil_compiled/fluidaudio-TransposeEncoder-a.model.mil",
+    "mil_compiled/fluidaudio-parakeet_eou-1280ms-streaming_encoder.model.mil",
+    "mil_compiled/fluidaudio-parakeet_eou-decoder.model.mil",
+    "mil_compiled/mobius-silero-silero-vad-unified-v6.0.0.mlmodelc/model.mil",
+    "mil_compiled/mobius-silero-unified-v6.0.0-older.model.mil",
+    "mil_compiled/mobius-silero-unified_256ms_int8.mlmodelc/model.mil",
+    "mil_compiled/mobius-silero-unified_int8.mlmodelc/model.mil",
+    "mil_compiled/mobius-silero-unified_palette_2bit.mlmodelc/model.mil",
+    "mil_compiled/mobius-silero-unified_palette_8bit.mlmodelc/model.mil",
+)
 
-#: Files that it cannot reproduce, and what they hold that a program does not.
-NO_COMMAS = "written by hand: no spaces around = and behind commas in some statements, spaces in others"
+#: Texts of other emitters, reproduced in the style that `style_of` finds in them.
+OTHERS = (
+    "golden/espresso-full_fused/full_fused.mil",
+    "mil_generated/espresso-DecodeFFNGenerator.mil",
+    "mil_generated/espresso-DecodeQKVOnlyGenerator.mil",
+    "mil_generated/espresso-FFNForwardInferenceGenerator.mil",
+    "mil_generated/espresso-GenerationClassifierGenerator.mil",
+    "mil_generated/espresso-RWKVStyleRecurrentStepGenerator.mil",
+    "mil_generated/espresso-conv.mil",
+    "mil_generated/espresso-ffn_fwd_taps.mil",
+    "mil_generated/espresso-fused_qkv.mil",
+    "mil_generated/espresso-matmul.mil",
+)
+
+#: The one file that is not reproduced, and what of it a program does not hold.
 NOT_EXACT = {
-    "mil_generated/espresso-DecodeFFNGenerator.mil": NO_COMMAS,
-    "mil_generated/espresso-DecodeQKVOnlyGenerator.mil": NO_COMMAS,
-    "mil_generated/espresso-FFNForwardInferenceGenerator.mil": NO_COMMAS,
-    "mil_generated/espresso-GenerationClassifierGenerator.mil": NO_COMMAS,
-    "mil_generated/espresso-RWKVStyleRecurrentStepGenerator.mil": NO_COMMAS,
-    "mil_generated/espresso-ffn_fwd_taps.mil": NO_COMMAS,
-    "mil_generated/espresso-sdpa_fwd_taps.mil": NO_COMMAS,
-    "golden/espresso-full_fused/full_fused.mil": "decimals of more digits than fp16 holds: fp16(0.125000), fp16(-65504)",
+    "mil_generated/espresso-sdpa_fwd_taps.mil": "one number has trailing zeros, fp16(0.125000), the others have none: fp16(-0.5)",
 }
 
 # One file was given a last newline after Apple's compiler had written it.
@@ -50,25 +55,58 @@ NEWLINE_ADDED = {"mil_compiled/coremltools-add_model.mlmodelc/model.mil"}
 
 def test_every_shared_file_is_listed(shared_data):
     found = {str(path.relative_to(shared_data)) for path in shared_data.rglob("*.mil")}
-    assert found == EXACT.keys() | NOT_EXACT.keys()
+    assert found == {*APPLES, *OTHERS, *NOT_EXACT}
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_files_that_come_out_byte_for_byte(name, shared_data):
+@pytest.mark.parametrize("name", APPLES)
+def test_apples_files_come_out_byte_for_byte(name, shared_data):
     text = (shared_data / name).read_bytes().decode()
-    ending = "\n" if name in NEWLINE_ADDED else ""
-    assert to_text(parse(text, name), EXACT[name]) + ending == text
+    style = replace(APPLE, ending="\n") if name in NEWLINE_ADDED else APPLE
+    assert to_text(parse(text, name), style) == text
+
+
+@pytest.mark.parametrize("name", APPLES + OTHERS)
+def test_files_come_out_byte_for_byte_in_their_own_style(name, shared_data):
+    text = (shared_data / name).read_bytes().decode()
+    assert to_text(parse(text, name), style_of(text)) == text
 
 
 @pytest.mark.parametrize("name", NOT_EXACT)
-def test_files_that_do_not_hold_all_that_is_needed(name, shared_data):
-    """They differ in white space and in the spelling of numbers alone, and read back to the same program."""
+def test_a_file_that_does_not_hold_all_that_is_needed(name, shared_data):
+    """It differs in the spelling of numbers alone, and reads back to the same program."""
     text = (shared_data / name).read_text()
     program = parse(text, name)
-    printed = to_text(program, KERNEL)
+    printed = to_text(program, style_of(text))
     assert printed != text
     assert parse(printed) == program
     assert _bare(printed) == _bare(text)
+
+
+@pytest.mark.parametrize("style", [
+    APPLE, KERNEL,
+    Style(2, 0, "shortest", "\n\n", equals="=", comma=","),
+    Style(4, 4, "shortest", "", attribute_equals="=", item_comma=",", size_comma=","),
+    Style(0, 0, "fixed", "\n", port_comma=","),
+])  # fmt: skip
+def test_the_style_of_a_text_is_found(style):
+    """In a program that shows each part of it."""
+    b = Builder()
+    x = b.input("x", (1, 4, 1, 32))
+    y = b.slice_by_size(x=b.mul(x=x, y=np.float16(0.1)), begin=(0, 0, 0, 0), size=(1, 4, 1, 32))
+    text = to_text(b.program(b.add(x=y, y=np.float16(0.5))), style)
+    assert style_of(text) == style
+
+
+def test_a_text_that_shows_nothing_has_our_style():
+    assert style_of("func main() { } -> ();\n") == KERNEL
+
+
+@pytest.mark.parametrize("spelling", ["hexadecimal", "exact", "shortest", "fixed"])
+def test_every_fp16_reads_back_from_every_spelling(spelling):
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    values = _const("c", TensorType(FP16, bits.shape), bits.view(np.float16))
+    program = Program((Function("main", (), (values,), ()),))
+    assert parse(to_text(program, replace(KERNEL, floats=spelling))) == program
 
 
 def _bare(text: str) -> list[str]:

@@ -3,6 +3,6 @@
 from torchane.mil.text.errors import MilSyntaxError
 from torchane.mil.text.parser import parse
 from torchane.mil.text.printer import to_text
-from torchane.mil.text.style import APPLE, KERNEL, Style
+from torchane.mil.text.style import APPLE, KERNEL, Style, style_of
 
-__all__ = ["APPLE", "KERNEL", "MilSyntaxError", "Style", "parse", "to_text"]
+__all__ = ["APPLE", "KERNEL", "MilSyntaxError", "Style", "parse", "style_of", "to_text"]

@@ -4,6 +4,7 @@ A NaN that is not the usual one is spelled with its bits, `nan(0x7e01)`, so that
 """
 
 import math
+from collections.abc import Callable
 from functools import cache, lru_cache
 
 import numpy as np
@@ -85,6 +86,32 @@ def _readable(value: float, sign: float) -> str:
         if len(short) <= 8 and "e" not in short and _is_exact(short, value):
             return short
     return _hexadecimal(value, sign)
+
+
+def speller(spelling: str, dtype: DType) -> Callable[[float], str]:
+    """How a style spells the numbers of a type; see `style.Style`."""
+    if spelling == "hexadecimal":
+        return hexadecimal
+    if spelling == "exact" or dtype not in _SHORTEST:
+        return readable
+    return lambda value: decimal(value, dtype, fixed=spelling == "fixed")
+
+
+#: The types whose shortest decimals NumPy knows.
+_SHORTEST = {DType.FP16, DType.FP32, DType.FP64}
+
+
+def decimal(value: float, dtype: DType, *, fixed: bool) -> str:
+    """The shortest plain decimal that reads back to this number of `dtype`; six digits behind the point if `fixed`
+    and they suffice."""
+    if not math.isfinite(value):
+        return hexadecimal(value)
+    if fixed and narrowed(np.array(float(f"{value:f}")), dtype) == value:
+        return f"{value:f}"
+    if value.is_integer() and abs(value) < 2**24:
+        return f"{value:.1f}"  # NumPy's shortest of -65504 is -65500.0
+    short = np.format_float_positional(dtype.numpy.type(value), unique=True, trim="0")
+    return short if len(short) <= 24 else hexadecimal(value)
 
 
 def _is_exact(decimal: str, value: float) -> bool:

@@ -5,6 +5,7 @@ Arguments, attributes and functions keep the order in which the program holds th
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,7 +35,6 @@ class _Printer:
         self._program = program
         self._style = style
         self._spells_scalars = spells_scalars(program)
-        self._float = floats.hexadecimal if style.hexadecimal else floats.readable
         self._types: dict[Type, str] = {}
         self._string = self._type(TensorType(STRING))
 
@@ -56,14 +56,15 @@ class _Printer:
     def _function(self, function: Function, lines: list[str]) -> None:
         attrs = f" [{self._attrs(function.attrs)}]" if function.attrs else ""
         name, opset = self._name(function.name), self._name(function.opset)
-        lines.append(f"    func {name}<{opset}>({self._declared(function.inputs)}){attrs} {{")
+        lines.append(f"    func {name}<{opset}>({self._ports(function.inputs)}){attrs} {{")
         self._statements(function.ops, " " * self._style.indent, lines)
         lines.append(f"{' ' * self._style.closing}}} -> ({self._names(function.outputs)});")
 
     def _statements(self, ops: Iterable[Op], indent: str, lines: list[str]) -> None:
+        comma, equals = self._style.comma, self._style.equals
         for op in ops:
             results = f"{self._declared(op.outputs)} = " if op.outputs else ""
-            args = ", ".join([f"{key} = {self._arg(arg)}" for key, arg in op.args.items()])
+            args = comma.join([f"{key}{equals}{self._arg(arg)}" for key, arg in op.args.items()])
             attrs = f"[{self._attrs(op.attrs)}]" if op.attrs else ""
             head = f"{indent}{results}{self._name(op.kind.name)}({args}){attrs}"
             if not op.blocks:
@@ -83,17 +84,25 @@ class _Printer:
     def _declared(self, variables: Iterable[Var]) -> str:
         return ", ".join([f"{self._type(var.type)} {self._name(var.name)}" for var in variables])
 
+    def _ports(self, variables: Iterable[Var]) -> str:
+        """The inputs of a function, whose shapes some writers space otherwise than those of statements."""
+        style = self._style
+        if style.port_comma == style.size_comma:
+            return self._declared(variables)
+        return _Printer(self._program, replace(style, size_comma=style.port_comma))._declared(variables)
+
     def _names(self, variables: Iterable[Var]) -> str:
-        return ", ".join([self._name(var.name) for var in variables])
+        return self._style.comma.join([self._name(var.name) for var in variables])
 
     def _attrs(self, attrs: Mapping[str, Literal]) -> str:
-        return ", ".join([f"{self._name(name)} = {self._literal(value)}" for name, value in attrs.items()])
+        equals = self._style.attribute_equals
+        return ", ".join([f"{self._name(name)}{equals}{self._literal(value)}" for name, value in attrs.items()])
 
     def _arg(self, arg: Arg) -> str:
         if isinstance(arg, Var):
             return self._name(arg.name)
         if isinstance(arg, tuple):
-            return f"({', '.join([self._arg(item) for item in arg])})"
+            return f"({self._style.comma.join([self._arg(item) for item in arg])})"
         return self._literal(arg)
 
     @staticmethod
@@ -115,7 +124,10 @@ class _Printer:
 
     def _type_text(self, type_: Type) -> str:
         if isinstance(type_, TensorType):
-            return type_.dtype.mil_name if self._spells_scalars and not type_.shape else str(type_)
+            if self._spells_scalars and not type_.shape:
+                return type_.dtype.mil_name
+            sizes = self._style.size_comma.join(["?" if size is None else str(size) for size in type_.shape])
+            return f"tensor<{type_.dtype.mil_name}, [{sizes}]>"
         if isinstance(type_, ListType):
             return f"list<{self._type(type_.element)}, {'?' if type_.length is None else type_.length}>"
         if isinstance(type_, TupleType):
@@ -123,7 +135,7 @@ class _Printer:
         if isinstance(type_, DictType):
             return f"dict<{self._type(type_.key)}, {self._type(type_.value)}>"
         assert isinstance(type_, StateType)
-        return f"state<{type_.tensor}>"
+        return f"state<{str(type_.tensor) if not type_.tensor.shape else self._type(type_.tensor)}>"
 
     def _literal(self, literal: Literal) -> str:
         return f"{self._type(literal.type)}({self._value(literal)})"
@@ -133,13 +145,14 @@ class _Printer:
         if isinstance(value, str):
             return _quoted(value)
         if isinstance(value, Blob):
-            path = f"{self._string}({_quoted(value.path)})"
-            return f"BLOBFILE(path = {path}, offset = {self._type(_OFFSET)}({value.offset}))"
+            path, equals = f"{self._string}({_quoted(value.path)})", self._style.attribute_equals
+            return f"BLOBFILE(path{equals}{path}, offset{equals}{self._type(_OFFSET)}({value.offset}))"
         if isinstance(value, np.ndarray) and isinstance(type_, TensorType):
             return self._array(value, type_.dtype)
         if isinstance(value, tuple):
             if isinstance(type_, TensorType):
-                return _rows([_quoted(item) for item in value], type_.shape if type_.is_fixed else (len(value),))
+                shape = type_.shape if type_.is_fixed else (len(value),)
+                return _rows([_quoted(item) for item in value], shape, self._style.item_comma)  # type: ignore[arg-type]
             if isinstance(type_, DictType):
                 pairs = [f"{{{self._value(key)}, {self._value(item)}}}" for key, item in value]
                 return f"{{{', '.join(pairs)}}}"
@@ -152,7 +165,8 @@ class _Printer:
             flat = np.ascontiguousarray(array).reshape(-1)
             with np.errstate(invalid="ignore"):  # signalling NaNs
                 numbers = widened(flat, dtype)
-            items = [self._float(number) for number in numbers.tolist()]
+            spelled = floats.speller(self._style.floats, dtype)
+            items = [spelled(number) for number in numbers.tolist()]
             for index in np.flatnonzero(np.isnan(numbers)).tolist():
                 bits = int(floats.to_bits(flat)[index])
                 if not floats.is_usual_nan(bits, dtype):
@@ -161,18 +175,18 @@ class _Printer:
             items = ["true" if item else "false" for item in array.reshape(-1).tolist()]
         else:
             items = [str(item) for item in array.reshape(-1).tolist()]
-        return _rows(items, array.shape)
+        return _rows(items, array.shape, self._style.item_comma)
 
 
 _OFFSET = TensorType(DType.UINT64)
 
 
-def _rows(items: list[str], shape: tuple[int, ...]) -> str:
+def _rows(items: list[str], shape: tuple[int, ...], comma: str) -> str:
     """Items in row-major order as nested brackets; a scalar has none, an empty tensor one pair."""
     if not items:
         return "[]"
     for size in reversed(shape):
-        items = [f"[{', '.join(items[start : start + size])}]" for start in range(0, len(items), size)]
+        items = [f"[{comma.join(items[start : start + size])}]" for start in range(0, len(items), size)]
     return items[0]
 
 
