@@ -68,6 +68,8 @@ bool pack(void* to, const half_t* from, int64_t stride, bool along_k, int64_t co
     for (int64_t begin = 0; begin < k; begin += CHUNK, bounds += 2) {
         const int64_t depth = smaller_of(CHUNK, k - begin), size = depth * WIDTH;
         if (along_k) transpose_16(block, WIDTH, from + begin, stride, count, depth);
+        else if (count == WIDTH)
+            for (int64_t p = 0; p < depth; ++p) __builtin_memcpy(block + p * WIDTH, from + (begin + p) * stride, WIDTH * sizeof(half_t));
         else
             for (int64_t p = 0; p < depth; ++p)
                 __builtin_memcpy(block + p * WIDTH, from + (begin + p) * stride, static_cast<size_t>(count) * sizeof(half_t));
@@ -248,7 +250,8 @@ void store_rows(half_t* to, int64_t stride, const float* c, int64_t rows, int64_
             const vh found = to_half((vi)load_units(sums->units + i * COLUMNS + j), load_gone(sums->gone + i * COLUMNS + j));
             __builtin_memcpy(whole + j, &found, sizeof found);
         }
-        __builtin_memcpy(to, whole, static_cast<size_t>(columns) * sizeof(half_t));
+        if (columns == COLUMNS) __builtin_memcpy(to, whole, sizeof whole);
+        else __builtin_memcpy(to, whole, static_cast<size_t>(columns) * sizeof(half_t));
     }
 }
 

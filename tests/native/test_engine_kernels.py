@@ -75,6 +75,23 @@ def test_a_sum_that_left_the_range_in_one_slab_stays_an_infinity():
     assert found[:, 0].tolist() == [np.inf, -np.inf, 32752, 32720]
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.999, 90.0])
+def test_products_on_both_sides_of_a_half_are_rounded_as_the_rule_says(scale):
+    """x = i / 256 + 1 and y = j 2^-10: halves of 2^-16 in plenty, of either sign; scale 90 makes them large."""
+    x = ((np.arange(1, 257).reshape(8, 32) / 256 + 1) * np.where(np.arange(32) % 2, 1, -1) * scale).astype(np.float16)
+    y = (np.arange(-512, 512).reshape(32, 32) * 2.0**-10).astype(np.float16)
+    compare(lambda b, x, y: b.matmul(x=x, y=y), x=x, y=y)
+
+
+@pytest.mark.parametrize("large", [9.0, 60.0, 180.0, 8000.0])
+def test_small_large_and_overflowing_products_meet_along_k(large):
+    """Stretches of k change from one way of adding to another, and back."""
+    x, y = halves(0, 13, 700), halves(1, 700, 45)
+    x[:, 130:140], y[130:140] = x[:, 130:140] * large, y[130:140] * 8
+    x[3, 400:402] = large
+    compare(lambda b, x, y: b.matmul(x=x, y=y), x=x, y=y)
+
+
 def test_many_small_products():
     x, y = halves(0, 2, 3, 16, 40), halves(1, 2, 3, 24, 40)
     compare(lambda b, x, y: b.matmul(x=x, y=y, transpose_y=True), x=x, y=y)
