@@ -25,7 +25,7 @@ FLOORS = (
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 NUMPY_ONLY = {"errors", "mil", "chips", "inspect", "passes", "plan", "runtime", "native"}
-FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem not in ("__init__", "__main__"))
 
 
 def _imports(path: Path) -> list[str]:

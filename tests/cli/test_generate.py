@@ -28,9 +28,15 @@ def test_the_seed_fixes_the_text(torchane_command, run):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_a_folder_that_is_no_run_ends_with_1(torchane_command):
+def test_a_folder_that_is_not_there_ends_with_2(torchane_command):
     done = torchane_command("generate", "nowhere")
-    assert done.code == 1 and "RunFolderError: nowhere/config.json does not exist" in done.err
+    assert done.code == 2 and "Directory 'nowhere' does not exist" in done.err
+
+
+def test_a_folder_that_is_no_run_ends_with_1(torchane_command):
+    Path("other").mkdir()
+    done = torchane_command("generate", "other")
+    assert done.code == 1 and "RunFolderError: other/config.json does not exist" in done.err
 
 
 def test_damaged_weights_end_with_1(torchane_command, run):

@@ -34,6 +34,12 @@ def test_help_names_every_command_and_how_to_begin(capsys):
     assert all(name in shown for name in COMMANDS) and "torchane train  " in shown
 
 
+def test_the_package_can_be_run_as_a_module():
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-m", "torchane", "--help"], capture_output=True, text=True, env=here, check=False)
+    assert done.returncode == 0 and "Usage: torchane [OPTIONS] COMMAND" in done.stdout
+
+
 def test_an_unknown_command_ends_with_2(capsys):
     assert run(["fly"]) == 2
     assert "No such command 'fly'" in capsys.readouterr().err

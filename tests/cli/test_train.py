@@ -98,7 +98,8 @@ def test_the_same_seed_gives_the_same_numbers(torchane_command, small):
         (("--steps", "0"), "0 is not in the range x>=1"),
         (("--lr", "0"), "0.0 is not in the range x>0"),
         (("--stepz", "1"), "No such option"),
-        (("--resume", "run", "--lr", "1", "--seed", "2"), "so --lr, --seed cannot be given with it"),
+        (("--resume", "absent"), "Directory 'absent' does not exist"),
+        (("--resume", ".", "--lr", "1", "--seed", "2"), "so --lr, --seed cannot be given with it"),
     ],
 )
 def test_misuse_ends_with_2_and_one_message(torchane_command, arguments, message):

@@ -9,7 +9,7 @@ import click
 
 
 @click.command("generate")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--prompt", default="", help="The text to continue. Without it the model begins a text of its own.")
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), default=200, show_default=True, help="Stop after so many tokens."

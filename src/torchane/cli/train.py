@@ -53,7 +53,7 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. The numbers do not depend on it.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run folder.  [default: runs/PRESET-N]")
 @click.option(
-    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run folder where it was saved."
+    "--resume", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="RUN", help="Continue this run folder where it was saved."
 )
 @click.option(
     "--dump", type=click.Path(path_type=Path), metavar="DIR", help="Write every engine program and plan there."
