@@ -176,11 +176,11 @@ def test_a_million_empty_operations_are_refused_at_the_first():
     for _ in range(1_000_000):
         block.operations.add()
     data = message.SerializeToString()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FormatError, match="an operation has no type") as caught:
         mlmodel.parse(data)
     assert caught.value.offset < 100
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_the_int32_port_is_described():

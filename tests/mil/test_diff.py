@@ -165,9 +165,9 @@ def test_two_builds_of_one_real_model(shared_data):
 def test_large_programs_are_compared_in_seconds(shared_data):
     path = shared_data / "mil_compiled" / "fluidaudio-parakeet_eou-1280ms-streaming_encoder.model.mil"
     text = path.read_text()
-    start = time.perf_counter()
+    start = time.process_time()
     assert diff(parse(text), parse(text.replace("(0x1p-1)", "(0x1p-2)")))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
