@@ -45,8 +45,8 @@ def test_a_layer_lowers_to_a_legal_program_with_the_same_numbers(name, chip):
     given = inputs_of(natural, low=0.1, high=1.0)
     wanted = evaluate(natural, given, arithmetic="ideal")
     for output, found in on_ports(lowered, natural, given).items():
-        # 1/64 and 64^-0.5 are exact in fp16
-        assert np.abs(found - wanted[output]).max() <= 1e-10 * max(1, np.abs(wanted[output]).max())
+        # 1/64 and 64^-0.5 are exact in fp16; sqrt(eps) is not: 2^-12 of an eps of 1e-5, times scores up to 500
+        assert np.abs(found - wanted[output]).max() <= 1e-7 * max(1, np.abs(wanted[output]).max())
 
 
 def test_a_llama_layer_is_few_ops():
@@ -55,7 +55,8 @@ def test_a_llama_layer_is_few_ops():
     del counts["const"], counts["reshape"]
     # 7 projections, 2 rotations, scores and mix; transposes: the layout's own test counts them
     assert counts["matmul"] == 11
-    assert sum(counts.values()) - counts["transpose"] <= 47
+    # of which 13 small ones a norm, that keep its squares within fp16
+    assert sum(counts.values()) - counts["transpose"] <= 60
 
 
 def test_the_gradient_of_a_norm_survives_fp16_where_the_root_is_large():

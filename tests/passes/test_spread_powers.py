@@ -118,3 +118,21 @@ def test_any_tree_of_products_keeps_its_numbers(data):
         values.append(made)
     program = b.program(values[-1]) if len(values) > 4 else b.program(b.mul(x=values[0], y=values[1]))
     assert moves(program, drop_dead(spread_powers(program)), low=0.5, high=1.2) < 1e-9
+
+
+def test_the_sum_of_a_norms_gradient_is_taken_of_the_normalised_row():
+    """In fp16 sum(g * x) is inf here: x is 6000 in 64 entries."""
+    program = main("""(tensor<fp16, [2, 64]> g, tensor<fp16, [2, 64]> x, tensor<fp16, [2, 1]> r) {
+        tensor<fp16, [2, 64]> gx = mul(x = g, y = x);
+        tensor<fp16, [2, 1]> a = reduce_sum(x = gx, axes = tensor<int32, [1]>([-1]), keep_dims = bool(true));
+        tensor<fp16, [2, 1]> cube = pow(x = r, y = fp16(3));
+        tensor<fp16, [2, 1]> q = mul(x = a, y = cube);
+        tensor<fp16, [2, 1]> mean = real_div(x = q, y = fp16(64));
+        tensor<fp16, [2, 64]> y = mul(x = mean, y = x);
+    } -> (y)""")
+    after = drop_dead(spread_powers(program))
+    assert moves(program, after) < 1e-10
+    x = np.full((2, 64), 6000.0, np.float16)
+    given = {"g": np.ones_like(x), "x": x, "r": np.full((2, 1), 2.0**-12, np.float16)}
+    wanted = evaluate(program, given, arithmetic="ideal")["y"]
+    assert np.abs(evaluate(after, given)["y"] / wanted - 1).max() < 4 * 2**-11

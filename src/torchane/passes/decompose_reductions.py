@@ -18,6 +18,10 @@ from torchane.mil.ir import Literal, Op, Program, Var
 from torchane.passes.rewrite import Rule, rewrite, shape_of, unless_taken
 
 
+#: Beyond it 1 / n is subnormal, and has too few digits for a factor.
+_LONG_ROW = 2**14
+
+
 def decompose_reductions(program: Program, chip: Chip | None = None) -> Program:
     return rewrite(program, unless_taken(RULES, chip))
 
@@ -29,7 +33,11 @@ def _reduced(b: Builder, kind: str, x: Var | Literal, op: Op) -> Var:
 def _mean(b: Builder, op: Op) -> Var:
     x = op.args["x"]
     n = math.prod(shape_of(x)) // max(math.prod(shape_of(op.output)), 1)
-    return b.mul(x=_reduced(b, "reduce_sum", x, op), y=1.0 / n)
+    total = _reduced(b, "reduce_sum", x, op)
+    if n > _LONG_ROW:
+        halvings = (n - 1).bit_length()
+        return b.mul(x=b.mul(x=total, y=2.0**halvings / n), y=2.0**-halvings)
+    return b.mul(x=total, y=1.0 / n)
 
 
 def _min(b: Builder, op: Op) -> Var:

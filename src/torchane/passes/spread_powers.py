@@ -4,9 +4,11 @@
     q = mul(mul(a, -0.5), p)               # a (.., 1): sum(dy * w * x), in proportion to the row's length n
     y = mul(real_div(q, n), mul(x, 2))     # x (.., n)
                   ->    y = mul(mul(mul(mul(a, -1 / n), r), r), mul(x, r))
+                  ->    y = mul(mul(mul(sum(dy * w * mul(x, r)), -1 / n), r), mul(x, r))
 The backward of an RMSNorm written by hand. A product of several factors with one of them repeated is
 taken apart: its constants become one; small factors meet it and the powers one at a time; one power goes
-to a factor of full size, where x * r is the normalised x, which the rest of the gradient needs anyway.
+to a factor of full size, where x * r is the normalised x, which the rest of the gradient needs anyway. And one
+goes under the sum, if that is a sum over x: a sum of dy * x leaves fp16 where x is large.
 A power of 2, 3 or 4 that stands alone becomes products too: pow of a negative number is not to be trusted.
 Constants whose product fp16 does not hold in full stay apart, and their product with them.
 
@@ -37,7 +39,7 @@ def spread_powers(program: Program) -> Program:
     def spread(b: Builder, op: Op) -> Var | None:
         if op.output in inner or not _is_product(op):
             return None
-        product = _Product()
+        product = _Product(producer=main.producer)
         product.gather(op, inner, main.producer)
         if not (product.has_power or product.repeats) or not product.constant_fits:
             return None
@@ -68,6 +70,7 @@ class _Product:
     constant: float = 1.0
     factors: Counter = field(default_factory=Counter)
     literals: list[Literal] = field(default_factory=list)
+    producer: dict[Var, Op] = field(default_factory=dict)
     has_power: bool = False
 
     @property
@@ -106,6 +109,21 @@ class _Product:
         else:
             self.factors[arg] += power
 
+    def _sums_over(self, total: Var | Literal, x: Var) -> bool:
+        """total = reduce_sum(u * x), axes kept."""
+        op = self.producer.get(total) if isinstance(total, Var) else None
+        if op is None or op.kind.name != "reduce_sum" or not op.value("keep_dims", False):
+            return False
+        inner = self.producer.get(op.args["x"]) if isinstance(op.args["x"], Var) else None
+        return inner is not None and inner.kind.name == "mul" and inner.inputs.count(x) == 1 and len(inner.inputs) == 2
+
+    def _sum_over(self, b: Builder, total: Var | Literal, x: Var, normalised: Var) -> Var:
+        """The same sum with another value in the place of x."""
+        op = self.producer[total]
+        inner = self.producer[op.args["x"]]
+        other = next(var for var in inner.inputs if var != x)
+        return b.reduce_sum(x=b.mul(x=other, y=normalised), axes=op.args["axes"], keep_dims=True)
+
     def build(self, b: Builder, shape: tuple[int | None, ...], met: set[frozenset[Var]]) -> Var:
         singles = [var for var, power in self.factors.items() if power == 1]
         powers = {var: power for var, power in self.factors.items() if power > 1}
@@ -118,8 +136,14 @@ class _Product:
             if full and shape_of(root) != shape:
                 partner = next((var for var in full if frozenset((var, root)) in met), full[-1])
                 full.remove(partner)
-                wide.append(b.mul(x=partner, y=root))
-            chain.extend([root] * (power - (partner is not None)))
+                normalised = b.mul(x=partner, y=root)
+                wide.append(normalised)
+                power -= 1
+                at = next((i for i, var in enumerate(chain) if power and self._sums_over(var, partner)), None)
+                if at is not None:
+                    chain[at] = self._sum_over(b, chain[at], partner, normalised)
+                    power -= 1
+            chain.extend([root] * power)
         return _chained(b, [*chain, *wide, *full], self.constant)
 
 

@@ -14,8 +14,8 @@ and everything between embedding and logits has a rule. F.rms_norm is taken apar
 a table is asked: its gradient arrives as pow(rsqrt, 3), pow(x, 1), mul, sum.
 
 Some are taken apart our own way. `native_dropout`: the draw on the host, from the same stream as eager;
-the product in a program. Batch norm in training: the batch's moments in a program; the running averages
-through `_foreach_lerp`, which has no rule on purpose, so that they stay fp32 on the host.
+the product in a program. Batch norm in training: the batch's moments in a program (mean and standard deviation); the
+running averages through `_foreach_mul` and `_foreach_lerp`, which have no rule on purpose, so that they stay fp32 on the host.
 The gradient of max_pool2d: from the input instead of the integer indices, which no program could hold.
 """
 
@@ -58,6 +58,22 @@ def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torc
     return x * mask * (1 / (1 - p)), mask
 
 
+@torch.library.custom_op("torchane::batch_moments", mutates_args=())
+def _batch_moments(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(mean, standard deviation, 1 / sqrt(variance + eps)) over all axes but the channels'. The deviation leaves
+    the program, not its square, which fp16 could not hold beyond 255; the host squares it."""
+    variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
+    return mean, variance.sqrt(), (variance + eps).rsqrt()
+
+
+@_batch_moments.register_fake
+def _(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape[1]), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+
+
+batch_moments = torch.ops.torchane.batch_moments.default
+
+
 def _batch_norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -69,17 +85,17 @@ def _batch_norm(
     eps: float,
 ) -> tuple[torch.Tensor, ...]:
     """(y, mean, rstd, new running mean, new running variance); out of training mean and rstd are empty."""
-    axes = [0, *range(2, x.dim())]
     shape = [1, -1] + [1] * (x.dim() - 2)
     if training:
-        variance, mean = aten.var_mean.correction(x, axes, correction=0)
+        mean, deviation, rstd = batch_moments(x, eps)
         count = x.numel() // x.shape[1]
-        unbiased = aten._foreach_mul.Scalar([variance], count / max(count - 1, 1))
+        variance = aten._foreach_mul.List([deviation], [deviation])
+        unbiased = aten._foreach_mul.Scalar(variance, count / max(count - 1, 1))
         new_mean = aten._foreach_lerp.Scalar([running_mean], [mean], momentum)[0]
         new_var = aten._foreach_lerp.Scalar([running_var], unbiased, momentum)[0]
     else:
-        mean, variance, new_mean, new_var = running_mean, running_var, running_mean, running_var
-    rstd = aten.rsqrt.default(variance + eps)
+        mean, new_mean, new_var = running_mean, running_mean, running_var
+        rstd = aten.rsqrt.default(running_var + eps)
     y = (x - mean.view(shape)) * rstd.view(shape)
     y = y if weight is None else y * weight.view(shape)
     y = y if bias is None else y + bias.view(shape)

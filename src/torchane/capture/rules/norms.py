@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import torch
 
 from torchane.capture.rules import common
-from torchane.capture.rules.common import epsilon
+from torchane.capture.rules.decompose import batch_moments
 from torchane.capture.rules.reductions import moments
 from torchane.capture.rules.registry import Value, lowers
 from torchane.mil.build import Builder
+from torchane.mil.ir import literal
+from torchane.mil.types import FP32, DType
 
 aten = torch.ops.aten
 
@@ -22,8 +24,9 @@ _RMS_NORM_EPS = 2.0**-23
 
 
 def _reciprocal_root(b: Builder, variance: Value, eps: float) -> Value:
-    guarded = b.add(x=variance, y=epsilon(eps, common.dtype_of(variance))) if eps else variance
-    return b.rsqrt(x=guarded, epsilon=0.0)
+    """1 / sqrt(variance + eps). eps goes in as the op's own argument, which fp16 does not round."""
+    wide = DType.FP64 if common.dtype_of(variance) == DType.FP64 else FP32
+    return b.rsqrt(x=variance, epsilon=literal(eps, wide))
 
 
 def _affine(b: Builder, xhat: Value, weight: Value | None, bias: Value | None) -> Value:
@@ -119,6 +122,16 @@ def rms_norm_backward(
 def _over_channels(b: Builder, x: Value | None, rank: int) -> Value | None:
     """A vector [C] as [1, C, 1, ...], to meet [N, C, ...]."""
     return None if x is None else common.reshaped(b, x, (1, -1) + (1,) * (rank - 2))
+
+
+@lowers(batch_moments)
+def moments_of_a_batch(b: Builder, x: Value, eps: float) -> tuple[Value, Value, Value]:
+    """(mean, standard deviation, 1 / sqrt(variance + eps)) of each channel."""
+    axes = tuple(axis for axis in range(len(x.shape)) if axis != 1)
+    average, _, variance = moments(b, x, axes)
+    results = average, b.sqrt(x=variance), _reciprocal_root(b, variance, eps)
+    mean, deviation, rstd = (common.reshaped(b, result, (-1,)) for result in results)
+    return mean, deviation, rstd
 
 
 @lowers(aten.native_batch_norm_backward.default)
