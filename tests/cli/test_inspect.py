@@ -41,14 +41,45 @@ def test_a_program_is_shown(inspect):
     assert (code, err) == (0, "")
     for line in (
         "before.mil: MIL text", "input   x: tensor<fp16, [1, 4, 1, 32]>", "output  y:", "2 ops: mul 1, relu 1",
-        "0 parameters, 0 constants in 2 bytes, 0 multiply-adds a run",
+        "0 parameters, 0 const statements, 2 bytes of constants, 0 multiply-adds a run",
     ):  # fmt: skip
         assert line in out
 
 
 def test_ops_and_weights_are_listed_when_asked_for(inspect):
     _, out, _ = inspect("before.mil", "--ops", "--weights")
-    assert "multiply-adds" in out and "constants" in out and "in memory" in out
+    assert "multiply-adds" in out and "constants" in out and "inline" in out
+
+
+def test_a_row_of_a_table_is_a_line_where_the_output_is_no_terminal(inspect, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = inspect("before.mil", "--ops")
+    assert any(line.split() == ["y", "mul", "tensor<fp16,", "[1,", "4,", "1,", "32]>", "0"] for line in out.splitlines())
+
+
+def test_a_program_that_is_not_well_formed_is_shown_with_the_reason(inspect):
+    Path("wrong.mil").write_text(TEXT.replace("32]> y", "31]> y"))
+    code, out, _ = inspect("wrong.mil")
+    assert code == 0
+    assert "Not well formed: main: op 'y' (mul): the result y is declared as" in out
+    assert "2 ops: mul 1, relu 1" in out
+
+
+def test_the_models_of_a_pipeline_are_shown_one_after_the_other(inspect):
+    for stage, text in (("model0", TEXT), ("model1", TEXT.replace("relu", "tanh"))):
+        Path("p.mlmodelc", stage).mkdir(parents=True)
+        Path("p.mlmodelc", stage, "model.mil").write_text(text)
+    code, out, _ = inspect("p.mlmodelc")
+    assert code == 0
+    assert "compiled Core ML pipeline" in out
+    assert out.index("p.mlmodelc/model0") < out.index("relu 1") < out.index("p.mlmodelc/model1") < out.index("tanh 1")
+    code, _, err = inspect("p.mlmodelc", "--chip", "portable")
+    assert code == 2 and "take one of its models, p.mlmodelc/model0" in err
+
+
+def test_weights_are_listed_with_their_place_in_their_file(inspect, shared_data):
+    _, out, _ = inspect(shared_data / "mil_compiled" / "mobius-silero-unified_int8.mlmodelc", "--weights")
+    assert "@model_path/weights/weight.bin at 319,808" in out
 
 
 def test_json_is_one_object(inspect):

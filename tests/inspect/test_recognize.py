@@ -21,11 +21,17 @@ def kinds(tmp_path):
         (tmp_path / kind.name).write_bytes(data)
     (tmp_path / "a.e5").write_bytes(e5_descriptor())
     (tmp_path / "b.bundle" / "main").mkdir(parents=True)
+    for stage in ("model0", "model1"):
+        mil.save(small_program(), tmp_path / "e.mlmodelc" / stage)
+    (tmp_path / "f.mlmodelc").mkdir()
+    (tmp_path / "f.mlmodelc" / "coremldata.bin").write_bytes(b"unknown")
     return {
         **{kind: tmp_path / kind.name for kind in files},
         Kind.E5_DESCRIPTOR: tmp_path / "a.e5",
         Kind.E5: tmp_path / "b.bundle",
         Kind.MLMODELC: mil.save(small_program(), tmp_path / "c.mlmodelc").parent,
+        Kind.PIPELINE: tmp_path / "e.mlmodelc",
+        Kind.COMPILED: tmp_path / "f.mlmodelc",
         Kind.MLPACKAGE: mlpackage.save(small_program(), tmp_path / "d"),
     }
 
@@ -41,13 +47,13 @@ def test_programs_are_loaded_whatever_holds_them(kinds, kind):
     assert len(load_program(kinds[kind], with_weights=False).outputs) == 1
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if not kind.holds_program])
+@pytest.mark.parametrize("kind", [kind for kind in Kind if not (kind.holds_program or kind is Kind.PIPELINE)])
 def test_other_kinds_hold_no_program(kinds, kind):
     with pytest.raises(ParseError, match="holds no MIL program"):
         load_program(kinds[kind])
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\x80\x04\x95pickle", bytes(100)])
+@pytest.mark.parametrize("data", [b"GIF89a", b"\x80\x04\x95pickle", bytes(100)])
 def test_other_files_are_refused(tmp_path, data):
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(ParseError, match="none of the known kinds"):
@@ -68,3 +74,14 @@ def test_every_shared_file_is_recognised(shared_data, name):
     wanted = {"mil_generated": {Kind.MIL}, "hwx": {Kind.HWX}, "mlpackage": {Kind.MLPACKAGE, Kind.MLMODEL},
               "mil_compiled": {Kind.MIL, Kind.MLMODELC}}[name]  # fmt: skip
     assert {kind_of(path) for path in (shared_data / name).iterdir()} == wanted
+
+
+def test_a_pipeline_is_refused_with_the_programs_that_it_holds(kinds):
+    with pytest.raises(ParseError, match=r"several programs.*model0.*model1"):
+        load_program(kinds[Kind.PIPELINE])
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(ParseError, match="the file is empty"):
+        kind_of(tmp_path / "x")

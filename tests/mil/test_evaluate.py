@@ -12,6 +12,7 @@ from torchane.mil.formats import narrowed
 from torchane.mil.ir import Blob, Function, Literal, Op, Program, Var, literal
 from torchane.mil.kinds import KINDS, kind_of
 from torchane.mil.ops.state import State
+from torchane.mil.text import parse
 from torchane.mil.types import FP16, FP32, INT32, STRING, DType, StateType, TensorType
 
 
@@ -149,3 +150,18 @@ def test_a_state_of_another_shape_is_refused():
     with pytest.raises(UsageError, match=r"main: the input held is state<tensor<fp16, \[2\]>> and was given"):
         evaluate(program, {}, states={"held": np.ones(3)})
     assert KINDS["read_state"].evaluate({"input": State(np.ones(2))})[0].tolist() == [1, 1]
+
+
+def test_a_result_that_no_memory_holds_is_refused_before_it_is_computed():
+    text = """func main(fp16 x) {
+        tensor<fp16, [1048576, 1048576]> y = fill(shape = tensor<int32, [2]>([1048576, 1048576]), value = fp16(0));
+    } -> (y);"""
+    with pytest.raises(CompileError, match=r"y \(fill\): its result, .* takes 8,796,093,022,208 bytes"):
+        evaluate(parse(text), {"x": np.float16(0)})
+
+
+def test_a_state_of_no_fixed_size_needs_its_first_value():
+    program = parse("func main(state<tensor<fp16, [?]>> s) { tensor<fp16, [?]> y = read_state(input = s); } -> (y);")
+    with pytest.raises(UsageError, match="the state s is .* of no fixed size"):
+        evaluate(program, {})
+    assert evaluate(program, {}, states={"s": np.ones(3)})["y"].tolist() == [1, 1, 1]

@@ -232,6 +232,12 @@ def test_blocks_may_lack_names_and_be_parted_by_commas():
     assert [len(block.inputs) for block in op.blocks] == [1, 0]
 
 
+def test_brackets_may_stand_behind_the_blocks():
+    form = "func main(bool p, fp16 x) {{ fp16 y = cond(pred = p){} then() {{ }} -> (x) {}; }} -> (y);"
+    name = '[name = string("y")]'
+    assert parse(form.format(name, "")) == parse(form.format("", name))
+
+
 def test_what_a_block_defines_is_unknown_behind_it():
     with pytest.raises(ParseError, match="'a' is not defined"):
         parse(function("fp16 y = cond(pred = x) { fp16 a = relu(x = x); } -> (a); fp16 z = relu(x = a);"))

@@ -1,5 +1,6 @@
 """What `torchane inspect` found, as tables for a person."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,18 +8,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+_WIDE = 10_000
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def show(found: Mapping[str, Any], *, with_ops: bool, console: Console | None = None) -> None:
-    """Prints to standard output."""
-    out = console or Console(highlight=False, soft_wrap=True)
+    """Prints to standard output; where that is no terminal, a row of a table stays on one line."""
+    out = console or Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
     out.print(f"[bold]{escape(found['path'])}[/bold]: {found['kind']}, {size(found['size_bytes'])}")
     if found.get("model"):
         _show_model(out, found["model"])
     if "program" in found:
         _show_program(out, found["program"])
+    for stage in found.get("stages", ()):
+        out.print()
+        show(stage, with_ops=with_ops, console=out)
     if "weights_missing" in found:
         out.print(f"[yellow]Without its weights:[/yellow] {escape(found['weights_missing'])}")
     if "hwx" in found:
@@ -63,6 +68,8 @@ def _show_model(out: Console, model: Mapping[str, Any]) -> None:
 def _show_program(out: Console, program: Mapping[str, Any]) -> None:
     made_by = ", ".join(f"{key} {value}" for key, value in program["build_info"].items() if value)
     out.print(f"program({program['version']}){escape(', ' + made_by if made_by else '')}")
+    if program["fault"] is not None:
+        out.print(f"[red]Not well formed:[/red] {escape(program['fault'])}")
     for function in program["functions"]:
         out.print(f"\n[bold]{escape(function['name'])}[/bold]<{function['opset']}>")
         for what in ("inputs", "states", "outputs"):
@@ -72,8 +79,8 @@ def _show_program(out: Console, program: Mapping[str, Any]) -> None:
         out.print(f"  {sum(ops.values()):,} ops: " + ", ".join(f"{kind} {count:,}" for kind, count in ops.items()))
         unsized = f" and {function['unsized']} ops of open sizes" if function["unsized"] else ""
         out.print(
-            f"  {scaled(function['parameters'])} parameters, {function['constants']:,} constants in "
-            f"{size(function['constant_bytes'])}, {scaled(function['macs'])} multiply-adds a run{unsized}"
+            f"  {scaled(function['parameters'])} parameters, {function['constants']:,} const statements, "
+            f"{size(function['constant_bytes'])} of constants, {scaled(function['macs'])} multiply-adds a run{unsized}"
         )
         if function["unknown"]:
             out.print(

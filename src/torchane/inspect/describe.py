@@ -10,13 +10,14 @@ from typing import Any
 
 from torchane.chips import Chip, refusals
 from torchane.chips.legality import Refusal, warnings
-from torchane.errors import ParseError, UsageError
+from torchane.errors import CompileError, ParseError, UsageError
 from torchane.inspect import e5, hwx, mlmodelc, mlpackage
 from torchane.inspect.hwx.describe import describe as describe_hwx
 from torchane.inspect.mlmodel import Description, MLModel, Port
 from torchane.inspect.recognize import Kind, kind_of, load_program
 from torchane.inspect.report import FunctionReport, report
 from torchane.mil.blobs import BlobFile
+from torchane.mil.check import check
 from torchane.mil.diff import diff
 from torchane.mil.ir import Program
 
@@ -48,6 +49,8 @@ class Inspection:
         """Raises UsageError where there is none."""
         if self.program is None:
             kind = self.kind.value if self.model is None else f"{self.kind.value} of the kind {self.model.kind}"
+            if self.kind is Kind.PIPELINE:
+                kind += f"; take one of its models, {mlmodelc.stages(self.path)[0]} and so on"
             raise UsageError(f"{what} needs a program in MIL, and {self.path} is a {kind}.")
         return self.program
 
@@ -58,8 +61,16 @@ class Inspection:
             found["model"] = _model(self.model)
         elif self.kind is Kind.MLMODELC:
             found["model"] = mlmodelc.summary(self.path)
+        elif self.kind in (Kind.PIPELINE, Kind.COMPILED):
+            found["model"] = mlmodelc.summary(self.path)
         if self.program is not None:
-            found["program"] = _program(self.program, with_ops, with_weights)
+            # Where a constant lies is known before it is read.
+            program = load_program(self.path, with_weights=False) if with_weights else self.program
+            found["program"] = _program(program, with_ops, with_weights)
+            found["program"]["fault"] = _fault(self.program)
+        if self.kind is Kind.PIPELINE:
+            options = {"with_ops": with_ops, "with_weights": with_weights}
+            found["stages"] = [Inspection(stage).to_dict(**options) for stage in mlmodelc.stages(self.path)]
         if self.missing_weights is not None:
             found["weights_missing"] = self.missing_weights
         if self.kind is Kind.HWX:
@@ -86,6 +97,15 @@ class Inspection:
         """What the other program does differently from this one."""
         found = diff(self.require_program("--diff"), other.require_program("--diff"))
         return [asdict(difference) for difference in found]
+
+
+def _fault(program: Program) -> str | None:
+    """Why the program is not well formed; None if it is."""
+    try:
+        check(program)
+    except CompileError as error:
+        return str(error)
+    return None
 
 
 def _program(program: Program, with_ops: bool, with_weights: bool) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What lies beside the text in a compiled Core ML model: `metadata.json`, Apple's own summary.
 
+    model.mlmodelc/model.mil  weights/weight.bin  metadata.json  coremldata.bin          a program
+    model.mlmodelc/model0/...  model1/...  metadata.json  coremldata.bin                 a pipeline, each stage a model
+
 `coremldata.bin` and what lies in `analytics/` have no public description and are only listed.
 """
 
@@ -10,6 +13,10 @@ from typing import Any
 from torchane.errors import ParseError
 
 METADATA = "metadata.json"
+DESCRIPTION = "coremldata.bin"
+
+#: What no pipeline has so many of.
+_MOST_STAGES = 1000
 
 #: What of the summary is about the model as a whole.
 _KEYS = (
@@ -40,4 +47,18 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 def summary(folder: Path) -> dict[str, Any]:
     """The part of it that the program itself does not say."""
     metadata = read_metadata(folder)
-    return {key: metadata[key] for key in _KEYS if metadata.get(key)}
+    found = {key: metadata[key] for key in _KEYS if metadata.get(key)}
+    kind = metadata.get("modelType")
+    if isinstance(kind, dict) and isinstance(kind.get("name"), str):
+        found["modelType"] = kind["name"].removeprefix("MLModelType_")
+    return found
+
+
+def stages(folder: Path) -> tuple[Path, ...]:
+    """The models of a pipeline in their order; none if the folder holds no pipeline."""
+    found = []
+    while len(found) < _MOST_STAGES and any(
+        (folder / f"model{len(found)}" / name).is_file() for name in ("model.mil", DESCRIPTION)
+    ):
+        found.append(folder / f"model{len(found)}")
+    return tuple(found)

@@ -21,6 +21,7 @@ from torchane.errors import ParseError, TorchaneError
 from torchane.inspect import mlmodel
 from torchane.inspect.apart import constants_apart
 from torchane.inspect.mlmodel import MLModel
+from torchane.inspect.update_states import updates_apart
 from torchane.mil.blobs import BlobFile, resolve
 from torchane.mil.constants import load_blobs
 from torchane.mil.ir import Program
@@ -124,13 +125,13 @@ def save(
 ) -> Path:
     """Writes a package, in the place of one that is there, and returns its path.
 
-    metadata: see `mlmodel.to_bytes`. Every constant gets a statement of its own (`apart`); those of more than
-    `blob_threshold` bytes go to the weight file.
+    metadata: see `mlmodel.to_bytes`. Every constant gets a statement of its own (`apart`), every update of a state
+    two (`update_states`); constants of more than `blob_threshold` bytes go to the weight file.
     Equal programs give equal files. Everything is written before anything takes its place.
     Raises UsageError for what Core ML cannot hold, TorchaneError where the disk refuses or something else is there.
     """
     path = Path(path)
-    program, writer = extract_blobs(constants_apart(program), blob_threshold)
+    program, writer = extract_blobs(constants_apart(updates_apart(program)), blob_threshold)
     model = mlmodel.to_bytes(program, metadata)
     weights = writer.to_bytes() if len(writer) else b""
     if path.exists() and not (path / MANIFEST).is_file():

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 from torchane.errors import ParseError
-from torchane.inspect import e5, mlpackage
+from torchane.inspect import e5, mlmodelc, mlpackage
 from torchane.inspect.errors import FormatError
 from torchane.inspect.hwx.container import MAGIC, OTHER_MAGIC
 from torchane.mil import load, parse
@@ -23,6 +23,8 @@ class Kind(enum.Enum):
 
     MIL = "MIL text"
     MLMODELC = "compiled Core ML model (folder)"
+    PIPELINE = "compiled Core ML pipeline (folder)"
+    COMPILED = "compiled Core ML model without MIL (folder)"
     MLPACKAGE = "Core ML model package (folder)"
     MLMODEL = "Core ML model (protobuf)"
     HWX = "compiled Neural Engine program"
@@ -47,6 +49,8 @@ def kind_of(path: Path) -> Kind:
             head = file.read(_HEAD)
     except OSError as error:
         raise ParseError(f"{path}: it cannot be read: {error.strerror or error}.") from error
+    if not head:
+        raise ParseError(f"{path}: the file is empty.")
     words = struct.unpack_from("<2I", head.ljust(8, b"\0"))
     if words[0] in (MAGIC, OTHER_MAGIC):
         return Kind.HWX
@@ -71,6 +75,10 @@ def _folder(path: Path) -> Kind:
         return Kind.MLPACKAGE
     if (path / "model.mil").is_file():
         return Kind.MLMODELC
+    if mlmodelc.stages(path):
+        return Kind.PIPELINE
+    if (path / mlmodelc.DESCRIPTION).is_file():
+        return Kind.COMPILED
     if e5.is_bundle(path):
         return Kind.E5
     raise ParseError(
@@ -91,6 +99,9 @@ def load_program(path: Path, *, with_weights: bool = True) -> Program:
     kind = kind_of(path)
     if kind in (Kind.MLPACKAGE, Kind.MLMODEL):
         return mlpackage.load(path, with_weights=with_weights)
+    if kind is Kind.PIPELINE:
+        stages = ", ".join(str(stage) for stage in mlmodelc.stages(path))
+        raise ParseError(f"{path}: a pipeline holds several programs. Take one of its models: {stages}.")
     if kind not in (Kind.MIL, Kind.MLMODELC):
         raise ParseError(f"{path}: a {kind.value} holds no MIL program.")
     if with_weights:

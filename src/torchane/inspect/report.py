@@ -123,7 +123,7 @@ def _constants(ops: list[Op]) -> Iterator[Constant]:
                     continue
                 name = op.name if key == "val" else f"{op.name}.{key}"
                 blob = item.value
-                place = f"{blob.path} at {blob.offset:,}" if isinstance(blob, Blob) else "in memory"
+                place = f"{blob.path} at {blob.offset:,}" if isinstance(blob, Blob) else "inline"
                 yield Constant(name, str(item.type), item.type.size_bytes, place)
 
 

@@ -9,8 +9,10 @@
 nothing: float64 from end to end. Another arithmetic (a chip's own) is an `Arithmetic` handed in.
 """
 
+import os
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,36 @@ def _checked(function: Function, var: Var, given: Any) -> np.ndarray:
     return array
 
 
+def require_memory(op: Op) -> None:
+    """Raises CompileError for results that this machine's memory cannot hold: a few words of a text can ask for
+    a million million numbers, and a system that grants them kills the process when they are written."""
+    size_bytes = sum(
+        var.type.size * _WIDE for var in op.outputs if isinstance(var.type, TensorType) and var.type.is_fixed
+    )
+    if size_bytes > _memory_bytes():
+        raise CompileError(
+            f"{op.name} ({op.kind.name}): its result, {', '.join(str(var.type) for var in op.outputs)}, takes "
+            f"{size_bytes:,} bytes to compute and this machine has {_memory_bytes():,}."
+        )
+
+
+#: Bytes of a number while a rule computes it.
+_WIDE = np.dtype(np.float64).itemsize
+
+
+@cache
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _zeros(function: Function, var: Var) -> np.ndarray:
+    """What a state holds before the first run."""
+    assert isinstance(var.type, StateType)
+    if not var.type.tensor.is_fixed:
+        raise UsageError(f"{function.name}: the state {var.name} is {var.type}, of no fixed size: give its first value.")
+    return np.zeros(var.shape, var.type.tensor.dtype.numpy)  # type: ignore[arg-type]
+
+
 class Run:
     """One run of a function: the arithmetic, and the value of every Var defined so far, as it is kept.
 
@@ -131,7 +163,7 @@ class Run:
         self._states = {} if states is None else states
         for var in function.inputs:
             if isinstance(var.type, StateType):
-                given = self._states.get(var.name, np.zeros(var.shape, var.type.tensor.dtype.numpy))
+                given = self._states[var.name] if var.name in self._states else _zeros(function, var)
                 start = self.admitted(_checked(function, var, given), var.type.tensor)
                 self.values[var] = State(self.loaded(start, var.type.tensor))
             elif var.name not in inputs:
@@ -151,7 +183,11 @@ class Run:
             if op.kind.name == "const":
                 self.values[op.output] = self.constant(op.attrs["val"], op.name)
                 continue
-            results = self.results(op)
+            require_memory(op)
+            try:
+                results = self.results(op)
+            except MemoryError as error:
+                raise CompileError(f"{op.name} ({op.kind.name}): there is not enough memory: {error}") from error
             assert len(results) == len(op.outputs), f"{op.name}: {len(results)} results for {len(op.outputs)} names"
             for var, result in zip(op.outputs, results):
                 self.values[var] = self.stored(result, var.type)

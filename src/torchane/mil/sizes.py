@@ -23,7 +23,9 @@ def with_sizes(function: Function, shapes: Mapping[str, tuple[int, ...]]) -> Fun
     source: dict[Var, Var | Literal] = {}
     inputs = []
     for var in function.inputs:
-        fixed = Var(var.name, TensorType(var.type.dtype, shapes[var.name])) if _is_open(var.type) else var  # type: ignore[union-attr]
+        fixed = var
+        if isinstance(var.type, TensorType) and not var.type.is_fixed:
+            fixed = Var(var.name, TensorType(var.type.dtype, shapes[var.name]))
         source[var] = fixed
         inputs.append(fixed)
     ops = _followed(function.ops, source)
@@ -40,7 +42,8 @@ def _followed(ops: Iterable[Op], source: dict[Var, Var | Literal]) -> tuple[Op, 
         for block in op.blocks:
             within = dict(source)
             body = _followed(block.ops, within)
-            blocks.append(replace(block, ops=body, outputs=tuple(within.get(var, var) for var in block.outputs)))  # type: ignore[misc]
+            outputs = tuple(within.get(var, var) for var in block.outputs)
+            blocks.append(replace(block, ops=body, outputs=outputs))  # type: ignore[arg-type]
         if blocks:  # what leaves a loop may change its sizes from turn to turn
             kept.append(replace(op, blocks=tuple(blocks)))
             continue

@@ -15,7 +15,7 @@ import numpy as np
 
 from torchane.errors import DeviceError
 from torchane.mil.constants import inline_constants
-from torchane.mil.evaluate import Run, function_of
+from torchane.mil.evaluate import Run, function_of, require_memory
 from torchane.mil.ir import Block, Function, Op, Program, Var, walk
 from torchane.mil.sizes import with_sizes
 from torchane.mil.types import FP16, StateType, TensorType
@@ -130,14 +130,20 @@ def _dispatch(
     device: TwinDevice, run: Run, ops: tuple[Op, ...], wanted: set[Var], name: str, arithmetic: str
 ) -> None:
     """Runs ops on the twin; the results that something behind them reads join the values of the run."""
+    for op in ops:
+        require_memory(op)
     results = tuple(var for op in ops for var in op.outputs if var in wanted)
     program = _alone(ops, results)
     loaded = load_program(program, name, arithmetic)
-    inputs = [device.allocate(type_) for type_ in loaded.inputs]
-    outputs = [device.allocate(type_) for type_ in loaded.outputs]
-    for var, buffer in zip(program.inputs, inputs, strict=True):
-        buffer.array[...] = run.values[var]
-    device.run(loaded, inputs, outputs)
+    try:
+        inputs = [device.allocate(type_) for type_ in loaded.inputs]
+        outputs = [device.allocate(type_) for type_ in loaded.outputs]
+        for var, buffer in zip(program.inputs, inputs, strict=True):
+            buffer.array[...] = run.values[var]
+        device.run(loaded, inputs, outputs)
+    except MemoryError as error:
+        scratch = f"{loaded.stats.scratch_bytes:,} bytes between its ops"
+        raise DeviceError(f"{name}: there is not enough memory to run it; it needs {scratch}.") from error
     run.values.update((var, buffer.array) for var, buffer in zip(results, outputs, strict=True))
 
 

@@ -8,11 +8,13 @@
 
 White space is free. The `program` line may be missing (tests and examples write only the function), and so may
 the opset, the brackets behind an op, the last newline. Nested blocks stand between an op's brackets and its
-semicolon: `cond(pred = p)[...] then(T a) { ... } -> (b) else() { ... } -> (c);`. Unknown ops are kept.
+semicolon: `cond(pred = p)[...] then(T a) { ... } -> (b) else() { ... } -> (c);`, or before the brackets. Unknown
+ops are kept.
 
 Almost every statement of a compiled model has one of two plain forms; each is read by one regular expression.
 Source: texts of Apple's compiler and of kernels written for it; no grammar is published. No text with nested
-blocks is public either: their form here is that of functions, and Apple's may differ.
+blocks is public either: their form here is that of functions, as in coremltools' printed programs, and Apple's
+may differ.
 """
 
 import re
@@ -253,9 +255,11 @@ class _ProgramScanner(ValueScanner):
         args = self._arguments(kind.name)
         attrs = self._attributes()
         blocks: list[Block] = []
-        while self.peek() not in (";", "}", ""):
+        while self.peek() not in (";", "}", "[", ""):
             blocks.append(self._block(kind.name))
             self.accept(",")
+        if blocks and not attrs:
+            attrs = self._attributes()
         self.expect(";", f"at the end of the statement {kind.name}")
         for var in outputs:
             self._define(var)
