@@ -1,6 +1,6 @@
 """Spoiled model files, .hwx files and E5 descriptors: each ends in a value or in a FormatError that names a byte.
 
-A .hwx that reads is written back to the same bytes. python tests/inspect/fuzz_binaries.py KIND [COUNT] [SEED]
+What reads is described as `torchane inspect` does, and a .hwx is written back to the same bytes. python tests/inspect/fuzz_binaries.py KIND [COUNT] [SEED]
 """
 
 import struct
@@ -17,6 +17,8 @@ from inspect_samples import e5_descriptor, h13_file, model_file, stream_file
 
 from torchane.inspect import e5, hwx, mlmodel
 from torchane.inspect.errors import FormatError
+from torchane.inspect.hwx.describe import describe
+from torchane.inspect.report import report
 
 LIMIT_S = 5.0
 
@@ -29,13 +31,16 @@ TOKENS = (
 
 
 def model(data: bytes) -> str:
-    mlmodel.parse(data)
+    found = mlmodel.parse(data)
+    if found.program is not None:
+        report(found.program)
     return "read"
 
 
 def engine_program(data: bytes) -> str:
     found = hwx.parse(data)
     assert hwx.to_bytes(found) == data, "another file is written than was read"
+    describe(found)
     return "tasks" if any(stream.tasks for stream in found.tasks) else "read"
 
 

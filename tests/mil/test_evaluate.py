@@ -165,3 +165,19 @@ def test_a_state_of_no_fixed_size_needs_its_first_value():
     with pytest.raises(UsageError, match="the state s is .* of no fixed size"):
         evaluate(program, {})
     assert evaluate(program, {}, states={"s": np.ones(3)})["y"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("text", "inputs", "said"), [
+    ("tensor<int32, [7, 1]> y = non_zero(x = x);", {"x": np.ones(3)}, r"declared as tensor<int32, \[7, 1\]> and came out in the shape \[3, 1\]"),
+    ("tensor<fp16, [?]> y = add(x = x, y = z);", {"x": np.ones(3), "z": np.ones(2)}, r"operands do not fit one another \(x \[3\], z \[2\]\)"),
+])  # fmt: skip
+def test_what_only_the_run_can_tell_is_told_by_op_and_value(text, inputs, said):
+    ports = ", ".join(f"tensor<fp16, [?]> {name}" for name in inputs)
+    with pytest.raises(CompileError, match=said):
+        evaluate(parse(f"func main({ports}) {{ {text} }} -> (y);"), inputs)
+
+
+def test_a_list_cannot_be_handed_in():
+    program = parse("func main(list<fp16, 2> ls) { int32 y = list_length(ls = ls); } -> (y);")
+    with pytest.raises(UsageError, match="tensors only can be handed in"):
+        evaluate(program, {"ls": np.ones(2)})

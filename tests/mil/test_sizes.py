@@ -1,7 +1,9 @@
 """A function with the sizes of its inputs said: what follows, what stays open, and the same numbers."""
 
 import numpy as np
+import pytest
 
+from torchane.errors import CompileError
 from torchane.mil import evaluate, parse
 from torchane.mil.constants import inline_constants
 from torchane.mil.ir import walk
@@ -46,6 +48,15 @@ def test_what_is_read_in_blocks_has_its_size_there_too():
     )
     assert [op.inputs[0].shape for op in walk(function.ops) if op.kind.name == "relu"] == [(4,)]
     assert function.ops[1].blocks[1].outputs[0] == function.ops[0].output
+
+
+@pytest.mark.parametrize(("statement", "said"), [
+    ("tensor<fp16, [?]> y = add(x = x, y = z);", r"op 'y' \(add\), with the sizes of these inputs: add"),
+    ("tensor<fp16, [4]> y = exp(x = x);", r"declared as tensor<fp16, \[4\]>, and with the sizes of these inputs"),
+])  # fmt: skip
+def test_sizes_that_do_not_meet_are_refused(statement, said):
+    with pytest.raises(CompileError, match=said):
+        sized(f"func main(tensor<fp16, [?]> x, tensor<fp16, [?]> z) {{ {statement} }} -> (y);", x=(3,), z=(2,))
 
 
 def test_no_number_changes():

@@ -483,3 +483,9 @@ def test_types_values_and_blocks_up_to_the_limit_are_read():
     value = "list<" * deep + "int32" + ", 1>" * deep + "(" + "[" * deep + "1" + "]" * deep + ")"
     program = parse(function(f"fp16 c = const()[val = {value}];"))
     assert parse(to_text(program)) == program
+
+
+def test_tensors_of_more_axes_than_arrays_have_are_refused():
+    axes = ", ".join(["1"] * 33)
+    with pytest.raises(MilSyntaxError, match="this tensor has 33 axes; the most is 32"):
+        parse(f"func main() {{ fp16 c = const()[val = tensor<fp16, [{axes}]>([1])]; }} -> (c);")

@@ -12,7 +12,7 @@ from torchane.inspect import schema
 from torchane.mil.blobs import pack, unpack
 from torchane.mil.formats import narrowed
 from torchane.mil.ir import Blob, Literal
-from torchane.mil.types import STRING, DictType, DType, ListType, StateType, TensorType, TupleType, Type
+from torchane.mil.types import MAX_RANK, STRING, DictType, DType, ListType, StateType, TensorType, TupleType, Type
 
 #: MIL.proto, enum DataType.
 CODES: dict[DType, int] = {
@@ -29,9 +29,6 @@ _FIELDS = {
     DType.INT64: "longInts", DType.UINT64: "longInts", DType.BOOL: "bools", DType.STRING: "strings",
 }  # fmt: skip
 _STORED = {"floats": np.float32, "doubles": np.float64, "ints": np.int32, "longInts": np.int64, "bools": np.bool_}
-
-#: More axes than NumPy can hold; real programs stop at five.
-_MAX_RANK = 32
 
 
 class Malformed(Exception):
@@ -62,8 +59,8 @@ def _tensor_type(message: Message) -> TensorType:
         raise Malformed(f"a tensor has the element type {message.dataType}, which MIL does not know.")
     if message.rank != len(message.dimensions):
         raise Malformed(f"a tensor has the rank {message.rank} and {len(message.dimensions)} sizes.")
-    if message.rank > _MAX_RANK:
-        raise Malformed(f"a tensor has the rank {message.rank}; the most is {_MAX_RANK}.")
+    if message.rank > MAX_RANK:
+        raise Malformed(f"a tensor has the rank {message.rank}; the most is {MAX_RANK}.")
     if message.attributes:
         raise Malformed(f"a tensor's type has attributes ({', '.join(message.attributes)}), which MIL text cannot say.")
     return TensorType(_DTYPES[message.dataType], tuple(map(_dimension, message.dimensions)))

@@ -107,7 +107,8 @@ def _arithmetic(arithmetic: str | Arithmetic) -> Arithmetic:
 
 def _checked(function: Function, var: Var, given: Any) -> np.ndarray:
     array = np.asarray(given)
-    if len(array.shape) != var.rank or any(want not in (None, have) for want, have in zip(var.shape, array.shape)):
+    type_ = var.type.tensor if isinstance(var.type, StateType) else var.type
+    if not _has_shape(array, type_):
         raise UsageError(f"{function.name}: the input {var.name} is {var.type} and was given the shape {array.shape}.")
     return array
 
@@ -168,6 +169,8 @@ class Run:
                 self.values[var] = State(self.loaded(start, var.type.tensor))
             elif var.name not in inputs:
                 raise UsageError(f"{function.name}: no value for the input {var.name} ({var.type}).")
+            elif not isinstance(var.type, TensorType):
+                raise UsageError(f"{function.name}: the input {var.name} is a {var.type}; tensors only can be handed in.")
             else:
                 self.values[var] = self.admitted(_checked(function, var, inputs[var.name]), var.type)
 
@@ -188,9 +191,19 @@ class Run:
                 results = self.results(op)
             except MemoryError as error:
                 raise CompileError(f"{op.name} ({op.kind.name}): there is not enough memory: {error}") from error
+            except (ValueError, IndexError) as error:  # NumPy's, of operands whose sizes or values only the run tells
+                given = ", ".join(f"{var.name} {list(np.shape(self.values[var]))}" for var in op.inputs)
+                raise CompileError(
+                    f"{op.name} ({op.kind.name}): its operands do not fit one another ({given}): {error}."
+                ) from error
             assert len(results) == len(op.outputs), f"{op.name}: {len(results)} results for {len(op.outputs)} names"
             for var, result in zip(op.outputs, results):
-                self.values[var] = self.stored(result, var.type)
+                kept = self.values[var] = self.stored(result, var.type)
+                if isinstance(var.type, TensorType) and not _has_shape(kept, var.type):
+                    raise CompileError(
+                        f"{op.name} ({op.kind.name}): the result {var.name} is declared as {var.type} and came out in "
+                        f"the shape {list(np.shape(kept))}."
+                    )
 
     def results(self, op: Op) -> tuple[Any, ...]:
         args = {key: self.argument(op, key, arg) for key, arg in arguments(op).items()}
@@ -248,6 +261,14 @@ class Run:
     def stored(self, value: Any, type_: Type) -> Any:
         """What is kept of a result."""
         return self.arithmetic.stores(np.asarray(value), type_.dtype) if _is_array(value, type_) else value
+
+
+def _has_shape(value: Any, type_: Type) -> bool:
+    """Whether an array has the shape that a type says, `?` being any size. What is no array has any."""
+    if not isinstance(value, np.ndarray) or not isinstance(type_, TensorType):
+        return True
+    shape = type_.shape
+    return value.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, value.shape))
 
 
 def _is_array(value: Any, type_: Type) -> bool:

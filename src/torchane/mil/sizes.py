@@ -17,7 +17,7 @@ from torchane.mil.types import TensorType, Type
 
 def with_sizes(function: Function, shapes: Mapping[str, tuple[int, ...]]) -> Function:
     """The function with its inputs in these shapes, which fit the declared ones, and all that follows from them.
-    Its constants must stand in the arguments that read them (`constants.inline_constants`)."""
+    Raises CompileError where operands turn out not to fit. Its constants must stand in the arguments that read them (`constants.inline_constants`)."""
     if not any(_is_open(var.type) for var in function.inputs):
         return function
     source: dict[Var, Var | Literal] = {}
@@ -36,8 +36,8 @@ def with_sizes(function: Function, shapes: Mapping[str, tuple[int, ...]]) -> Fun
 def _followed(ops: Iterable[Op], source: dict[Var, Var | Literal]) -> tuple[Op, ...]:
     """The ops reading what `source` says; what their results become is added to it."""
     kept = []
-    for op in ops:
-        op = op.reading(source)
+    for before in ops:
+        op = before.reading(source)
         blocks = []
         for block in op.blocks:
             within = dict(source)
@@ -47,30 +47,35 @@ def _followed(ops: Iterable[Op], source: dict[Var, Var | Literal]) -> tuple[Op, 
         if blocks:  # what leaves a loop may change its sizes from turn to turn
             kept.append(replace(op, blocks=tuple(blocks)))
             continue
-        outputs = tuple(Var(var.name, _closed(var.type, type_)) for var, type_ in zip(op.outputs, _types(op)))
+        changed = any(item in source for item in before.inputs) or any(_is_open(var.type) for var in op.outputs)
+        outputs = _closed(op) if changed else op.outputs
         source.update(zip(op.outputs, outputs))
         kept.append(replace(op, outputs=outputs))
     return tuple(kept)
 
 
-def _types(op: Op) -> tuple[Type, ...]:
-    """What the op's rule makes of the sizes now known; what was declared, where it has no rule or finds a fault
-    that only the run can judge."""
-    declared = tuple(var.type for var in op.outputs)
-    if op.kind.name == "const" or not op.kind.has_rules or not any(_is_open(type_) for type_ in declared):
-        return declared
+def _closed(op: Op) -> tuple[Var, ...]:
+    """The results with the sizes that the op's rule now gives in place of `?`. Raises CompileError where its
+    operands do not meet, as they may have while their sizes were open."""
+    if op.kind.name == "const" or not op.kind.has_rules:
+        return op.outputs
     try:
-        return inferred(op)
-    except CompileError:
-        return declared
+        types = inferred(op)
+    except CompileError as error:
+        raise CompileError(f"op {op.name!r} ({op.kind.name}), with the sizes of these inputs: {error}") from error
+    return tuple(Var(var.name, _of_both(op, var, type_)) for var, type_ in zip(op.outputs, types))
 
 
-def _closed(declared: Type, found: Type) -> Type:
-    """The declared type with the sizes that were found in place of `?`."""
+def _of_both(op: Op, var: Var, found: Type) -> Type:
+    declared = var.type
     if not isinstance(declared, TensorType) or not isinstance(found, TensorType) or declared.rank != found.rank:
         return declared
-    sizes = tuple(have if size is None else size for size, have in zip(declared.shape, found.shape))
-    return TensorType(declared.dtype, sizes)
+    if any(None not in sizes and sizes[0] != sizes[1] for sizes in zip(declared.shape, found.shape)):
+        raise CompileError(
+            f"op {op.name!r} ({op.kind.name}): the result {var.name} is declared as {declared}, and with the sizes of "
+            f"these inputs it is {found}."
+        )
+    return TensorType(declared.dtype, tuple(b if a is None else a for a, b in zip(declared.shape, found.shape)))
 
 
 def _is_open(type_: Type) -> bool:

@@ -64,6 +64,9 @@ _FLOATS = {DType.FP16, DType.FP32, DType.FP64, DType.BF16, DType.FP8E4M3FN, DTyp
 #: Every element type by the name that MIL text gives it.
 DTYPES: dict[str, DType] = {dtype.mil_name: dtype for dtype in DType}
 
+#: Axes of a tensor that is read from a file: fewer than NumPy's most, and real programs stop at five.
+MAX_RANK = 32
+
 FP16, FP32, INT32, BOOL, STRING = DType.FP16, DType.FP32, DType.INT32, DType.BOOL, DType.STRING
 
 

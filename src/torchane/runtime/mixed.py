@@ -84,7 +84,9 @@ def run_mixed(
 def cut(function: Function, arithmetic: str) -> tuple[tuple[Part, ...], tuple[Elsewhere, ...]]:
     """The function's ops in parts that alternate between the twin and NumPy, and why what is in NumPy is there."""
     waiting = [(op, why_not_native(op, arithmetic), _reads(op)) for op in function.ops]
-    elsewhere = tuple(Elsewhere(inner.name, inner.kind.name, *why) for op, why, _ in waiting if why for inner in _counted((op,)))
+    elsewhere = tuple(
+        Elsewhere(inner.name, inner.kind.name, *why) for op, why, _ in waiting if why for inner in _counted((op,))
+    )
     defined = set(function.inputs)
     parts = []
     native = True
@@ -156,9 +158,10 @@ def _alone(ops: tuple[Op, ...], outputs: tuple[Var, ...]) -> Program:
 
 def _wanted(parts: tuple[Part, ...], outputs: tuple[Var, ...]) -> list[set[Var]]:
     """For each part, what is read behind it."""
-    found = [set(outputs)]
-    for part in reversed(parts[1:]):
-        found.append(found[-1].union(*map(_reads, part.ops)))
+    found, behind = [], set(outputs)
+    for part in reversed(parts):
+        found.append(behind)
+        behind = behind.union(*map(_reads, part.ops))
     return found[::-1]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from torchane.errors import CompileError
 from torchane.mil import evaluate
 from torchane.mil.build import Builder
 from torchane.mil.engine import RECORDS, Evidence, table
@@ -88,3 +89,16 @@ def test_every_rule_has_a_record_and_every_record_names_ops():
     assert all(r.source and r.holds and r.unknown for r in RECORDS)
     assert record_of("matmul").evidence is Evidence.PROVEN and record_of("pow").evidence is Evidence.ASSUMED
     assert "softmax" in table()
+
+
+@pytest.mark.parametrize("equation", ["ab,cd->ad", "aab,bc->ac", "ab->a", "ab,bc,cd->ad"])
+def test_an_einsum_that_is_no_product_of_two_matrices_is_refused(equation):
+    """How the engine sums an axis that one operand has alone is not known."""
+    b = Builder()
+    terms = equation.partition("->")[0].split(",")
+    values = tuple(b.input(f"x{place}", (2,) * len(term)) for place, term in enumerate(terms))
+    program = b.program(b.einsum(values=values, equation=equation))
+    given = {var.name: np.ones(var.shape) for var in program.inputs}
+    evaluate(program, given)
+    with pytest.raises(CompileError, match="not one matrix product of two operands"):
+        evaluate(program, given, arithmetic="engine")

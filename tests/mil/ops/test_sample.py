@@ -137,3 +137,8 @@ HOW = {"sampling_mode": "bilinear", "padding_mode": "border", "padding_value": 0
 def test_refuses(op, args, message):
     with pytest.raises(CompileError, match=message):
         KINDS[op].infer(args)
+
+
+def test_a_box_of_an_image_that_is_not_there_is_refused_when_it_runs():
+    with pytest.raises(CompileError, match="cut out of image 2, and there are 2"):
+        KINDS["crop_resize"].evaluate({"x": X, "boxes": np.zeros((1, 4)), "box_indices": np.array([2])})

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from torchane.errors import CompileError
 from torchane.mil.engine import products, tables
 from torchane.mil.engine.numbers import rounded
 from torchane.mil.engine.records import Evidence, recorded
@@ -59,7 +60,12 @@ def _matmuls(settings: Settings) -> Rule:
 def _einsum(values: tuple[np.ndarray, ...], equation: str, settings: Settings) -> np.ndarray:
     """Two operands as one matmul over the letters that both have and the result keeps; others as they come."""
     terms, result = _terms(equation)
-    assert len(values) == 2, f"einsum of {len(values)} operands: the engine multiplies two"
+    used = [set(term) for term in terms]
+    if len(terms) != 2 or any(len(set(term)) != len(term) for term in terms) or not used[0] ^ used[1] <= set(result):
+        raise CompileError(
+            f"einsum: {equation!r} is not one matrix product of two operands, the only form of which the engine's "
+            "arithmetic is known. Take another arithmetic."
+        )
     left, right = terms
     batch = [c for c in result if c in left and c in right]
     summed = [c for c in left if c in right and c not in result]

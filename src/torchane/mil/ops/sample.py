@@ -237,12 +237,17 @@ def _(
         inside = (y >= 0) & (y <= height - 1) & (place_x >= 0) & (place_x <= width - 1)
         return np.where(inside, _bilinear(image, y, place_x, pad_value), pad_value)
 
+    def image(index: float) -> np.ndarray:
+        if not 0 <= index < len(x):
+            raise CompileError(f"crop_resize: a box is cut out of image {index:g}, and there are {len(x)}.")
+        return x[int(index)]
+
     if roi is None:
         images = np.arange(len(rows)) if box_indices is None else box_indices
-        return np.stack([cut(x[index], box) for index, box in zip(images, rows)])
+        return np.stack([cut(image(index), box) for index, box in zip(images, rows)])
     if rows.shape[1] == 5:
-        return np.stack([cut(x[int(row[0])], row[1:])[None] for row in rows])
-    return np.stack([np.stack([cut(image, row) for image in x]) for row in rows])
+        return np.stack([cut(image(row[0]), row[1:])[None] for row in rows])
+    return np.stack([np.stack([cut(each, row) for each in x]) for row in rows])
 
 
 def _ends(box: np.ndarray, mode: str) -> tuple[tuple[float, float], tuple[float, float]]:

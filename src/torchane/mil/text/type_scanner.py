@@ -6,7 +6,7 @@ type := fp16 | tensor<fp16, [1, ?]> | list<type, 4> | tuple<type, ...> | dict<ty
 import re
 
 from torchane.mil.text.scanner import NAME, Scanner
-from torchane.mil.types import DTYPES, DictType, ListType, StateType, TensorType, TupleType, Type
+from torchane.mil.types import DTYPES, MAX_RANK, DictType, ListType, StateType, TensorType, TupleType, Type
 
 _TYPE = re.compile(r"tensor<[a-z0-9]+, \[[0-9?, ]*\]>|[a-z]+[0-9]*(?![A-Za-z0-9_.$@<])")
 _CONTAINERS = ("tensor", "list", "tuple", "dict", "state")
@@ -73,6 +73,8 @@ class TypeScanner(Scanner):
             if not self.accept(","):
                 self.expect("]", "after the sizes of a tensor type")
                 break
+        if len(shape) > MAX_RANK:
+            self.fail(f"this tensor has {len(shape)} axes; the most is {MAX_RANK}.", start)
         return TensorType(DTYPES[word], tuple(shape))
 
     def _size(self) -> int | None:
