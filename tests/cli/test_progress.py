@@ -48,6 +48,20 @@ def test_plain_lines_show_the_first_and_the_last_step_and_not_every_other():
     )
 
 
+def test_long_work_is_named_once_and_again_with_its_share_when_it_takes_long(monkeypatch):
+    now = iter([0.0, 1.0, 11.0, 12.0])
+    monkeypatch.setattr("torchane.cli.progress.time.monotonic", lambda: next(now))
+    stream = io.StringIO()
+    reporter = PlainReporter(stream)
+    for what, done in (("training the tokenizer", 0), ("encoding", 10), ("encoding", 40), ("encoding", 50)):
+        reporter.working(what, done, 100)
+    assert stream.getvalue() == "Training the tokenizer ...\nEncoding ... 10%\nEncoding ... 40%\n"
+    reporter = LiveReporter(terminal := Terminal())
+    reporter.working("encoding", 40, 100)
+    reporter.close()
+    assert "Encoding ... 40%" in terminal.getvalue()
+
+
 def test_a_terminal_keeps_what_stays_and_square_brackets_are_text():
     stream = Terminal()
     reporter = open_reporter(stream)

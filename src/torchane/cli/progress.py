@@ -24,9 +24,16 @@ class PlainReporter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._last_s = -PLAIN_INTERVAL_S
+        self._work, self._work_s = "", 0.0
 
     def said(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
+
+    def working(self, what: str, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if what != self._work or now_s - self._work_s >= PLAIN_INTERVAL_S:
+            self.said(work_line(what, done, total))
+            self._work, self._work_s = what, now_s
 
     def compiling(self) -> None:
         self.said("Compiling the model; the first step takes longer.")
@@ -61,6 +68,9 @@ class LiveReporter:
     def said(self, text: str) -> None:
         self._console.print(text, markup=False)
 
+    def working(self, what: str, done: int, total: int) -> None:
+        self._live.update(Text(work_line(what, done, total), style="dim"), refresh=True)
+
     def compiling(self) -> None:
         self._live.update(Text("Compiling the model; the first step takes longer.", style="dim"), refresh=True)
 
@@ -86,6 +96,11 @@ class LiveReporter:
 def open_reporter(stream: TextIO) -> PlainReporter | LiveReporter:
     """The live one where the stream is a terminal. Close it when the run is over."""
     return LiveReporter(stream) if stream.isatty() else PlainReporter(stream)
+
+
+def work_line(what: str, done: int, total: int) -> str:
+    share = f" {done / total:.0%}" if 0 < done <= total else ""
+    return f"{what[0].upper()}{what[1:]} ...{share}"
 
 
 def step_line(report: StepReport) -> str:

@@ -63,9 +63,11 @@ class Request:
 
 
 class Progress(Reporter, Protocol):
-    """A reporter that also says things outside the loop."""
+    """A reporter that also says things outside the loop, and how far long work there has come."""
 
     def said(self, text: str) -> None: ...
+
+    def working(self, what: str, done: int, total: int) -> None: ...
 
 
 CompileModel = Callable[[LlamaForCausalLM, str, Path | None, str], CompiledModel]
@@ -200,16 +202,9 @@ def load_dataset(
     path: Path | None, vocab_size: int, seed: int, progress: Progress, tokenizer: Tokenizer | None = None
 ) -> Dataset:
     """The text below path, or our stories. Raises DataError."""
-    said: set[str] = set()
-
-    def tell(what: str, done: int, total: int) -> None:
-        if what not in said:
-            said.add(what)
-            progress.said(f"{what[0].upper()}{what[1:]} ...")
-
     if path is None:
-        return stories_dataset(vocab_size, seed, tokenizer=tokenizer, progress=tell)
-    return corpus_dataset(path, vocab_size, tokenizer=tokenizer, progress=tell)
+        return stories_dataset(vocab_size, seed, tokenizer=tokenizer, progress=progress.working)
+    return corpus_dataset(path, vocab_size, tokenizer=tokenizer, progress=progress.working)
 
 
 def _compile(

@@ -113,6 +113,7 @@ def corpus_dataset(
     path: str | os.PathLike[str], vocab_size: int, *, tokenizer: Tokenizer | None = None, progress: Progress = _silent
 ) -> Dataset:
     """The text below path. Raises DataError if there is none, or too little to hold any out."""
+    progress(f"reading {os.fspath(path)}", 0, 1)
     corpus = read_corpus(path)
     train, valid = split_documents(corpus.documents)
     if not train or not valid:
