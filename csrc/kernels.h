@@ -30,7 +30,8 @@ struct Scan {
 };
 
 // The pieces of a matrix product, C (m, n) = A (m, k) B (k, n). Operands are packed into panels of `rows`
-// rows of A and `columns` columns of B, zeros where the matrix ends, k in steps of `depth`.
+// rows of A and `columns` columns of B, k in steps of `depth`, zeros where it ends. Rows and columns beyond the matrix
+// may hold anything: what they give is not stored.
 struct MatmulKernel {
     int rows, columns, depth;
     // Bytes of one panel of A or B over k (already a multiple of depth).

@@ -10,40 +10,15 @@
 #include "steps.h"
 #include "transpose.h"
 
-#if defined(__x86_64__)
-#include <emmintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
 namespace torchane {
 namespace {
 
-#if defined(__x86_64__)
-using v8 = __m128i;
-inline v8 load8(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-inline void store8(uint16_t* p, v8 v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
-inline v8 low(v8 a, v8 b) { return _mm_unpacklo_epi16(a, b); }
-inline v8 high(v8 a, v8 b) { return _mm_unpackhi_epi16(a, b); }
-#elif defined(__aarch64__)
-using v8 = uint16x8_t;
-inline v8 load8(const uint16_t* p) { return vld1q_u16(p); }
-inline void store8(uint16_t* p, v8 v) { vst1q_u16(p, v); }
-inline v8 low(v8 a, v8 b) { return vzip1q_u16(a, b); }
-inline v8 high(v8 a, v8 b) { return vzip2q_u16(a, b); }
-#endif
-
-// Three rounds of interleaving row i with row i + 4 exchange the 8 rows with the 8 columns.
-inline void transpose_8x8(uint16_t* to, int64_t to_stride, const uint16_t* from, int64_t from_stride) {
-    v8 r[8], t[8];
+inline void transpose_block(uint16_t* to, int64_t to_stride, const uint16_t* from, int64_t from_stride) {
+    v8 r[8];
+#pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) r[i] = load8(from + i * from_stride);
-    for (int round = 0; round < 3; ++round) {
-        for (int i = 0; i < 4; ++i) {
-            t[2 * i] = low(r[i], r[i + 4]);
-            t[2 * i + 1] = high(r[i], r[i + 4]);
-        }
-        for (int i = 0; i < 8; ++i) r[i] = t[i];
-    }
+    transpose_8x8(r);
+#pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) store8(to + i * to_stride, r[i]);
 }
 
@@ -149,7 +124,7 @@ void transpose_16(uint16_t* to, int64_t to_stride, const uint16_t* from, int64_t
             const int64_t i8 = i0 + (i1 - i0) / 8 * 8, j8 = j0 + (j1 - j0) / 8 * 8;
             for (int64_t j = j0; j < j8; j += 8)
                 for (int64_t i = i0; i < i8; i += 8)
-                    transpose_8x8(to + j * to_stride + i, to_stride, from + i * from_stride + j, from_stride);
+                    transpose_block(to + j * to_stride + i, to_stride, from + i * from_stride + j, from_stride);
             for (int64_t i = i0; i < i1; ++i)
                 for (int64_t j = i < i8 ? j8 : j0; j < j1; ++j) to[j * to_stride + i] = from[i * from_stride + j];
         }

@@ -18,26 +18,58 @@ constexpr int ROWS = LANES == 8 ? 6 : 4;
 constexpr int VECTORS = 2;
 constexpr int COLUMNS = VECTORS * LANES;
 
+constexpr int EIGHT = 8;
+constexpr int64_t SLACK = 16;  // floats that may be written behind a panel
+
+int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Neighbours in memory lie along k: blocks of eight rows by eight numbers are turned in registers. Of rows that are
+// not there, the last one is read again.
+template <int WIDTH>
+void pack_along_k(float* panel, const half_t* from, int64_t stride, int64_t count, int64_t k) {
+    constexpr int GROUPS = (WIDTH + EIGHT - 1) / EIGHT;
+    const half_t* rows[GROUPS * EIGHT];
+    for (int64_t i = 0; i < GROUPS * EIGHT; ++i) rows[i] = from + smaller_of(i, count - 1) * stride;
+    int64_t p = 0;
+    for (; p + EIGHT <= k; p += EIGHT)
+        for (int group = GROUPS - 1; group >= 0; --group) {  // the last first: what it writes beyond WIDTH, the first replaces
+            v8 block[EIGHT];
+#pragma GCC unroll 8
+            for (int i = 0; i < EIGHT; ++i) block[i] = load8(rows[group * EIGHT + i] + p);
+            transpose_8x8(block);
+            float* to = panel + p * WIDTH + group * EIGHT;
+#pragma GCC unroll 8
+            for (int j = 0; j < EIGHT; ++j) widen8(to + j * WIDTH, block[j]);
+        }
+    for (; p < k; ++p)
+        for (int i = 0; i < WIDTH; ++i) {
+            half_t one[LANES] = {rows[i][p]};
+            float wide[LANES];
+            store(wide, load(one));
+            panel[p * WIDTH + i] = wide[0];
+        }
+}
+
+// Neighbours in memory lie along the rows. Whole vectors are read as long as that stays within the operand.
+template <int WIDTH>
+void pack_along_rows(float* panel, const half_t* from, int64_t stride, int64_t count, int64_t k) {
+    constexpr int64_t READ = (WIDTH + LANES - 1) / LANES * LANES;
+    int64_t p = 0;
+    for (const int64_t last = (k - 1) * stride + count; p < k && p * stride + READ <= last; ++p)
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < READ; i += LANES) store(panel + p * WIDTH + i, load(from + p * stride + i));
+    for (; p < k; ++p)
+        for (int64_t i = 0; i < count; i += LANES) {
+            const int64_t n = smaller_of(LANES, count - i);
+            store_n(panel + p * WIDTH + i, load_n(from + p * stride + i, n), n);
+        }
+}
+
 // panel[k][width] fp32.
 template <int WIDTH>
 bool pack(void* to, const half_t* from, int64_t stride, bool along_k, int64_t count, int64_t k) {
-    float* panel = static_cast<float*>(to);
-    if (count < WIDTH) __builtin_memset(panel, 0, sizeof(float) * static_cast<size_t>(k * WIDTH));
-    if (!along_k) {
-        for (int64_t p = 0; p < k; ++p) {
-            int64_t i = 0;
-            for (; i + LANES <= count; i += LANES) store(panel + p * WIDTH + i, load(from + p * stride + i));
-            if (i < count) store_n(panel + p * WIDTH + i, load_n(from + p * stride + i, count - i), count - i);
-        }
-        return true;
-    }
-    for (int64_t i = 0; i < count; ++i)
-        for (int64_t p = 0; p < k; p += LANES) {
-            const int64_t n = k - p < LANES ? k - p : LANES;
-            float row[LANES];
-            store(row, load_n(from + i * stride + p, n));
-            for (int64_t l = 0; l < n; ++l) panel[(p + l) * WIDTH + i] = row[l];
-        }
+    if (along_k) pack_along_k<WIDTH>(static_cast<float*>(to), from, stride, count, k);
+    else pack_along_rows<WIDTH>(static_cast<float*>(to), from, stride, count, k);
     return true;
 }
 
@@ -74,8 +106,8 @@ void store_rows(half_t* to, int64_t stride, const float* c, int64_t rows, int64_
     }
 }
 
-int64_t panel_a_bytes(int64_t k) { return k * ROWS * static_cast<int64_t>(sizeof(float)); }
-int64_t panel_b_bytes(int64_t k) { return k * COLUMNS * static_cast<int64_t>(sizeof(float)); }
+int64_t panel_a_bytes(int64_t k) { return (k * ROWS + SLACK) * static_cast<int64_t>(sizeof(float)); }
+int64_t panel_b_bytes(int64_t k) { return (k * COLUMNS + SLACK) * static_cast<int64_t>(sizeof(float)); }
 void nothing() {}
 
 }  // namespace

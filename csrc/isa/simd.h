@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "half.h"
+#include "transpose.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -161,6 +162,20 @@ TORCHANE_INLINE void store_n(T* p, vf v, int64_t n) {
     for (int64_t i = 0; i < n; ++i) p[i] = whole[i];
 }
 #endif
+
+// Eight fp16 numbers, widened.
+TORCHANE_INLINE void widen8(float* p, v8 h) {
+#if defined(__AVX2__)
+    _mm256_storeu_ps(p, _mm256_cvtph_ps(h));
+#elif defined(__aarch64__)
+    store(p, vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(h))));
+    store(p + 4, vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(h))));
+#else
+    half_t whole[8];
+    store8(whole, h);
+    for (int i = 0; i < 8; ++i) p[i] = half_to_float(whole[i]);
+#endif
+}
 
 // The larger and the smaller; NaN where either is, as NumPy's maximum and minimum.
 TORCHANE_INLINE vf larger(vf a, vf b) { return select(unordered(a), a, raw_max(a, b)); }
