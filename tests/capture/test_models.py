@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from zoo import FAMILIES, batch_for
+from zoo import FAMILIES, IMAGES, batch_for
 
 from torchane.capture import backend
 
@@ -21,6 +21,7 @@ BARS = {"ResNet": 0.2, "Hugging Face ResNet": 0.2}
 ZERO = 1e-3
 
 NORMAL = ["Llama", "GPT-2", "BERT", "smooth ResNet", "ViT"]
+PADDED = [name for name in FAMILIES if name not in IMAGES and not name.startswith("our")]
 LONG = [name for name in FAMILIES if name not in NORMAL]
 
 
@@ -37,11 +38,20 @@ def loss_of(result: object) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", [*NORMAL, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)])
 def test_model_trains_as_in_eager(name: str) -> None:
+    check_training(name, "right")
+
+
+@pytest.mark.parametrize("name", ["Llama", *(pytest.param(name, marks=pytest.mark.long) for name in PADDED if name != "Llama")])
+def test_a_batch_padded_on_the_left_trains_as_in_eager(name: str) -> None:
+    check_training(name, "left")
+
+
+def check_training(name: str, padding: str) -> None:
     torch.manual_seed(0)
     model = FAMILIES[name]().train()
     eager = copy.deepcopy(model)
     compiled = torch.compile(model, backend=backend.ane, options={"device": "twin"})
-    batch = batch_for(name)
+    batch = batch_for(name, padding=padding)
     losses = []
     for current in (compiled, eager):
         torch.manual_seed(1)

@@ -114,15 +114,15 @@ FAMILIES: dict[str, Build] = {
 IMAGES = {"MLP": 16, "ResNet": 32, "smooth ResNet": 32, "Hugging Face ResNet": 32, "ConvNeXt": 32, "ViT": 16}
 
 
-def batch_for(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Keyword arguments of one training call; the second text is padded at its end."""
+def batch_for(name: str, seed: int = 0, padding: str = "right") -> dict[str, torch.Tensor]:
+    """Keyword arguments of one training call; the second text is padded at its end, or at its beginning."""
     generator = torch.Generator().manual_seed(seed)
     if name in IMAGES:
         size = IMAGES[name]
         return {"pixel_values": torch.randn(4, 3, size, size, generator=generator), "labels": torch.tensor([1, 2, 3, 4])}
     tokens = torch.randint(64, (2, 16), generator=generator)
     mask = torch.ones(2, 16, dtype=torch.long)
-    mask[1, 10:] = 0
+    mask[1, slice(10, 16) if padding == "right" else slice(0, 6)] = 0
     labels = tokens.masked_fill(mask == 0, -100)
     if name.startswith("our"):
         return {"input_ids": tokens, "labels": labels}

@@ -20,7 +20,7 @@ from torch import fx
 from torchane import passes
 from torchane.capture.graph import Cut, Place, Region
 from torchane.capture.rules import RULES
-from torchane.capture.rules.common import MASKED
+from torchane.capture.rules.common import EXCLUDED, MASKED
 from torchane.capture.sources import place_of
 from torchane.chips import Chip
 from torchane.errors import CaptureError, CompileError
@@ -166,9 +166,10 @@ def _renamed(program: Program, new: Mapping[Var, Var]) -> Program:
 
 
 def fp16_literal(tensor: torch.Tensor) -> Literal:
-    """A folded tensor as an fp16 constant; True is 1, and what fp16 cannot hold becomes MASKED or its mirror."""
+    """A folded tensor as an fp16 constant; True is 1, -inf EXCLUDED, and what else fp16 cannot hold MASKED or its mirror."""
     array = tensor.detach().to(torch.float32).numpy()
-    array = np.where(np.abs(array) > np.finfo(np.float16).max, np.copysign(-MASKED, array), array)
+    beyond = np.where(np.isneginf(array), np.float32(EXCLUDED), np.copysign(np.float32(-MASKED), array))
+    array = np.where(np.abs(array) > np.finfo(np.float16).max, beyond, array)
     return literal(array, FP16)
 
 

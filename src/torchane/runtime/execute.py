@@ -19,8 +19,9 @@ from torchane.runtime.loss_scale import Reading
 from torchane.runtime.surfaces import SurfacePool
 
 FP16_MAX = 65504.0
-#: The same number that rules write for a masked score (reference: mil-text, section 5).
+#: The same numbers that rules write for a masked score, finite or -inf (reference: mil-text, section 5).
 MASKED = -1e4
+EXCLUDED = -3e4
 
 
 class Host(Protocol):
@@ -160,7 +161,8 @@ class _Run:
             factor = self.scale if copy.value in self.executor.plan.gradients else 1.0
             source = self.executor.host.array(self.values[copy.value])
             if copy.is_mask:
-                source = np.where(source < -FP16_MAX, np.float32(MASKED), source)
+                beyond = np.where(np.isneginf(source), np.float32(EXCLUDED), np.float32(MASKED))
+                source = np.where(source < -FP16_MAX, beyond, source)
             jobs.append((*_meeting(self.surfaces[copy.value].array, source, copy.layout), factor))
         if any(copy.is_weight for copy in step.copies) and not self.weights_are_staged:
             weights.generation += 1

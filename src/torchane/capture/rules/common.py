@@ -15,9 +15,13 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Var
 from torchane.mil.types import FP16, DType, TensorType
 
-#: Added to a score, it leaves nothing after the softmax; score + MASKED stays finite in fp16, where
-#: -65504 plus a score may not (reference: mil-text.md, section 5).
+#: Added to a score, either leaves nothing after the softmax; score + MASKED stays finite in fp16, where
+#: -65504 plus a score may not (reference: mil-text.md, section 5). EXCLUDED stands for -inf, MASKED for large finite
+#: numbers: a row that is -inf throughout has a softmax of zeros where torch says so, a row of finfo.min an even one.
 MASKED = -1e4
+EXCLUDED = -3e4
+#: What lies below is EXCLUDED: two MASKED penalties and a score do not reach it, nor does EXCLUDED and a score leave it.
+EXCLUDED_BELOW = -2.5e4
 #: The largest finite and the smallest positive number of a type, for the types that programs hold.
 _LARGEST = {FP16: 65504.0}
 _SMALLEST = {FP16: 2.0**-24}
@@ -76,6 +80,11 @@ def is_masking(value: float | None) -> bool:
     Milder numbers are selected as they are.
     """
     return value is not None and value <= -32768
+
+
+def penalty_for(value: float) -> float:
+    """What programs write for a masking number."""
+    return EXCLUDED if value == -math.inf else MASKED
 
 
 def scaled(b: Builder, x: Value, factor: float) -> Value:

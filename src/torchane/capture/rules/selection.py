@@ -1,7 +1,7 @@
 """Masks: where, masked_fill, comparisons, and, or, not.
 
-A mask is 0.0 or 1.0. `where(mask, scores, -inf)` adds -1e4 where the mask is off: finite in fp16, and
-nothing after the softmax. Every other selection is a * mask + b * (1 - mask), exact for finite a and b.
+A mask is 0.0 or 1.0. `where(mask, scores, -inf)` gives -3e4 where the mask is off (-1e4 for a finite number): finite
+in fp16, and nothing after the softmax. Where every row keeps something, the penalty is simply added. Every other selection is a * mask + b * (1 - mask), exact for finite a and b.
 Comparisons of program values give masks by `common.positive`; what compares only integers or positions
 stays on the host.
 """
@@ -13,7 +13,7 @@ import torch
 from torch.fx import Node
 
 from torchane.capture.rules import common
-from torchane.capture.rules.common import MASKED, is_masking, number, one_minus, positive, scaled, uniform
+from torchane.capture.rules.common import is_masking, number, one_minus, penalty_for, positive, scaled, uniform
 from torchane.capture.rules.elementwise import Operand, operands
 from torchane.capture.rules.registry import Value, lowers
 from torchane.mil.build import Builder
@@ -28,11 +28,9 @@ def where(b: Builder, mask: Value, chosen: Operand, other: Operand) -> Value:
     a, c = uniform(chosen), uniform(other)
     shape = np.broadcast_shapes(*(x.shape for x in (mask, chosen, other) if isinstance(x, Var | Literal)))
     if is_masking(c):
-        penalty = scaled(b, one_minus(b, mask), MASKED)
-        result = penalty if a == 0 else b.add(x=penalty, y=_value(chosen, dtype))
+        result = _masked(b, mask, one_minus(b, mask), None if a == 0 else _value(chosen, dtype), penalty_for(c))
     elif is_masking(a):
-        penalty = scaled(b, mask, MASKED)
-        result = penalty if c == 0 else b.add(x=penalty, y=_value(other, dtype))
+        result = _masked(b, one_minus(b, mask), mask, None if c == 0 else _value(other, dtype), penalty_for(a))
     else:
         kept = None if a == 0 else mask if a == 1 else b.mul(x=mask, y=_value(chosen, dtype))
         rest = None if c == 0 else one_minus(b, mask)
@@ -44,6 +42,16 @@ def where(b: Builder, mask: Value, chosen: Operand, other: Operand) -> Value:
         else:
             result = b.add(x=kept, y=rest)
     return common.broadcast_to(b, result, shape)
+
+
+def _masked(b: Builder, kept: Value, dropped: Value, x: Value | None, amount: float) -> Value:
+    """x where `kept`, else `amount`, which absorbs x only if x is taken out: that shows in rows masked throughout."""
+    penalty = scaled(b, dropped, amount)
+    if x is None:
+        return penalty
+    if not (isinstance(kept, Literal) and kept.shape and kept.value.any(axis=-1).all()):
+        x = b.mul(x=x, y=kept)
+    return b.add(x=penalty, y=x)
 
 
 def _value(x: Operand, dtype: common.DType) -> Value:

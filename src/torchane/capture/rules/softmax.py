@@ -1,14 +1,17 @@
 """Softmax and log-softmax with their gradients.
 
-_safe_softmax differs from softmax in rows that are -inf throughout, where torch writes zeros. Programs
-mask with -1e4 instead of -inf, and such a row comes out as if nothing in it were masked; no loss reads it.
+_safe_softmax differs from softmax in rows that are -inf throughout, where torch writes zeros (attention over nothing: a
+padded query). Programs hold -3e4 instead of -inf, and such a row is known by its maximum. Where the scores have no mask,
+or a constant one that leaves something in every row, the two are one.
 """
 
 import torch
 
 from torchane.capture.rules import common
+from torchane.capture.rules.common import EXCLUDED_BELOW
 from torchane.capture.rules.registry import Value, lowers
 from torchane.mil.build import Builder
+from torchane.mil.ir import Literal
 
 aten = torch.ops.aten
 
@@ -22,7 +25,36 @@ def softmax(b: Builder, x: Value, dim: int, half_to_float: bool) -> Value:
 
 @lowers(aten._safe_softmax.default)
 def safe_softmax(b: Builder, x: Value, dim: int, dtype: object = None) -> Value:
-    return softmax(b, x, dim, False)
+    result = softmax(b, x, dim, False)
+    if not x.shape or not _may_be_excluded(b, x):
+        return result
+    top = b.reduce_max(x=x, axes=(common.axis_of(dim, len(x.shape)),), keep_dims=True)
+    seen = common.positive(b, b.add(x=top, y=common.number(-EXCLUDED_BELOW, common.dtype_of(x))))
+    return b.mul(x=result, y=seen)
+
+
+#: Ops that only move what they are given.
+_MOVES = ("reshape", "transpose", "expand_dims", "squeeze", "identity")
+
+
+def _may_be_excluded(b: Builder, x: Value) -> bool:
+    """A row may be EXCLUDED throughout: a mask of run time, or a constant one with such a row, was added to it."""
+    if isinstance(x, Literal):
+        return bool((x.value < EXCLUDED_BELOW).any())
+    made = next((op for op in b.ops if x in op.outputs), None)
+    if made is None:
+        return True  # scores from outside, mask and all
+    if made.kind.name in _MOVES:
+        return _may_be_excluded(b, made.args["x"])
+    if made.kind.name != "add":
+        return made.kind.name not in ("matmul", "mul", "real_div")
+    terms = made.args["x"], made.args["y"]
+    constant = next((term for term in terms if isinstance(term, Literal)), None)
+    if constant is None:
+        return True
+    hidden = constant.value < EXCLUDED_BELOW
+    other = terms[0] if terms[1] is constant else terms[1]
+    return bool(hidden.all(axis=-1).any() if constant.shape else hidden) or _may_be_excluded(b, other)
 
 
 @lowers(aten._softmax_backward_data.default)
