@@ -246,6 +246,7 @@ class _Planner:
 
     def _host_call(self, key: str, nodes: list[fx.Node]) -> None:
         """Adds a segment that computes `nodes` from what the host has, views and constants made on the way."""
+        self._bring_home(nodes)
         segment = fx.Graph()
         made: dict[fx.Node, fx.Node] = {}
         sources: dict[fx.Node, None] = {}
@@ -274,6 +275,14 @@ class _Planner:
         self.host_calls[key] = fx.GraphModule(self.module, segment)
         self.steps.append(HostCall(key, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in nodes)))
         self.on_host.update(nodes)
+
+    def _bring_home(self, nodes: list[fx.Node]) -> None:
+        """Unstages what the forward kept in surfaces and these nodes read on the host."""
+        saved = [node for node in self.inputs if node in self.surfaces_in and node not in self.on_host]
+        wanted = [node for node in saved if self._is_read_by(node, nodes)]
+        if wanted:
+            self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in wanted)))
+            self.on_host.update(wanted)
 
     def _is_read_by(self, source: fx.Node, nodes: list[fx.Node]) -> bool:
         wanted = set(nodes)
