@@ -15,7 +15,6 @@ import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch import config as functorch_config
-from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,6 +24,7 @@ from torchane.capture.host import TorchHost
 from torchane.capture.inputs import check_inputs
 from torchane.capture.planning import Planned, Roles, plan_graph
 from torchane.capture.region import RegionCompiler
+from torchane.capture.repeats import inline, layers_write_to_nothing, partition, share_layers
 from torchane.capture.report import Row, rows_of, warn_of_host_work
 from torchane.capture.rules import decompositions
 from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
@@ -97,7 +97,7 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
 
     if has_symbols(example_inputs):
         return torch._dynamo.disable(Specialising(gm, example_inputs, compile_exact))
-    return compile_exact(gm, example_inputs)
+    return compile_exact(share_layers(gm), example_inputs)
 
 
 def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -106,12 +106,12 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
         fw_compiler=lambda graph, inputs: _compile_forward(compiled, graph),
         bw_compiler=lambda graph, inputs: _compile_backward(compiled, graph),
         inference_compiler=lambda graph, inputs: _compile_forward(compiled, graph, inference=True),
-        partition_fn=min_cut_rematerialization_partition,
+        partition_fn=partition,
         decompositions=decompositions(),
     )
     # Attention is traced as products and a softmax, which rules can lower. Buffers are not donated to the
     # backward: surfaces go back to their pool by themselves, and retain_graph keeps working.
-    with sdpa_kernel(SDPBackend.MATH), functorch_config.patch(donated_buffer=False):
+    with sdpa_kernel(SDPBackend.MATH), functorch_config.patch(donated_buffer=False), layers_write_to_nothing():
         return compile_with(gm, example_inputs)
 
 
@@ -149,6 +149,8 @@ def _is_buffer(node: fx.Node, example: torch.Tensor) -> bool:
 
 
 def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = False) -> Callable[..., Any]:
+    if inference:  # nothing was partitioned
+        gm = inline(gm)
     results = gm.graph.output_node().args[0]
     context = TracingContext.try_get()
     count = len(results) if inference else context.fw_metadata.num_forward

@@ -104,6 +104,10 @@ class _Planner:
         self.inputs = [node for node in graph.nodes if node.op == "placeholder"]
         self.results: list[Any] = list(graph.output_node().args[0])
         self.kept = {self.results[i] for i in roles.kept if self._is_kept(self.results[i])}
+        self.result_nodes = {result for result in self.results if isinstance(result, fx.Node)}
+        self.given_back = {
+            result for i, result in enumerate(self.results) if isinstance(result, fx.Node) and i not in roles.kept
+        }
         self.layouts: dict[fx.Node, PortLayout] = {
             nodes[key]: layout for key, layout in roles.layouts.items() if key in nodes
         }
@@ -155,9 +159,7 @@ class _Planner:
         return False
 
     def _is_user_output(self, node: fx.Node) -> bool:
-        return any(result is node and i not in self.roles.kept for i, result in enumerate(self.results)) or any(
-            result is node and node not in self.kept for result in self.results
-        )
+        return node in self.given_back or (node not in self.kept and node in self.result_nodes)
 
     # ---- scheduling
 
@@ -266,8 +268,9 @@ class _Planner:
                 ran.append((str(node.target), self.cut.reasons.get(node, "")))
             return made[node]
 
+        read = self._read_by(nodes, self.on_host)
         for node in self.graph.nodes:  # placeholders first, in the graph's order
-            if node in self.on_host and self._is_read_by(node, nodes):
+            if node in read:
                 make(node)
         for node in nodes:
             make(node)
@@ -278,23 +281,25 @@ class _Planner:
 
     def _bring_home(self, nodes: list[fx.Node]) -> None:
         """Unstages what the forward kept in surfaces and these nodes read on the host."""
-        saved = [node for node in self.inputs if node in self.surfaces_in and node not in self.on_host]
-        wanted = [node for node in saved if self._is_read_by(node, nodes)]
+        saved = {node for node in self.surfaces_in if node not in self.on_host}
+        read = self._read_by(nodes, self.on_host | saved)
+        wanted = [node for node in self.inputs if node in saved & read]
         if wanted:
             self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in wanted)))
             self.on_host.update(wanted)
 
-    def _is_read_by(self, source: fx.Node, nodes: list[fx.Node]) -> bool:
-        wanted = set(nodes)
+    def _read_by(self, nodes: list[fx.Node], there: set[fx.Node]) -> set[fx.Node]:
+        """Which values that are there these nodes are made from."""
         pending, seen = list(nodes), set(nodes)
+        read = {node for node in nodes if node in there}
         while pending:
             for arg in pending.pop().all_input_nodes:
-                if arg is source:
-                    return True
-                if arg not in seen and arg not in self.on_host:
+                if arg in there:
+                    read.add(arg)
+                elif arg not in seen:
                     seen.add(arg)
                     pending.append(arg)
-        return source in wanted
+        return read
 
     # ---- values
 

@@ -1,0 +1,307 @@
+"""Equal layers are traced, differentiated and partitioned once.
+
+    Dynamo graph       layer 0 ─► layer 1 ─► layer 2 ─► head
+    share_layers       call(A) ─► call(A) ─► call(B) ─► ...        A: one subgraph for layers of equal structure
+    AOTAutograd        differentiates A once, however often it is called
+    partition          splits the graph with calls in it, then `inline` puts every layer's ops back
+
+A layer is a run of nodes that torch's module stack gives to one numbered block. That only hints: layers
+share a subgraph when their ops, constants, and inputs' shapes, strides, dtypes and need of gradients are
+equal. What comes out has the same nodes as if every layer had been traced by itself, each with its own
+layer's name. torch calls such a call `invoke_subgraph`; its rules are that nothing in it writes to inputs
+and that no result aliases an input.
+"""
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import fx
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
+from torch._ops import HigherOrderOperator
+
+from torchane.capture.graph import VIEWS, layer_name
+
+Stack = Mapping[str, tuple[str, Any]]
+
+#: Change state that later nodes depend on: what they govern is not cut out.
+_MODES = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode")
+#: Write to a tensor that they are given, whatever their name says.
+_WRITERS = ("setitem", "batch_norm", "instance_norm")
+
+
+def share_layers(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph with layers of equal structure replaced by calls of one subgraph each, in place.
+
+    Left as it is where autocast or a grad mode changes on the way, and for layers that are met in pieces,
+    write to a tensor, or hand on what aliases their inputs.
+    """
+    if torch.is_autocast_enabled("cpu") or any(_name(node) in _MODES for node in gm.graph.nodes):
+        return gm
+    alike: dict[Any, list[_Layer]] = {}
+    for layer in _layers(gm.graph):
+        key = layer.key()
+        if key is not None:
+            alike.setdefault(key, []).append(layer)
+    groups = [group for group in alike.values() if len(group) > 1 and len({one.inputs for one in group}) == len(group)]
+    moved: dict[fx.Node, fx.Node] = {}
+    for number, group in enumerate(groups):
+        _replace(gm, f"layer_{number}", group, moved)
+    if groups:
+        gm.recompile()
+    return gm
+
+
+class _Layer:
+    """The nodes of one layer, what they read from outside, and what others read of them."""
+
+    def __init__(self, nodes: Sequence[fx.Node]):
+        inside = set(nodes)
+        self.nodes = nodes
+        self.inputs = tuple(dict.fromkeys(arg for node in nodes for arg in node.all_input_nodes if arg not in inside))
+        self.outputs = tuple(node for node in nodes if any(user not in inside for user in node.users))
+
+    def key(self) -> Any:
+        """What must be equal for two layers to share a subgraph; None where one cannot be shared."""
+        ports = [node.meta.get("example_value") for node in (*self.inputs, *self.outputs)]
+        if any(not isinstance(port, torch.Tensor) for port in ports) or any(map(_writes, self.nodes)):
+            return None
+        storages = [port.untyped_storage()._cdata for port in ports]
+        if len(set(storages[len(self.inputs) :]) - {*storages[: len(self.inputs)]}) < len(self.outputs):
+            return None  # a result aliases an input or another result
+        number = {node: i for i, node in enumerate((*self.inputs, *self.nodes))}
+
+        def written(arg: Any) -> Any:
+            if isinstance(arg, fx.Node):
+                return ("node", number[arg])
+            if isinstance(arg, list | tuple):
+                return (type(arg).__name__, tuple(map(written, arg)))
+            if isinstance(arg, dict):
+                return tuple((name, written(item)) for name, item in arg.items())
+            if isinstance(arg, slice):
+                return ("slice", written(arg.start), written(arg.stop), written(arg.step))
+            return (type(arg).__name__, repr(arg))
+
+        nodes = tuple((node.op, str(node.target), id(node.target) if callable(node.target) else 0, written(node.args), written(node.kwargs)) for node in self.nodes)
+        return nodes, tuple(map(_port, ports)), tuple(number[node] for node in self.outputs)
+
+
+def _port(value: torch.Tensor) -> Any:
+    return type(value).__name__, value.dtype, tuple(value.shape), value.stride(), value.requires_grad, value.device
+
+
+def _layers(graph: fx.Graph) -> Iterator[_Layer]:
+    """Runs of nodes of one layer each; a layer that is met again later is none."""
+    runs: list[tuple[str | None, list[fx.Node]]] = []
+    for node in graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output"):
+            continue
+        label = layer_name(node)
+        if not runs or runs[-1][0] != label:
+            runs.append((label, []))
+        runs[-1][1].append(node)
+    labels = [label for label, _ in runs]
+    for label, nodes in runs:
+        if label and labels.count(label) == 1:
+            yield _Layer(nodes)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether a node may write to what it is given, or is a call of a subgraph already."""
+    name = _name(node)
+    in_place = name.endswith("_") and not name.endswith("__")
+    flagged = "out" in node.kwargs or node.kwargs.get("inplace") is True
+    positional = name in ("dropout", "relu", "silu", "elu", "leaky_relu") and node.args[-1:] == (True,)
+    augmented = getattr(operator, name, None) is node.target and name.startswith("i") and hasattr(operator, name[1:])
+    return isinstance(node.target, HigherOrderOperator) or in_place or flagged or positional or augmented or name in _WRITERS
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _replace(gm: fx.GraphModule, name: str, group: Sequence[_Layer], moved: dict[fx.Node, fx.Node]) -> None:
+    """`moved` says where results of layers that were replaced before are read now."""
+    first = group[0]
+    body = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    for i, node in enumerate(first.inputs):
+        given = body.placeholder(f"x{i}")
+        given.meta = dict(node.meta)
+        made[moved.get(node, node)] = given
+    for node in first.nodes:
+        made[node] = body.node_copy(node, made.__getitem__)
+    body.output(tuple(made[node] for node in first.outputs))
+    gm.register_module(name, fx.GraphModule(gm, body))
+    graph = gm.graph
+    with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
+        attribute = graph.get_attr(name)
+    for layer in group:
+        with graph.inserting_after(layer.nodes[-1]):
+            call = graph.call_function(invoke_subgraph, (attribute, name, *(moved.get(node, node) for node in layer.inputs)))
+        call.meta = {
+            "nn_module_stack": _of_layer(layer.nodes[0].meta["nn_module_stack"]),
+            "stack_trace": layer.nodes[0].meta.get("stack_trace"),
+            "example_value": tuple(node.meta["example_value"] for node in layer.outputs),
+        }
+        after = call
+        for i, node in enumerate(layer.outputs):
+            with graph.inserting_after(after):
+                after = graph.call_function(operator.getitem, (call, i))
+            after.meta = {**call.meta, "example_value": node.meta["example_value"]}
+            moved[node] = after
+            node.replace_all_uses_with(after, delete_user_cb=lambda user, own=set(layer.nodes): user not in own)
+        for node in reversed(layer.nodes):
+            graph.erase_node(node)
+
+
+def _of_layer(stack: Stack) -> Stack:
+    """The module stack down to the numbered block that names the layer."""
+    kept = {}
+    for key, entry in stack.items():
+        kept[key] = entry
+        if entry[0].rstrip("']\")").rsplit("'", 1)[-1].rsplit(".", 1)[-1].isdigit():
+            break
+    return kept
+
+
+@contextmanager
+def layers_write_to_nothing() -> Iterator[None]:
+    """While AOTAutograd traces: torch would trace a layer's subgraph anew at each call, to see whether it
+    writes to its inputs. `share_layers` takes none that does."""
+    before = invoke_subgraph._supports_training_input_mutation
+    invoke_subgraph._supports_training_input_mutation = True
+    try:
+        yield
+    finally:
+        invoke_subgraph._supports_training_input_mutation = before
+
+
+# ---- after tracing
+
+
+def partition(joint: fx.GraphModule, inputs: Any, **options: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """torch's min-cut partition, with calls of layers inlined in both halves.
+
+    torch partitions the layers' own graphs first, through this function too.
+    """
+    _hand_through(joint)
+    stacks = _stacks(joint)
+    forward, backward = min_cut_rematerialization_partition(joint, inputs, **options)
+    return inline(forward, stacks), inline(backward, stacks)
+
+
+def _stacks(joint: fx.GraphModule) -> dict[int, Stack]:
+    """The module stack of every call, which its backward is known by."""
+    calls = [node for node in joint.graph.nodes if node.target is invoke_subgraph and "nn_module_stack" in node.meta]
+    return {_call_id(node): node.meta["nn_module_stack"] for node in calls if _call_id(node) is not None}
+
+
+def _call_id(call: fx.Node) -> int | None:
+    """torch's number of a call, which its backward carries too; None where nothing is differentiated."""
+    return call.meta.get("custom", {}).get("call_id")
+
+
+def _hand_through(joint: fx.GraphModule) -> None:
+    """What a layer's subgraph returns as it came in, or a view of that, is read where it was made: a weight
+    keeps its name, and what the backward needs of it is the weight itself."""
+    for call in joint.graph.nodes:
+        if call.target is not invoke_subgraph:
+            continue
+        body = getattr(joint, call.args[0].target).graph
+        given = dict(zip(body.find_nodes(op="placeholder"), call.args[2:], strict=True))
+        results = body.output_node().args[0]
+        for reader in list(call.users):
+            assert reader.target is operator.getitem, "calls of layers give tuples"
+            views = _views_above(results[reader.args[1]])
+            if views is not None:
+                with joint.graph.inserting_before(reader):
+                    made = dict(given)
+                    for node in views:
+                        made[node] = joint.graph.node_copy(node, made.__getitem__)
+                        made[node].meta["partitioner_tag"] = call.meta.get("partitioner_tag")
+                reader.replace_all_uses_with(made[results[reader.args[1]]])
+    joint.graph.eliminate_dead_code()
+
+
+def _views_above(node: fx.Node | None) -> list[fx.Node] | None:
+    """The views between an input and this node, first to last; None where it is computed."""
+    views: list[fx.Node] = []
+    while node is not None and node.target in VIEWS and len(node.all_input_nodes) == 1:
+        views.insert(0, node)
+        node = node.all_input_nodes[0]
+    return views if node is not None and node.op == "placeholder" else None
+
+
+def inline(gm: fx.GraphModule, stacks: Mapping[int, Stack] = MappingProxyType({})) -> fx.GraphModule:
+    """The graph with every call of a layer replaced by the layer's nodes. What leaves a call keeps its name.
+
+    stacks: the module stack of calls that have none of their own, by number.
+    """
+    calls = [node for node in gm.graph.nodes if node.target is invoke_subgraph]
+    if not calls:
+        return gm
+    for call in calls:
+        _inline(gm, call, stacks.get(_call_id(call)) or call.meta.get("nn_module_stack"))
+    gm.graph.eliminate_dead_code()
+    gm.recompile()
+    return gm
+
+
+def _inline(gm: fx.GraphModule, call: fx.Node, stack: Stack | None) -> None:
+    attribute, operands = call.args[0], iter(call.args[2:])
+    body = getattr(gm, attribute.target)
+    made: dict[fx.Node, Any] = {}
+    with gm.graph.inserting_before(call):
+        for node in body.graph.nodes:
+            if node.op == "placeholder":
+                made[node] = next(operands)
+            elif node.op == "output":
+                results = fx.node.map_arg(node.args[0], made.__getitem__)
+            else:
+                made[node] = gm.graph.node_copy(node, made.__getitem__)
+                if node.op == "get_attr":
+                    made[node].target = f"{attribute.target}_{node.target}"
+                    setattr(gm, made[node].target, getattr(body, node.target))
+                made[node].meta = _renamed(node.meta, call.meta, stack)
+    own = set(made.values())
+    for reader in list(call.users):
+        result, name = results[reader.args[1]], reader.name
+        if result is None:
+            for user in list(reader.users):
+                user.args = fx.node.map_arg(user.args, lambda arg, gone=reader: None if arg is gone else arg)
+        else:
+            reader.replace_all_uses_with(result)
+        gm.graph.erase_node(reader)
+        if result in own:
+            result.name = name  # the forward's outputs and the backward's inputs are known by it
+            own.discard(result)
+    gm.graph.erase_node(call)
+    if not attribute.users:
+        gm.graph.erase_node(attribute)
+
+
+def _renamed(meta: Mapping[str, Any], call: Mapping[str, Any], stack: Stack | None) -> dict[str, Any]:
+    """A node's record, as of the layer that called it."""
+    renamed = dict(meta)
+    if "partitioner_tag" in call:
+        renamed["partitioner_tag"] = call["partitioner_tag"]
+    if stack is None:
+        return renamed
+    layer = list(stack.values())[-1][0]
+    for key in ("nn_module_stack", "fwd_nn_module_stack"):
+        if meta.get(key):
+            template = list(_of_layer(meta[key]).values())[-1][0]
+            renamed[key] = {
+                name: (layer + path[len(template) :] if path.startswith(template) else path, *rest)
+                for name, (path, *rest) in meta[key].items()
+            }
+    if not (meta.get("nn_module_stack") or meta.get("fwd_nn_module_stack")):
+        renamed["fwd_nn_module_stack"] = stack
+    return renamed
+
+
