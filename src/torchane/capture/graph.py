@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import fx
+from torch._ops import HigherOrderOperator
 
 aten = torch.ops.aten
 
@@ -146,6 +147,9 @@ def _place(
 
 
 def _is_repeatable(node: fx.Node) -> bool:
+    """Gives the same at every step. A higher-order op may draw: `run_and_save_rng_state` around a dropout."""
+    if isinstance(node.target, HigherOrderOperator):
+        return False
     tags = getattr(node.target, "tags", ())
     return torch.Tag.nondeterministic_seeded not in tags
 
