@@ -89,12 +89,12 @@ def test_json_is_one_object(inspect):
     assert found["kind"] == "MIL text"
     assert found["program"]["functions"][0]["ops"] == {"mul": 1, "relu": 1}
     assert found["chip"]["name"] == "portable"
-    assert [difference["change"] for difference in found["diff"]][:1] == ["removed"]
+    assert found["diff"] == [{"change": "changed", "where": "op 'a' (tanh)", "what": "was relu"}]
 
 
 def test_differences_are_shown(inspect):
     _, out, _ = inspect("before.mil", "--diff", "after.mil")
-    assert "- op 'a' (relu)" in out and "+ op 'a' (tanh)" in out
+    assert "Differences: 1\n~ op 'a' (tanh): was relu" in out
     _, out, _ = inspect("before.mil", "--diff", "before.mil")
     assert "The programs do the same." in out
 

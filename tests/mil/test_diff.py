@@ -80,7 +80,18 @@ def test_swapped_operands():
 def test_another_kind_of_op():
     first = parse("func main(fp16 x) { fp16 y = sin(x = x); } -> (y);")
     second = parse("func main(fp16 x) { fp16 y = cos(x = x); } -> (y);")
-    assert said(first, second) == ["- op 'y' (sin)", "+ op 'y' (cos)", "~ output 'y': is another value"]
+    assert said(first, second) == ["~ op 'y' (cos): was sin"]
+
+
+def test_an_op_of_another_form_is_no_change_of_one():
+    first = parse("func main(fp16 x) { fp16 y = sin(x = x); } -> (y);")
+    second = parse("func main(fp16 x) { fp16 y = add(x = x, y = x); } -> (y);")
+    assert said(first, second) == ["- op 'y' (sin)", "+ op 'y' (add)", "~ output 'y': is another value"]
+
+
+def test_what_reads_an_op_of_another_kind_is_not_reported():
+    form = "func main(fp16 x) {{ fp16 a = {}(x = x); fp16 y = mul(x = a, y = x); }} -> (y);"
+    assert said(parse(form.format("sin")), parse(form.format("cos"))) == ["~ op 'a' (cos): was sin"]
 
 
 def test_added_and_removed_arguments_and_attributes():

@@ -118,8 +118,9 @@ class _Pairs:
                 self._pair(same.popleft(), place)
 
     def _pair_rest(self) -> None:
-        """Of the others those of one kind that stand in one order; first those that also agree in their types."""
-        for key in (_kind_and_types, _kind):
+        """Of the others those of one kind that stand in one order; first those that also agree in their types, last
+        those of other kinds that take and give the same: one in the place of the other."""
+        for key in (_kind_and_types, _kind, _form):
             taken = set(self._other.values())
             old = [place for place in range(len(self._old.ops)) if place not in taken]
             new = [place for place in range(len(self._new.ops)) if place not in self._other]
@@ -147,6 +148,8 @@ class _Pairs:
 
     def _op(self, old: Op, new: Op) -> Iterator[Difference]:
         where = _named(new)
+        if old.kind != new.kind:
+            yield Difference("changed", where, f"was {old.kind.name}")
         for key in dict.fromkeys((*old.args, *new.args)):
             before, after = old.args.get(key), new.args.get(key)
             if not self._agree(before, after):
@@ -265,6 +268,10 @@ def _kind(op: Op) -> object:
 
 def _kind_and_types(op: Op) -> object:
     return op.kind.name, tuple(op.args), tuple(str(var.type) for var in op.outputs)
+
+
+def _form(op: Op) -> object:
+    return frozenset(op.args), tuple(str(var.type) for var in op.outputs)
 
 
 def _named(op: Op) -> str:
