@@ -89,6 +89,8 @@ def test_an_unknown_generation_is_one_gap():
     (7, 0x0000, ("Common", "InDim")),
     (7, 0xC804, ("NE", "MACCfg")),
     (7, 0x13838, ("TileDMASrc", "Fmt")),
+    (7, 0x17804, ("TileDMADst", "BaseAddr")),
+    (7, 0x17818, ("TileDMADst", "Fmt")),
     (7, 0x99999, ("?", "?0x99999")),
     (11, 0x1918, ("KernelDMA", "CoeffDMAConfig[0]")),
     (11, 0x1958, ("KernelDMA", "CoeffBaseAddr[0]")),
@@ -98,6 +100,12 @@ def test_an_unknown_generation_is_one_gap():
     (17, 0x4918, ("NE", "RoundMode")),
     (17, 0x4528, ("PE", "LUT[4]")),
     (17, 0x4D68, ("TileDMASrc", "Format[0]")),
+    (17, 0x134A * 4, ("TileDMASrc", "Src2BaseLow")),  # GDE's word address
+    (17, 0x4134, ("L2", "Src2GroupStride")),
+    (24, 0x1346 * 4, ("TileDMASrc", "Src1Base")),     # M6S's word addresses
+    (24, 0x134C * 4, ("TileDMASrc", "Src2Base")),
+    (24, 0x1444 * 4, ("TileDMADst", "Base")),
+    (24, 0x1544 * 4, ("KernelDMA", "KernelBase")),
     (17, 0x514C, ("TileDMADst", "?+0x4c")),
     (17, 0x414C, ("L2", "ResultBase")),
     (19, 0x4110, ("L2", "?+0x10")),

@@ -137,7 +137,10 @@ def _show_hwx(out: Console, hwx: Mapping[str, Any], with_ops: bool) -> None:
     for task in hwx["tasks"]:
         sizes = ", ".join(f"{name} {value}" for name, value in task.get("sizes", {}).items())
         out.print(f"\n[bold]task {task['index']}[/bold] at byte {task['offset']:,}: {', '.join(task['blocks'])}")
+        does = ", ".join(f"{name} {word}" for name, word in task["does"].items())
         out.print(f"  {sizes}; {task['unknown_words']} words outside packets")
+        if does:
+            out.print(f"  {escape(does)}")
         if with_ops:
             header = (("header", word["name"], "", word["value"], fields(word)) for word in task["header"])
             writes = ((w["block"], w["name"], w["address"], w["value"], fields(w)) for w in task["registers"])

@@ -145,8 +145,9 @@ def _role(file: Path) -> str:
     roles = {".e5": "descriptor", ".hwx": "engine program", ".mil": "MIL text", ".bin": "weights"}
     if file.name == ANALYTICS:
         return "placement of every op"
-    if file.name == "model.anehash":
-        return "hash of the program"
+    named = {"model.anehash": "hash of the program", "net.plist": "netplist", "data": "weights"}
+    if file.name in named:
+        return named[file.name]
     return roles.get(file.suffix, "?")
 
 

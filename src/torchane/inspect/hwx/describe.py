@@ -9,6 +9,7 @@ from typing import Any
 
 from torchane.inspect.hwx import commands as cmd
 from torchane.inspect.hwx.container import Hwx
+from torchane.inspect.hwx.meanings import meanings
 from torchane.inspect.hwx.registers import Field, header_of, name_of
 from torchane.inspect.hwx.tasks import LAST_LINKED, Packet, Task, Words
 
@@ -148,7 +149,11 @@ def _task(task: Task, index: int, version: int, kept: Registers) -> dict[str, An
         "registers": writes,
         "unknown_words": unknown_words,
     }
-    return shown | _work(version, kept)
+    work = _work(version, kept)
+    does = meanings(version, kept)
+    if not work.get("weight_lanes", 1):
+        does.pop("weights", None)  # nothing is read in this format
+    return shown | {"does": does} | work
 
 
 def _writes(packet: Packet, version: int) -> Iterator[dict[str, Any]]:

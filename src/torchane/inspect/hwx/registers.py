@@ -4,7 +4,8 @@
 
 The tables read: block, base address, number of registers; below it the registers by their place in the block, how
 many of a kind, and their bit fields (first-last bit). Registers that no public source names have no row.
-Sources: FTN, GDE, M6S; version 7 verified on the shared files as far as docs/formats.md says.
+Sources: FTN, GDE, M6S; version 7 verified on the shared files as far as docs/formats.md says. Src2's registers of
+H16 follow Src1's in the same order (FTN: "likewise"); where they begin agrees with GDE's and M6S's addresses.
 """
 
 import re
@@ -89,6 +90,13 @@ NE 0xC800 5
   0x0C AccBias Value 0-15, Shift 16-20
   0x10 PostScale Value 0-15, Shift 16-20
 TileDMADst 0x17800 7
+  0x00 DMAConfig En 0, CacheHint 4-7, L2BfrMode 24, BypassEOW 25
+  0x04 BaseAddr Addr 6-31
+  0x08 RowStride Stride 6-31
+  0x0C PlaneStride Stride 6-31
+  0x10 DepthStride Stride 6-31
+  0x14 GroupStride Stride 6-31
+  0x18 Fmt FmtMode 0-1, Truncate 4-5, Shift 8, MemFmt 12-13, OffsetCh 16-18, Interleave 24-27, CmpVec 28-31
 """
 
 _COMMON_H14 = """
@@ -173,6 +181,10 @@ _L2_H16 = """
   0x1C Src1DepthStride Stride 4-20
   0x20 Src1GroupStride Stride 4-20
   0x24 Src2Base Addr 4-20
+  0x28 Src2ChannelStride Stride 4-20
+  0x2C Src2RowStride Stride 4-20
+  0x30 Src2DepthStride Stride 4-20
+  0x34 Src2GroupStride Stride 4-20
   0x38 Index
   0x48 ResultCfg
   0x4C ResultBase Addr 4-20
@@ -189,10 +201,12 @@ _SRC_H16 = """
   0x1C Src1ChannelStride
   0x20 Src1DepthStride
   0x24 Src1GroupStride
-  0x28 Src2RowStride
-  0x2C Src2ChannelStride
-  0x30 Src2DepthStride
-  0x34 Src2GroupStride
+  0x28 Src2BaseLow
+  0x2C Src2BaseHigh
+  0x30 Src2RowStride
+  0x34 Src2ChannelStride
+  0x38 Src2DepthStride
+  0x3C Src2GroupStride
   0x68*2 Format
 """
 _DST_H16 = """
@@ -220,6 +234,17 @@ _KERNEL_H16 = f"""
   0x110 LUTConfig
 """
 
+#: M6: the registers that its address packets write, M6S; nothing else is named.
+_V24 = """
+TileDMASrc 0x4D18 7
+  0x00 Src1Base
+  0x18 Src2Base
+TileDMADst 0x5110 1
+  0x00 Base
+KernelDMA 0x5510 1
+  0x00 KernelBase
+"""
+
 
 def _later(l2: int, pe: int, ne: int, src: int, dst: int, kernel: int, *, names: str) -> str:
     """The blocks of H15 and later: bases are common, counts and what is known of the registers are not."""
@@ -242,6 +267,7 @@ _TABLES = {
         + "\nCacheDMA 0x5900 12",
     19: _COMMON_H16 + _later(42, 16, 13, 83, 23, 74, names="PE NE") + "\nCacheDMA 0x5900 14",
     20: _COMMON_H16 + _later(43, 16, 13, 81, 27, 83, names="L2 PE NE") + "\nCacheDMA 0x5900 14",
+    24: _V24,
 }  # fmt: skip
 
 
