@@ -9,8 +9,9 @@ from second_opinion import ct, program_from
 
 from torchane import mil
 from torchane.mil.blobs import BlobFile
+from torchane.mil.build import arguments
 from torchane.mil.constants import load_blobs
-from torchane.mil.ir import Blob, Literal, Program, Var, walk
+from torchane.mil.ir import Blob, Function, Literal, Program, Var, walk
 from torchane.mil.types import DType, TensorType
 
 with warnings.catch_warnings():
@@ -155,3 +156,46 @@ def test_every_shared_program_is_checked_and_runs_as_declared(shared_data):
 def test_the_parakeet_encoder_runs_as_declared(shared_data):
     (path,) = (path for path in shared_data.rglob("*.mil") if path.stat().st_size > 200_000)
     runs_as_declared(path)
+
+
+def unpacked(program: Program) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Every compressed weight by its name in the whole model: unpacked by the op's rule, and the op's arguments."""
+    found = {}
+    for op in program.ops:
+        if op.kind.name.startswith("constexpr_"):
+            alone = Program((Function("main", (), (op,), op.outputs),))
+            (value,) = mil.evaluate(alone, {}).values()
+            name = op.output.name.removesuffix("_quantized").removesuffix("_palettized")
+            found[name] = value, {key: arg.value for key, arg in arguments(op).items()}
+    return found
+
+
+def whole_weights(shared_data: Path) -> dict[str, np.ndarray]:
+    program = compiled(shared_data, "silero-vad-unified-v6.0.0")
+    return {op.output.name: op.attrs["val"].value for op in program.ops if op.kind.name == "const"}
+
+
+def test_every_int8_weight_is_within_half_a_step_of_the_one_it_stands_for(shared_data):
+    """Rounding to int8 errs by half a step at most; the scale, the result and the whole model's weight are each
+    rounded to fp16, one part in 2^11. At the ends of int8 the largest weight of a channel is cut off."""
+    whole = whole_weights(shared_data)
+    weights = unpacked(compiled(shared_data, "unified_int8"))
+    assert len(weights) == 7
+    for name, (ours, args) in weights.items():
+        wanted = whole[name].astype(np.float64)
+        step = args["scale"].astype(np.float64).reshape(-1, *[1] * (wanted.ndim - 1))
+        steps = np.where(np.isin(args["quantized_data"], (-128, 127)), 1.0, 0.5)
+        assert (np.abs(ours - wanted) <= steps * step + 3 * np.abs(wanted) * 2**-11).all(), name
+
+
+@pytest.mark.parametrize("name", ["unified_palette_8bit", "unified_palette_2bit"])
+def test_every_palette_weight_is_the_nearest_of_its_palette(shared_data, name):
+    """But for ties within rounding: the palettes were made from fp32, the whole model's weights are fp16."""
+    whole = whole_weights(shared_data)
+    weights = unpacked(compiled(shared_data, name))
+    assert len(weights) == 7
+    for key, (ours, args) in weights.items():
+        wanted, palette = whole[key].astype(np.float64), np.sort(args["lut"].astype(np.float64))
+        above = np.clip(np.searchsorted(palette, wanted), 1, len(palette) - 1)
+        nearest = np.minimum(np.abs(palette[above] - wanted), np.abs(palette[above - 1] - wanted))
+        assert (np.abs(ours - wanted) <= nearest + 2**-10 * np.maximum(np.abs(wanted), 2**-4)).all(), key
