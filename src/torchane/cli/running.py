@@ -71,8 +71,8 @@ class Done:
             grouped.setdefault((op.kind, op.cause), []).append(op.name)
         reasons = {(op.kind, op.cause): op.reason for op in reversed(self.elsewhere)}
         for (kind, cause), names in grouped.items():
-            shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")
-            lines.append(f"  {kind} ({shown}; {len(names):,}): {reasons[kind, cause]}")
+            more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
+            lines.append(f"  {kind} {', '.join(names[:_NAMES])}{more}: {reasons[kind, cause]}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
