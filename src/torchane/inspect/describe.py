@@ -19,6 +19,7 @@ from torchane.inspect.report import FunctionReport, report
 from torchane.mil.blobs import BlobFile
 from torchane.mil.check import check
 from torchane.mil.diff import diff
+from torchane.mil.files import read_whole
 from torchane.mil.ir import Program
 
 _LONG = ("lines", "weights")
@@ -161,10 +162,7 @@ def _refusal(found: Refusal) -> dict[str, str]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ParseError(f"{path}: it cannot be read: {error.strerror or error}.") from error
+    return read_whole(path, "the file")
 
 
 def _size(path: Path) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from torchane.errors import ParseError
 from torchane.inspect.errors import FormatError
 from torchane.inspect.flatbuffer import FlatBuffer, Table
+from torchane.mil.files import read_whole
 from torchane.mil.ir import walk
 from torchane.mil.text import parse as parse_text
 
@@ -121,7 +122,7 @@ def read_bundle(path: Path) -> Bundle:
             if size > _MOST_BYTES:
                 raise ParseError(f"{name}: {size:,} bytes are more than such a file has.")
             if file.suffix == ".e5":
-                descriptors[name] = parse_descriptor(file.read_bytes(), name)
+                descriptors[name] = parse_descriptor(read_whole(file, "the descriptor"), name)
             else:
                 backends.update(_backends(file, name))
         except (ParseError, OSError) as error:
@@ -154,7 +155,7 @@ def _role(file: Path) -> str:
 def _backends(file: Path, name: str) -> Counter[str]:
     """How many ops of an annotated program run where."""
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = read_whole(file, "the text").decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError("the text is not UTF-8.", error.start, name) from None
     found: Counter[str] = Counter()

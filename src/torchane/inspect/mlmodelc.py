@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchane.errors import ParseError
+from torchane.mil.files import read_whole
 
 METADATA = "metadata.json"
 DESCRIPTION = "coremldata.bin"
@@ -31,9 +32,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ParseError(f"{path}: it cannot be read: {error.strerror or error}.") from error
+        content = json.loads(read_whole(path, "the summary"))
     except json.JSONDecodeError as error:
         raise ParseError(f"{path}:{error.lineno}:{error.colno}: the summary is no JSON: {error.msg}.") from None
     except (UnicodeDecodeError, RecursionError, ValueError) as error:

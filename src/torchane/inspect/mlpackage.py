@@ -24,6 +24,7 @@ from torchane.inspect.mlmodel import MLModel
 from torchane.inspect.update_states import updates_apart
 from torchane.mil.blobs import BlobFile, resolve
 from torchane.mil.constants import load_blobs
+from torchane.mil.files import read_whole
 from torchane.mil.ir import Program
 from torchane.mil.save import BLOB_THRESHOLD, extract_blobs
 
@@ -57,9 +58,7 @@ def read_manifest(folder: Path) -> Manifest:
     """What a package says of its content. Raises ParseError."""
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ParseError(f"{path}: the manifest cannot be read: {error.strerror or error}.") from error
+        data = json.loads(read_whole(path, "the manifest"))
     except json.JSONDecodeError as error:
         raise ParseError(f"{path}:{error.lineno}:{error.colno}: the manifest is no JSON: {error.msg}.") from None
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -83,7 +82,7 @@ def _item(path: Path, key: str, entry: Any) -> Item:
 
 def model_path(folder: Path) -> Path:
     """The package's model file. Raises ParseError; BlobPathError for one that lies outside the package."""
-    return resolve(folder / "Data", read_manifest(folder).root.path)
+    return resolve(folder / "Data", read_manifest(folder).root.path, "the manifest names the model")
 
 
 def read(path: str | os.PathLike[str], *, with_weights: bool = True) -> MLModel:
@@ -91,10 +90,7 @@ def read(path: str | os.PathLike[str], *, with_weights: bool = True) -> MLModel:
     files beside it, unless they are not wanted. Raises ParseError for what is missing or damaged."""
     path = Path(path)
     file = model_path(path) if path.is_dir() else path
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ParseError(f"{file}: the model cannot be read: {error.strerror or error}.") from error
+    data = read_whole(file, "the model")
     model = mlmodel.parse(data, str(file))
     if model.program is None or not with_weights:
         return model

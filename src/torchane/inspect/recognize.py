@@ -13,6 +13,7 @@ from torchane.inspect import e5, mlmodelc, mlpackage
 from torchane.inspect.errors import FormatError
 from torchane.inspect.hwx.container import MAGIC, OTHER_MAGIC
 from torchane.mil import load, parse
+from torchane.mil.files import read_whole
 from torchane.mil.ir import Program
 
 _HEAD = 4096
@@ -108,9 +109,7 @@ def load_program(path: Path, *, with_weights: bool = True) -> Program:
         return load(path)
     file = path / "model.mil" if kind is Kind.MLMODELC else path
     try:
-        text = file.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ParseError(f"{file}: it cannot be read: {error.strerror or error}.") from error
+        text = read_whole(file, "the text").decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError("MIL text is UTF-8, and this is not.", error.start, str(file)) from None
     return parse(text, str(file))

@@ -232,8 +232,9 @@ def unpack(data: np.ndarray, size: int, dtype: DType) -> np.ndarray:
     return elements
 
 
-def resolve(folder: Path, path: str) -> Path:
+def resolve(folder: Path, path: str, said: str = "the program names the weight file") -> Path:
     """The file that a program in `folder` names: `@model_path/weights/weight.bin`, or relative to the folder.
+    `said` begins the message of an error.
 
     Raises BlobPathError for a path that leaves the folder: absolute, through `..`, or through a link.
     """
@@ -245,14 +246,21 @@ def resolve(folder: Path, path: str) -> Path:
         why = "it is absolute"
     elif ".." in relative.replace("\\", "/").split("/"):
         why = "it goes up through '..'"
-    elif not (folder / relative).resolve().is_relative_to(folder.resolve()):
-        why = "it leads out through a link"
+    elif not _stays_within(folder, relative):
+        why = "it leads out, or nowhere, through a link"
     if why is not None:
         raise BlobPathError(
-            f"the program names the weight file {path!r}, and {why}. Weights are read from the program's own "
-            f"folder only ({folder}); put the file there and name it as @model_path/weights/weight.bin."
+            f"{said} {path!r}, and {why}. Files are read from its own folder only ({folder}); put the file there and "
+            "name it by its place in the folder, as @model_path/weights/weight.bin."
         )
     return folder / relative
+
+
+def _stays_within(folder: Path, relative: str) -> bool:
+    try:
+        return (folder / relative).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead to each other
+        return False
 
 
 def _aligned(offset: int) -> int:

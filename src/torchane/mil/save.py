@@ -16,6 +16,7 @@ import numpy as np
 from torchane.errors import ParseError, TorchaneError, UsageError
 from torchane.mil.blobs import CODES, BlobFile, BlobWriter, resolve
 from torchane.mil.constants import load_blobs, map_literals
+from torchane.mil.files import read_whole
 from torchane.mil.ir import Blob, Literal, Program
 from torchane.mil.text import KERNEL, Style, parse, to_text
 from torchane.mil.types import TensorType
@@ -80,10 +81,7 @@ def load(path: str | os.PathLike[str]) -> Program:
     path = Path(path)
     if path.is_dir():
         path = path / "model.mil"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ParseError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
+    data = read_whole(path, "the file")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
