@@ -64,11 +64,11 @@ private:
     void multiply(const void* a, const void* b, int64_t panel_a, int64_t panel_b, int64_t slab, float* tile_sums, char* sums,
                   half_t* out, int64_t m) const {
         float* c = slabs_ == 1 ? tile_sums : reinterpret_cast<float*>(sums + (panel_a * panels_b_ + panel_b) * tile());
-        kernel_.multiply(a, b, padded_depth(slab), c, slab > 0);
-        if (slab + 1 < slabs_) return;
         const int64_t row = panel_a * kernel_.rows, column = panel_b * kernel_.columns;
-        kernel_.store(out + row * n_ + column, n_, c, std::min<int64_t>(kernel_.rows, m - row),
-                      std::min<int64_t>(kernel_.columns, n_ - column));
+        const int64_t count = std::min<int64_t>(kernel_.rows, m - row);
+        kernel_.multiply(a, b, padded_depth(slab), c, slab > 0, count);
+        if (slab + 1 < slabs_) return;
+        kernel_.store(out + row * n_ + column, n_, c, count, std::min<int64_t>(kernel_.columns, n_ - column));
     }
 
     const MatmulKernel& kernel_;

@@ -138,7 +138,7 @@ bool pack(void* panel, const half_t* from, int64_t stride, bool along_k, int64_t
 
 // Tiles 0-3 are C, 4 and 5 two tiles of A, 6 and 7 two of B. A product takes 52 cycles and one begins every
 // 16: the four of C take turns, so that none waits for itself.
-void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, bool add) {
+void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, bool add, int64_t) {
     const char* a = static_cast<const char*>(panel_a);
     const char* b = static_cast<const char*>(panel_b);
     constexpr int64_t C_ROW = SIDE * sizeof(float);

@@ -73,12 +73,12 @@ bool pack(void* to, const half_t* from, int64_t stride, bool along_k, int64_t co
     return true;
 }
 
-void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, bool add) {
-    const float* a = static_cast<const float*>(panel_a);
-    const float* b = static_cast<const float*>(panel_b);
-    vf sums[ROWS][VECTORS];
+// The first COUNT rows of a panel.
+template <int COUNT>
+void multiply_rows(const float* a, const float* b, int64_t k, float* c, bool add) {
+    vf sums[COUNT][VECTORS];
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; ++i)
+    for (int i = 0; i < COUNT; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) sums[i][v] = add ? load(c + i * COLUMNS + v * LANES) : set1(0.0f);
     for (int64_t p = 0; p < k; ++p) {
@@ -86,16 +86,27 @@ void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, boo
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) row[v] = load(b + p * COLUMNS + v * LANES);
 #pragma GCC unroll 16
-        for (int i = 0; i < ROWS; ++i) {
+        for (int i = 0; i < COUNT; ++i) {
             const vf x = set1(a[p * ROWS + i]);
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; ++v) sums[i][v] = fma(x, row[v], sums[i][v]);
         }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; ++i)
+    for (int i = 0; i < COUNT; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) store(c + i * COLUMNS + v * LANES, sums[i][v]);
+}
+
+constexpr int SMALLEST = ROWS > 4 ? 4 : ROWS, MIDDLE = ROWS > 8 ? 8 : ROWS;
+
+// A few rows at the end of a matrix cost what they are, in steps of four.
+void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, bool add, int64_t count) {
+    const float* a = static_cast<const float*>(panel_a);
+    const float* b = static_cast<const float*>(panel_b);
+    if (count <= SMALLEST) return multiply_rows<SMALLEST>(a, b, k, c, add);
+    if (count <= MIDDLE) return multiply_rows<MIDDLE>(a, b, k, c, add);
+    multiply_rows<ROWS>(a, b, k, c, add);
 }
 
 void store_rows(half_t* to, int64_t stride, const float* c, int64_t rows, int64_t columns) {

@@ -4,10 +4,14 @@
     native.set_threads(2)
 
 Importing this package never fails. Where the extension was not built, the first use of one of its
-functions raises DeviceError and says how to build it.
+functions raises DeviceError and says how to build it. The environment's TORCHANE_ISA names the instruction set of
+the kernels (amx, avx512, avx2, base); without it the fastest that the processor has is taken.
 """
 
+import os
+from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from torchane.errors import DeviceError
@@ -35,4 +39,17 @@ def __getattr__(name: str) -> Any:
             f"native.{name} needs torchane's compiled extension, and it cannot be loaded: {error}. "
             "Build it with `pip install .` (or `make`), which needs a C++20 compiler."
         ) from error
+    _choose_isa(extension)
     return getattr(extension, name)
+
+
+@cache
+def _choose_isa(extension: ModuleType) -> None:
+    """As the environment says, once."""
+    if isa := os.environ.get("TORCHANE_ISA"):
+        if isa not in extension.isas():
+            raise DeviceError(
+                f"TORCHANE_ISA is {isa!r}, and on this processor the twin has kernels for {', '.join(extension.isas())}. "
+                "Name one of these, or unset it."
+            )
+        extension.set_isa(isa)
