@@ -36,6 +36,7 @@ def test_it_measures_in_turns_and_lists_what_cannot_run(monkeypatch):
     assert skipped == {"variant": "inductor-fp32", "skipped": "no compiler"}
     assert measured["steps"] == 4 and measured["ms_p10"] <= measured["ms_median"] <= measured["ms_p90"]
     assert measured["tokens_per_s"] == pytest.approx(8 / measured["ms_median"] * 1e3)
+    assert measured["cpu_ms_median"] > 0
     assert measured["peak_memory_bytes"] > 50e6
     assert {"torch", "platform", "machine", "commit", "command", "threads", "batch_size"} <= set(report)
     assert "skipped: no compiler" in to_table(report) and "eager-fp32" in to_table(report)

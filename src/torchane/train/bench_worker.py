@@ -124,12 +124,13 @@ def serve(work: Work) -> None:
 
 def measure(step: Callable[[], float], times: int) -> dict[str, Any]:
     """Runs the step so many times."""
-    times_s, loss = [], None
+    times_s, cpu_times_s, loss = [], [], None
     for _ in range(times):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         loss = step()
         times_s.append(time.perf_counter() - start)
-    return {"times_s": times_s, "loss": loss, "peak_memory_bytes": peak_memory_bytes()}
+        cpu_times_s.append(time.process_time() - cpu_start)
+    return {"times_s": times_s, "cpu_times_s": cpu_times_s, "loss": loss, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def describe(work: Work) -> str:
