@@ -36,8 +36,12 @@ from torchane.plan.dump import dump_plan
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
 from torchane.runtime.execute import Executor, Weights
-from torchane.runtime.loss_scale import LossScale, Reading
+from torchane.runtime.loss_scale import LossScale, Reading, require_finite
+from torchane.runtime.range_control import GRADIENTS, RangeControl, placed_at
 from torchane.runtime.surfaces import SurfacePool
+
+
+RANGES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,16 @@ class Options:
 
     device: "auto" (the engine where there is one, else the twin), "twin", "ane", or an open Device. chip: the
     target whose rules every program must meet. dump: a folder that receives every program and plan.
-    arithmetic: of the twin: "exact", or "engine", the chip's own.
+    arithmetic: of the twin: "exact", or "engine", the chip's own. ranges: "on" keeps every product inside the engine's
+    window by powers of two per tensor, "off" leaves it to the loss scale alone, "auto" is on for an engine and for its
+    arithmetic.
     """
 
     device: str | Device = "auto"
     chip: str = "portable"
     dump: str | None = None
     arithmetic: str = "exact"
+    ranges: str = "auto"
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "Options":
@@ -60,7 +67,14 @@ class Options:
         unknown = [name for name in given if name not in known]
         if unknown:
             raise UsageError(f"torch.compile(backend='ane'): unknown option {', '.join(unknown)}. Known: {', '.join(known)}.")
-        return cls(**given)
+        options = cls(**given)
+        if options.ranges not in RANGES:
+            raise UsageError(f"torch.compile(backend='ane'): ranges is {options.ranges!r}. Known: {', '.join(RANGES)}.")
+        return options
+
+    def wants_ranges(self, device: Device) -> bool:
+        arithmetic = getattr(device, "arithmetic", None)  # a real engine has no choice of it
+        return self.ranges == "on" or (self.ranges == "auto" and arithmetic in (None, "engine"))
 
 
 @dataclass
@@ -72,6 +86,8 @@ class Compiled:
     pool: SurfacePool
     weights: Weights = field(default_factory=Weights)
     loss_scale: LossScale = field(default_factory=LossScale)
+    ranges: RangeControl | None = None
+    true_names: frozenset[str] = frozenset()
     plans: dict[str, Plan] = field(default_factory=dict)
     layouts: dict[str, PortLayout] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
@@ -119,6 +135,7 @@ def _new(options: Options, weights: frozenset[str], static: frozenset[str], data
     device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
     pool = SurfacePool(device)
     compiled = Compiled(options, device, pool, weight_names=weights, static_names=static, data_names=data)
+    compiled.ranges = RangeControl() if options.wants_ranges(device) else None
     COMPILED.append(compiled)
     return compiled
 
@@ -165,6 +182,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     compiled.static_names |= {node.name for node in planned.cut.static}  # the backward gets some of them, saved
     compiled.layouts = planned.layouts
     compiled.kept = planned.plan.kept_names
+    compiled.true_names = planned.true
     execute = _executor(compiled, gm, planned)
 
     def forward(args: list[Any]) -> list[Any]:
@@ -187,6 +205,7 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
         weight_gradients=[i for i in range(len(results)) if f"primals_{i + 1}" in compiled.weight_names],
         layouts={name: layout for name, layout in compiled.layouts.items() if name in compiled.kept | compiled.weight_names},
         surfaces_in=compiled.kept,
+        true=compiled.true_names & compiled.kept,
     )
     planned = _plan(compiled, "backward", gm, roles)
     execute = _executor(compiled, gm, planned)
@@ -196,6 +215,10 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
         held = list(args)
         args.clear()
         largest = max((_largest(held[i]) for i in positions), default=0.0)
+        if compiled.ranges is not None:
+            require_finite(largest)
+            compiled.loss_scale.last_scale = 2.0 ** placed_at(largest, GRADIENTS).exponent
+            return execute(held)[0]
         return compiled.loss_scale.run(largest, lambda scale: _attempt(execute, held, scale))
 
     backward._boxed_call = True  # type: ignore[attr-defined]
@@ -215,7 +238,7 @@ def _largest(tangent: torch.Tensor) -> float:
 
 
 def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Planned:
-    compiler = RegionCompiler(chips.load(compiled.options.chip))
+    compiler = RegionCompiler(chips.load(compiled.options.chip), compiled.ranges is not None)
     with unset_fake_temporarily():  # AOTAutograd compiles under a mode in which constants have no values
         planned = plan_graph(name, gm.graph, gm, roles, compiler)
         rows = rows_of(name, planned.cut)
@@ -232,8 +255,9 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned) -> Execu
     dtypes = {
         node.name: node.meta["val"].dtype for node in gm.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)
     }
+    states = None if compiled.ranges is None else compiled.ranges.of(planned.plan.name, len(planned.plan.dispatches))
     return Executor(
-        planned.plan, compiled.device, compiled.pool, compiled.weights, TorchHost(dtypes), planned.host_calls, loaded
+        planned.plan, compiled.device, compiled.pool, compiled.weights, TorchHost(dtypes), planned.host_calls, loaded, states
     )
 
 

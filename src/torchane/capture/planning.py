@@ -18,6 +18,7 @@ from torchane.capture.graph import Cut, Place, cut
 from torchane.capture.region import Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
 from torchane.passes.ports import PortLayout
+from torchane.passes.ranges import ZERO
 from torchane.plan import Copy, Dispatch, HostCall, Plan, Stage, Unstage
 
 
@@ -29,7 +30,8 @@ class Roles:
     no gradient (a batch, an additive mask). tangents: incoming
     gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
     positions saved for the backward pass. layouts: of surfaces that exist before this graph runs, by
-    name; `surfaces_in` of them come in as surfaces, the others are staged that way.
+    name; `surfaces_in` of them come in as surfaces, the others are staged that way. true: of those, the ones that range
+    control stored as they are.
     """
 
     weights: Collection[str] = ()
@@ -40,17 +42,19 @@ class Roles:
     kept: Collection[int] = ()
     layouts: Mapping[str, PortLayout] = field(default_factory=dict)
     surfaces_in: Collection[str] = ()
+    true: Collection[str] = ()
 
 
 @dataclass
 class Planned:
-    """A plan, its host segments by key, the layout of every surface by the value's name, and the graph
-    as it was cut."""
+    """A plan, its host segments by key, the layout of every surface by the value's name, the graph
+    as it was cut, and the values that range control stored as they are."""
 
     plan: Plan
     host_calls: dict[str, Callable[..., Sequence[Any]]]
     layouts: dict[str, PortLayout]
     cut: Cut
+    true: frozenset[str] = frozenset()
 
 
 def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler) -> Planned:
@@ -112,6 +116,7 @@ class _Planner:
             nodes[key]: layout for key, layout in roles.layouts.items() if key in nodes
         }
         self.surfaces_in = {nodes[key] for key in roles.surfaces_in if key in nodes}
+        self.true: set[fx.Node] = {*cut_graph.static, *(nodes[key] for key in roles.true if key in nodes)}
         self.constants: dict[fx.Node, torch.Tensor] = {}
         self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
         self.in_surface: set[fx.Node] = set(self.surfaces_in)
@@ -183,7 +188,8 @@ class _Planner:
             self._gradients(),
             {i: result for i, result in enumerate(self.results) if not isinstance(result, fx.Node | None)},
         )
-        return Planned(plan, self.host_calls, {node.name: layout for node, layout in self.layouts.items()}, self.cut)
+        layouts = {node.name: layout for node, layout in self.layouts.items()}
+        return Planned(plan, self.host_calls, layouts, self.cut, frozenset(node.name for node in self.true))
 
     def _program_stage(self, stage: int) -> None:
         indices = [i for i, region in enumerate(self.cut.regions) if region.stage == stage]
@@ -191,11 +197,13 @@ class _Planner:
             region, ports = self.cut.regions[index], self.region_ports[index]
             needed = [node for node in ports.inputs if node not in self.in_surface]
             program = self.compiler.compile(
-                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant
+                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant, self.true
             )
             spec = self.compiler.programs[program]
             for node, port in (*zip(ports.inputs, spec.inputs), *zip(ports.outputs, spec.outputs)):
                 self.layouts.setdefault(node, port.layout)
+            if spec.ranges is not None:
+                self.true |= {node for node, form in zip(ports.outputs, spec.ranges.outputs, strict=True) if form == ZERO}
             if needed:
                 self.steps.append(Stage(tuple(self._copy_in(node) for node in needed)))
             names = tuple(node.name for node in ports.inputs), tuple(node.name for node in ports.outputs)
@@ -208,7 +216,7 @@ class _Planner:
 
     def _copy_in(self, node: fx.Node) -> Copy:
         may_mask = node in self.cut.static or node.name in self.roles.data
-        return Copy(node.name, self.layouts[node], node.name in self.roles.weights, is_mask=may_mask)
+        return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true)
 
     def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:
         return {node: self.layouts[node] for node in (*ports.inputs, *ports.outputs) if node in self.layouts}

@@ -51,9 +51,10 @@ class RegionError(CaptureError):
 @dataclass
 class RegionCompiler:
     """Lowers regions for one chip and remembers what it lowered: programs by their text.
-    `dataclasses.replace` gives one that remembers nothing yet."""
+    `dataclasses.replace` gives one that remembers nothing yet. ranges: programs are range-controlled."""
 
     chip: Chip
+    ranges: bool = False
     programs: list[ProgramSpec] = field(default_factory=list, init=False)
     _by_text: dict[tuple[str, bytes], int] = field(default_factory=dict, init=False)
     _by_structure: dict[str, int] = field(default_factory=dict, init=False)
@@ -67,16 +68,17 @@ class RegionCompiler:
         given: Mapping[fx.Node, PortLayout],
         weights: Collection[fx.Node],
         constant: Callable[[fx.Node], torch.Tensor],
+        pinned: Collection[fx.Node] = (),
     ) -> int:
         """The index of the program that computes a region.
 
         given: layouts that surfaces already have. weights: ports that hold parameters or their
-        gradients. Raises RegionError, with the region's module, where no legal form exists.
+        gradients. pinned: inputs that are stored as they are. Raises RegionError, with the region's module, where no legal form exists.
         """
-        structure = structure_of(cut, region, ports, given, weights, constant)
+        structure = structure_of(cut, region, ports, given, weights, constant, pinned)
         if structure not in self._by_structure:
             try:
-                spec = self._lower(cut, region, ports, given, weights, constant)
+                spec = self._lower(cut, region, ports, given, weights, constant, pinned)
             except RegionError:
                 raise
             except CompileError as error:
@@ -97,25 +99,30 @@ class RegionCompiler:
         given: Mapping[fx.Node, PortLayout],
         weights: Collection[fx.Node],
         constant: Callable[[fx.Node], torch.Tensor],
+        pinned: Collection[fx.Node],
     ) -> ProgramSpec:
         natural, names = natural_program(cut, region, ports, constant)
         layouts = {names[node]: given.get(node) for node in (*ports.inputs, *ports.outputs)}
         lowered = passes.lower(
-            natural, self.chip, layouts, weights=frozenset(names[node] for node in weights if node in names)
+            natural,
+            self.chip,
+            layouts,
+            weights=frozenset(names[node] for node in weights if node in names),
+            pinned=frozenset(names[node] for node in pinned if node in ports.inputs) if self.ranges else None,
         )
         text, blobs = emit(lowered.program, tag=True)
         inputs = tuple(
             PortSpec(var.name, lowered.ports[natural_var.name])
-            for var, natural_var in zip(lowered.program.inputs, natural.inputs, strict=True)
+            for var, natural_var in zip(lowered.program.inputs, natural.inputs)  # with ranges there is one more
         )
         outputs = tuple(
             PortSpec(var.name, lowered.ports[natural_var.name])
-            for var, natural_var in zip(lowered.program.outputs, natural.outputs, strict=True)
+            for var, natural_var in zip(lowered.program.outputs, natural.outputs)
         )
         name = f"{len(self.programs):02d}_{(region.where or 'main').replace('.', '_')}"
         computing = [op for op in lowered.program.ops if op.kind.name != "const"]
         counts = Counter(op.kind.name for op in computing)
-        return ProgramSpec(name, text, blobs, inputs, outputs, counts, macs_of(lowered.program))
+        return ProgramSpec(name, text, blobs, inputs, outputs, counts, macs_of(lowered.program), lowered.ranges)
 
 
 def natural_program(
@@ -180,6 +187,7 @@ def structure_of(
     given: Mapping[fx.Node, PortLayout],
     weights: Collection[fx.Node],
     constant: Callable[[fx.Node], torch.Tensor],
+    pinned: Collection[fx.Node] = (),
 ) -> str:
     """A digest of everything that the program depends on, names left out."""
     number = {node: f"in{i}" for i, node in enumerate(ports.inputs)}
@@ -200,7 +208,7 @@ def structure_of(
         return repr(arg)
 
     def port(node: fx.Node) -> tuple[Any, ...]:
-        return (tuple(node.meta["val"].shape), given.get(node), node in weights)
+        return (tuple(node.meta["val"].shape), given.get(node), node in weights, node in pinned)
 
     parts = (
         [port(node) for node in ports.inputs],

@@ -1,6 +1,7 @@
 """From natural MIL (PyTorch's shapes, any op) to the MIL that a chip takes, pass by pass.
 
     natural MIL ── BEFORE_LAYOUT ──► few kinds of ops ── lower_layout ──► rank 4 ── AFTER_LAYOUT ──► legal MIL
+                                                                   └─ control_ranges, where asked for
 
 Each pass is one file: a pure function from Program to Program, which says how far numbers move. Order lives in
 the tuples below and nowhere else. The program is checked after every pass that changed it.
@@ -14,6 +15,7 @@ from torchane.errors import CompileError
 from torchane.mil.check import check
 from torchane.mil.constants import inline_constants
 from torchane.mil.ir import Program
+from torchane.passes.control_ranges import control_ranges
 from torchane.passes.decompose_activations import RULES as decompose_activations_rules
 from torchane.passes.decompose_activations import decompose_activations
 from torchane.passes.decompose_arithmetic import RULES as decompose_arithmetic_rules
@@ -36,12 +38,13 @@ from torchane.passes.merge_duplicates import merge_duplicates
 from torchane.passes.name_constants import name_constants
 from torchane.passes.name_values import name_values
 from torchane.passes.ports import PortLayout
+from torchane.passes.ranges import Ranges
 from torchane.passes.scale_squares import scale_squares
 from torchane.passes.settle_outputs import settle_outputs
 from torchane.passes.sink_expands import sink_expands
 from torchane.passes.spread_powers import spread_powers
 
-__all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "PIPELINE", "Lowered", "PortLayout", "Step", "has_form", "lower", "run"]
+__all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "CONTROL", "PIPELINE", "Lowered", "PortLayout", "Step", "has_form", "lower", "run"]
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,19 @@ AFTER_LAYOUT: tuple[Step, ...] = (
 
 PIPELINE: tuple[Step, ...] = (*BEFORE_LAYOUT, LAYOUT, *AFTER_LAYOUT)
 
+#: Not in the pipeline of every program: `lower` runs it where ranges are asked for.
+CONTROL = Step(control_ranges, "before outputs are settled, which it gives other readers; after all that moves or merges ops")
+
 
 @dataclass(frozen=True)
 class Lowered:
     """A legal program, and how each tensor lies in its port: by the name that the port had in the natural
-    program. Inputs and outputs keep their order; their names in `program` are new."""
+    program. Inputs and outputs keep their order; their names in `program` are new. ranges: what the runtime must know,
+    if ranges were asked for; `program` then has a port more on either side."""
 
     program: Program
     ports: Mapping[str, PortLayout]
+    ranges: Ranges | None = None
 
 
 def lower(
@@ -112,11 +120,13 @@ def lower(
     ports: Mapping[str, PortLayout | None],
     *,
     weights: Collection[str] = (),
+    pinned: Collection[str] | None = None,
 ) -> Lowered:
     """The program as `chip` takes it.
 
     ports: layouts that inputs and outputs must have, by name; None or absent leaves the choice to the layout
-    pass. weights: names of ports that hold trained tensors or their gradients.
+    pass. weights: names of ports that hold trained tensors or their gradients. pinned: asks for range control, and names
+    the inputs that are always stored as they are.
     Raises CompileError that names the pass where an op has no form, LegalityError where the chip refuses
     the result.
     """
@@ -130,10 +140,14 @@ def lower(
     except CompileError as error:
         raise type(error)(f"{error} (pass {LAYOUT.name})") from error
     _check(program, LAYOUT.name)
+    ranges: Ranges | None = None
     for step in AFTER_LAYOUT:
+        if step.run is settle_outputs and pinned is not None:
+            program, ranges = control_ranges(program, chip, pinned)
+            _check(program, CONTROL.name)
         program = run(step, program, chip)
     require_legal(program, chip)
-    return Lowered(program, layouts)
+    return Lowered(program, layouts, ranges)
 
 
 def has_form(kind: str, chip: Chip) -> bool:

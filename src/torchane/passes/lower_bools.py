@@ -21,7 +21,7 @@ from torchane.mil.types import BOOL, FP16, DType
 from torchane.passes.rewrite import Rule, rewrite, scalar
 
 #: The smallest positive fp16: what is greater than 0 is at least this.
-_TINY = 2.0**-24
+TINY = 2.0**-24
 
 #: Stands for -inf: below every score by more than exp can see.
 _MINUS_INFINITY = -30000.0
@@ -34,7 +34,7 @@ def lower_bools(program: Program, chip: Chip | None = None) -> Program:
 
 def _greater_than_zero(b: Builder, x: Var) -> Var:
     above = b.maximum(x=x, y=0.0)
-    return b.real_div(x=above, y=b.maximum(x=above, y=_TINY))
+    return b.real_div(x=above, y=b.maximum(x=above, y=TINY))
 
 
 def _difference(b: Builder, x: Arg, y: Arg) -> Var | None:
@@ -139,7 +139,7 @@ def _chosen(b: Builder, choice: Var | Literal, mask: Var | Literal) -> Var | Lit
 def _sign(b: Builder, op: Op) -> Var:
     x = op.args["x"]
     below = b.maximum(x=b.mul(x=x, y=-1.0), y=0.0)
-    return b.sub(x=_greater_than_zero(b, x), y=b.real_div(x=below, y=b.maximum(x=below, y=_TINY)))
+    return b.sub(x=_greater_than_zero(b, x), y=b.real_div(x=below, y=b.maximum(x=below, y=TINY)))
 
 
 RULES: dict[str, Rule] = {

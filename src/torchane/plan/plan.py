@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torchane.passes.ports import PortLayout
+from torchane.passes.ranges import Ranges
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class PortSpec:
 
 @dataclass(frozen=True)
 class ProgramSpec:
-    """A legal program: its MIL text, its weight files, its ports in the order of the text."""
+    """A legal program: its MIL text, its weight files, its ports in the order of the text. With `ranges`, the text has a
+    port for multipliers behind its inputs and, where anything is measured, one for statistics behind its outputs."""
 
     name: str
     text: str
@@ -40,6 +42,7 @@ class ProgramSpec:
     outputs: tuple[PortSpec, ...]
     op_counts: Mapping[str, int]
     macs: int
+    ranges: Ranges | None = None
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,14 @@ class Copy:
     """A value that crosses the boundary between the host and a surface, and how it lies there.
 
     is_mask: what lies below fp16's range, as -inf in an additive mask does, is staged as a score that no
-    softmax keeps, since -inf minus -inf is NaN.
+    softmax keeps, since -inf minus -inf is NaN. is_pinned: under range control, it is staged as it is.
     """
 
     value: str
     layout: PortLayout
     is_weight: bool = False
     is_mask: bool = False
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True)

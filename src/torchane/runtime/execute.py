@@ -5,6 +5,7 @@ made. Everything else lies in surfaces. Steps run in the plan's order; a surface
 more goes back to the pool at once, and one that leaves the plan is lent out.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from torchane.passes.ports import PortLayout
 from torchane.plan import Dispatch, Plan, Stage, Unstage
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.loss_scale import Reading
+from torchane.runtime.range_control import DispatchRanges, Placed
+from torchane.runtime.ranged import dispatch_in_range, placed_for, staged_at
 from torchane.runtime.surfaces import SurfacePool
 
 FP16_MAX = 65504.0
@@ -57,6 +60,8 @@ class Weights:
 
     def __init__(self) -> None:
         self.surfaces: dict[str, Buffer] = {}
+        self.placed: dict[str, Placed] = {}
+        self.kept: dict[str, set[int]] = {}  # exponents that saved values have had
         self.generation = 0
 
 
@@ -72,8 +77,10 @@ class Executor:
         host: Host,
         host_calls: Mapping[str, Callable[..., Sequence[Any]]],
         loaded: Sequence[LoadedProgram],
+        ranges: Sequence[DispatchRanges] | None = None,
     ):
         self.plan = plan
+        self.ranges = ranges
         self.device = device
         self.pool = pool
         self.weights = weights
@@ -87,15 +94,16 @@ class Executor:
         """The outputs, and what scaled gradients looked like.
 
         Where a gradient overflows the run stops, and the outputs are meaningless: run again with a
-        smaller scale.
+        smaller scale. Under range control the scale is not used: every value has a power of its own.
         """
         run = _Run(self, inputs, scale)
         try:
+            dispatches = iter(self.ranges or ())
             for step, free in zip(self.plan.steps, self.frees, strict=True):
                 if isinstance(step, Stage):
                     run.stage(step)
                 elif isinstance(step, Dispatch):
-                    run.dispatch(step)
+                    run.dispatch(step, next(dispatches, None))
                 elif isinstance(step, Unstage):
                     run.unstage(step)
                 else:
@@ -120,8 +128,10 @@ class _Run:
         self.reading = Reading()
         self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
         self.surfaces: dict[str, Buffer] = dict(executor.weights.surfaces)
+        self.placed: dict[str, Placed] = {}
         self.own: set[str] = set()
         self.weights_are_staged = False
+        self.last_of: dict[int, DispatchRanges] = {}  # by program
         for name, layout in executor.plan.surfaces_in.items():
             self._receive(name, layout)
 
@@ -133,7 +143,10 @@ class _Run:
             self.surfaces[name], notes = found
             if notes["generation"] == self.executor.weights.generation:
                 self.weights_are_staged = True
+            self.placed[name] = notes["placed"]  # type: ignore[assignment]
             return
+        if self.executor.ranges is not None:
+            self.placed[name] = placed_for(name, self.executor.weights.kept, self.executor.host.array(tensor))
         self._take(name, layout.shape)
         np.copyto(self.surfaces[name].array, self.executor.host.array(tensor).reshape(layout.shape))
 
@@ -154,30 +167,43 @@ class _Run:
                 if copy.value not in weights.surfaces:
                     weights.surfaces[copy.value] = self.executor.device.allocate(TensorType(FP16, copy.layout.shape))
                 elif self.weights_are_staged:
+                    self.placed[copy.value] = weights.placed.get(copy.value, Placed())
                     continue
                 self.surfaces[copy.value] = weights.surfaces[copy.value]
             elif copy.value not in self.own:
                 self._take(copy.value, copy.layout.shape)
-            factor = self.scale if copy.value in self.executor.plan.gradients else 1.0
+            is_gradient = copy.value in self.executor.plan.gradients
             source = self.executor.host.array(self.values[copy.value])
             if copy.is_mask:
                 beyond = np.where(np.isneginf(source), np.float32(EXCLUDED), np.float32(MASKED))
                 source = np.where(source < -FP16_MAX, beyond, source)
+            factor = self.scale if is_gradient else 1.0
+            if self.executor.ranges is not None:
+                self.placed[copy.value] = placed = staged_at(copy, source, is_gradient)
+                factor = math.ldexp(1.0, placed.exponent)
+                if copy.is_weight:
+                    weights.placed[copy.value] = placed
             jobs.append((*_meeting(self.surfaces[copy.value].array, source, copy.layout), factor))
         if any(copy.is_weight for copy in step.copies) and not self.weights_are_staged:
             weights.generation += 1
         native.stage_many(jobs)
 
-    def dispatch(self, step: Dispatch) -> None:
+    def dispatch(self, step: Dispatch, state: DispatchRanges | None) -> None:
         executor = self.executor
         program = executor.plan.programs[step.program]
         for name, port in zip(step.outputs, program.outputs, strict=True):
             self._take(name, port.layout.shape)
-        executor.device.run(
-            executor.loaded[step.program],
-            [self.surfaces[name] for name in step.inputs],
-            [self.surfaces[name] for name in step.outputs],
-        )
+        inputs = [self.surfaces[name] for name in step.inputs]
+        outputs = [self.surfaces[name] for name in step.outputs]
+        loaded = executor.loaded[step.program]
+        if program.ranges is not None and state is not None:
+            lying = [self.placed[name] for name in step.inputs]
+            where = step.where or program.name
+            found = dispatch_in_range(executor.device, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, self.last_of.get(step.program))
+            self.last_of[step.program] = state
+            self.placed.update(zip(step.outputs, found, strict=True))
+            return
+        executor.device.run(loaded, inputs, outputs)
         for name in step.outputs:
             if name in executor.plan.gradients and name not in executor.unstaged:
                 self.reading.add(name, *native.scan(self.surfaces[name].array))
@@ -188,8 +214,11 @@ class _Run:
             is_gradient = copy.value in executor.plan.gradients
             value, target = executor.host.empty(copy.value, copy.layout.logical)
             source = copy.layout.logical_of(self.surfaces[copy.value].array)
-            read = native.unstage(target, source, 1.0 / self.scale if is_gradient else 1.0)
-            if is_gradient:
+            factor = 1.0 / self.scale if is_gradient else 1.0
+            if executor.ranges is not None:
+                factor = math.ldexp(1.0, -self.placed[copy.value].exponent)
+            read = native.unstage(target, source, factor)
+            if is_gradient and executor.ranges is None:
                 self.reading.add(copy.value, *read)
             self.values[copy.value] = executor.host.finish(copy.value, value)
 
@@ -198,7 +227,9 @@ class _Run:
         lent: dict[str, Any] = {}
         for name in plan.kept_names:
             self.own.discard(name)
-            notes = {"generation": executor.weights.generation}
+            placed = self.placed.get(name, Placed())
+            notes = {"generation": executor.weights.generation, "placed": placed}
+            executor.weights.kept.setdefault(name, set()).add(placed.exponent)
             lent[name] = executor.host.wrap(executor.pool.lend(self.surfaces[name], notes))
         return [
             plan.literals.get(position) if name is None else (lent if position in plan.kept else self.values)[name]

@@ -73,11 +73,7 @@ class LossScale:
         largest_tangent: the largest magnitude of the incoming gradients. Raises NumericsError where it
         is not finite (the loss itself is NaN or infinite), or where no scale helps.
         """
-        if not math.isfinite(largest_tangent):
-            raise NumericsError(
-                "The gradient that enters the backward programs is not finite: the loss itself is NaN or infinite. "
-                "Lower the learning rate, clip gradients, or resume from the last good checkpoint."
-            )
+        require_finite(largest_tangent)
         exponent = math.frexp(largest_tangent)[1] if largest_tangent > 0 else 0
         reading = Reading()
         for _ in range(MAX_TRIES):
@@ -105,3 +101,12 @@ class LossScale:
             self.target += 1
             self.raises += 1
             self.calm_steps = 0
+
+
+def require_finite(largest_tangent: float) -> None:
+    """Raises NumericsError where the incoming gradient is not."""
+    if not math.isfinite(largest_tangent):
+        raise NumericsError(
+            "The gradient that enters the backward programs is not finite: the loss itself is NaN or infinite. "
+            "Lower the learning rate, clip gradients, or resume from the last good checkpoint."
+        )
