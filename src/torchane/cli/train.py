@@ -13,6 +13,7 @@ from torchane.models.presets import PRESETS
 INTERRUPTED = 130
 DEVICES = ("auto", "twin", "ane")
 ARITHMETICS = ("exact", "engine")
+RANGES = ("auto", "on", "off")
 
 PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS.values())
 
@@ -46,6 +47,12 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
     "--arithmetic",
     type=click.Choice(ARITHMETICS),
     help="Of the twin. exact: exact products, fp32 sums; engine: the chip's own rules.  [default: exact]",
+)
+@click.option(
+    "--ranges",
+    type=click.Choice(RANGES),
+    help="Powers of two that keep every product inside the engine's window. auto: for an engine and its arithmetic.  "
+    "[default: auto]",
 )
 @click.option(
     "--audit", is_flag=True, help="At the end, show what the engine's arithmetic does to one batch; audit.json, audit.svg."

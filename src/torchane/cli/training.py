@@ -33,7 +33,7 @@ from torchane.train.step import adamw
 
 RUNS = Path("runs")
 SAMPLE_TOKENS = 200
-EXACT = "exact"  # the arithmetic unless another is asked for
+EXACT, AUTO = "exact", "auto"  # arithmetic and range control unless others are asked for
 # A validation window costs a third of a training window, so this share adds a tenth to the time of a run.
 EVAL_SHARE = 0.3
 FEWEST_EVAL_WINDOWS = 8
@@ -55,6 +55,7 @@ class Request:
     checkpoint_interval: int | None = None
     device: str = "auto"
     arithmetic: str | None = None
+    ranges: str | None = None
     audit: bool = False
     threads: int | None = None
     out: Path | None = None
@@ -70,7 +71,7 @@ class Progress(Reporter, Protocol):
     def working(self, what: str, done: int, total: int) -> None: ...
 
 
-CompileModel = Callable[[LlamaForCausalLM, str, Path | None, str], CompiledModel]
+CompileModel = Callable[[LlamaForCausalLM, str, Path | None, str, str], CompiledModel]
 
 
 def train(request: Request, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
@@ -97,8 +98,8 @@ def _start(request: Request, progress: Progress, compile_model: CompileModel) ->
         chosen.config, max_position_embeddings=max(chosen.config.max_position_embeddings, settings.seq_len)
     )
     model = LlamaForCausalLM(config, seed=settings.seed)
-    arithmetic = request.arithmetic or EXACT
-    compiled = _compile(model, chosen.name, request, arithmetic, progress, compile_model)
+    arithmetic, ranges = request.arithmetic or EXACT, request.ranges or AUTO
+    compiled = _compile(model, chosen.name, request, arithmetic, ranges, progress, compile_model)
     dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
     progress.said(dataset.describe())
     batches = DatasetBatches(dataset, settings)
@@ -106,6 +107,7 @@ def _start(request: Request, progress: Progress, compile_model: CompileModel) ->
         "preset": chosen.name,
         "device": compiled.device,
         "arithmetic": arithmetic,
+        "ranges": ranges,
         "seed": settings.seed,
         "data": {"path": request.data and str(request.data.resolve()), "sha256": digest(dataset)},
         "settings": settings.to_dict(),
@@ -136,7 +138,7 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
     if given:
         raise UsageError(
             f"--resume continues a run as it was begun, so {', '.join(given)} cannot be given with it. "
-            "--steps, --data (where the text has moved), --device, --arithmetic, --threads, --dump and --json can."
+            "--steps, --data (where the text has moved), --device, --arithmetic, --ranges, --threads, --dump and --json can."
         )
     folder = RunFolder.open(request.resume)
     about = folder.about()
@@ -153,7 +155,8 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
         settings = replace(settings, steps=request.steps)
     model = LlamaForCausalLM(load_config(folder.path), seed=settings.seed)
     arithmetic = request.arithmetic or about.get("arithmetic", EXACT)
-    compiled = _compile(model, chosen, request, arithmetic, progress, compile_model)
+    ranges = request.ranges or about.get("ranges", AUTO)
+    compiled = _compile(model, chosen, request, arithmetic, ranges, progress, compile_model)
     tokenizer = load_tokenizer(folder.path)
     path = request.data or (path and Path(path))
     dataset = load_dataset(path, model.config.vocab_size, settings.seed, progress, tokenizer)
@@ -170,7 +173,7 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
     step = trainer.state.step
     if step > settings.steps:
         raise UsageError(f"{folder.path} is at step {step} already; --steps {settings.steps} is behind it.")
-    about |= {"arithmetic": arithmetic, "settings": settings.to_dict(), "provenance": [*done, {"step": step, **provenance()}]}
+    about |= {"arithmetic": arithmetic, "ranges": ranges, "settings": settings.to_dict(), "provenance": [*done, {"step": step, **provenance()}]}
     folder.write_about(about)
     progress.said(f"Resuming {folder.path} after step {step} of {settings.steps}.")
     return trainer, about
@@ -208,9 +211,15 @@ def load_dataset(
 
 
 def _compile(
-    model: LlamaForCausalLM, name: str, request: Request, arithmetic: str, progress: Progress, compile_model: CompileModel
+    model: LlamaForCausalLM,
+    name: str,
+    request: Request,
+    arithmetic: str,
+    ranges: str,
+    progress: Progress,
+    compile_model: CompileModel,
 ) -> CompiledModel:
-    compiled = compile_model(model, request.device, request.dump, arithmetic)
+    compiled = compile_model(model, request.device, request.dump, arithmetic, ranges)
     size = sum(param.numel() for param in model.parameters()) / 1e6
     why = (
         f" (--device auto: {AUTO_REASONS[compiled.device]})"

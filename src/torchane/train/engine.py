@@ -1,5 +1,6 @@
 """The model through the `ane` backend of torch.compile: forward and backward are engine programs."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,24 +15,36 @@ from torchane.errors import RunFolderError, TorchaneError
 from torchane.plan.memory import forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
+from torchane.runtime.range_control import RangeControl
 
 
 class EngineModel:
-    """A `CompiledModel`. It remembers the loss scale, on which the last bits of a gradient depend.
+    """A `CompiledModel`. It remembers the loss scale and the powers of two of range control, on which the last bits of a
+    gradient depend.
 
     device: "auto", "twin" or "ane"; `self.device` says which it became. dump: a folder for every program.
-    arithmetic: of the twin, "exact" or "engine".
+    arithmetic: of the twin, "exact" or "engine". ranges: "auto", "on" or "off", see `capture.backend.Options`.
     A graph break or one shape too many is an error, where torch.compile would go on in eager PyTorch.
     Raises UsageError for an unknown device, DeviceError for one that is not there; the first training call
     raises DeviceError where a step cannot fit into memory.
     """
 
-    def __init__(self, model: nn.Module, device: str = "auto", dump: Path | None = None, arithmetic: str = "exact") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str = "auto",
+        dump: Path | None = None,
+        arithmetic: str = "exact",
+        ranges: str = "auto",
+    ) -> None:
         self.device = open_device(device, arithmetic).name
-        self._options = {"device": device, "arithmetic": arithmetic} | ({} if dump is None else {"dump": str(dump)})
+        self._options = {"device": device, "arithmetic": arithmetic, "ranges": ranges}
+        self._options |= {} if dump is None else {"dump": str(dump)}
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self._scales: list[LossScale] = []
         self._restored: list[LossScale] = []
+        self._ranges: list[tuple[str, RangeControl]] = []  # by what identifies a graph
+        self._restored_ranges: list[tuple[str, Mapping[str, Any]]] = []
         # By the name "ane", a second model of the same shape in this process would share graph and loss scale.
         self._forward = torch.compile(model, backend=self._compile, dynamic=False, fullgraph=True)
 
@@ -44,7 +57,11 @@ class EngineModel:
             raise
 
     def state(self) -> dict[str, Any]:
-        return {"loss_scales": [asdict(scale) for scale in [*self._scales, *self._restored]]}
+        ranges = [[key, control.to_dict()] for key, control in self._ranges]
+        return {
+            "loss_scales": [asdict(scale) for scale in [*self._scales, *self._restored]],
+            "ranges": [*ranges, *map(list, self._restored_ranges)],
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes the state that a checkpoint holds; call it before the first training forward.
@@ -52,7 +69,8 @@ class EngineModel:
         """
         try:
             self._restored = [LossScale(**values) for values in state.get("loss_scales", ())]
-        except TypeError as error:
+            self._restored_ranges = [(str(key), dict(value)) for key, value in state.get("ranges", ())]
+        except (TypeError, ValueError) as error:
             raise RunFolderError(
                 f"The checkpoint's loss scale does not fit this version of torchane: {error}. "
                 "Resume with the version that wrote it."
@@ -61,6 +79,8 @@ class EngineModel:
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         known = len(backend.COMPILED)
         run = backend.ane(gm, example_inputs, options=self._options)
+        for compiled in backend.COMPILED[known:]:
+            self._take_up(compiled)
         if torch.is_grad_enabled():  # a validation has no backward, so no loss scale
             for compiled in backend.COMPILED[known:]:
                 # The weights are in memory already; gradients, optimizer and surfaces are to come.
@@ -69,3 +89,19 @@ class EngineModel:
                     compiled.loss_scale = self._restored.pop(0)
                 self._scales.append(compiled.loss_scale)
         return run
+
+    def _take_up(self, compiled: backend.Compiled) -> None:
+        """Gives a graph the range control that the checkpoint has of it. A validation's graph is among them: its last
+        bits depend on it too. Graphs are told apart by their programs, for a resumed run compiles in another order."""
+        if compiled.ranges is None:
+            return
+        text = "".join(f"{name}\n{program.text}" for name, plan in compiled.plans.items() for program in plan.programs)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        saved = next((one for one in self._restored_ranges if one[0] == key), None)
+        if saved is not None:
+            self._restored_ranges.remove(saved)
+            try:
+                compiled.ranges.restore(saved[1])
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunFolderError(f"The checkpoint's ranges are damaged: {error}. Go back to another checkpoint.") from error
+        self._ranges.append((key, compiled.ranges))
