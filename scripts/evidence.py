@@ -2,11 +2,13 @@
 
     python scripts/evidence.py            every long test
     python scripts/evidence.py tests/mil  some of them: evidence/tests-mil.json
+    python scripts/evidence.py tests/mil/test_fuzz.py::test_x    one: evidence/tests-mil-test_fuzz-test_x.json
 """
 
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(paths: list[str]) -> int:
-    name = "-".join(path.strip("/").replace("/", "-").removesuffix(".py") for path in paths) or "long"
+    name = "-".join(re.sub(r"\.py|\W+", lambda found: "" if found[0] == ".py" else "-", path.strip("/")) for path in paths) or "long"
     target = ROOT / "evidence" / f"{name}.json"
     collected = target.with_suffix(".tmp")
     collected.unlink(missing_ok=True)

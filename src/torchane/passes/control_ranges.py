@@ -31,7 +31,7 @@ from torchane.passes.rewrite import names, shape_of
 #: Largest magnitudes, as powers of two. A result of a product that goes into another product or leaves has 7 doublings
 #: to the end of the range, for the partial sums on the way and for the next step; one that is multiplied element by
 #: element has 10. Sums of stored values and multiplied operands must stay below fp16's own end.
-PRODUCT, ELEMENTS, CHAIN, OPERAND = 8, 5, 9, 13
+PRODUCT, ELEMENTS, CHAIN, OPERAND = 8, 5, 8, 13
 #: Where a sum of products, and any other value, is no longer a number.
 SUM_END, VALUE_END = 15, 16
 #: An operand this many times smaller than the result is multiplied for nearly nothing.
@@ -81,6 +81,9 @@ class _Control:
         for op in self.program.ops:
             self._op(op)
         outputs = [self.now.get(var, var) for var in self.program.outputs]
+        for index, var in enumerate(outputs):
+            if var not in self.measured and var not in self.small:
+                self._bound(self._measure("output", index, var), self._form(var), CHAIN, VALUE_END, var.name)
         ops = self.b.ops
         inputs, results = list(self.program.inputs), list(outputs)
         if self.multipliers:
@@ -117,9 +120,11 @@ class _Control:
             self._product(op)
         elif kind in SUMS:
             self._sum(op)
-        elif kind in ("mul", "real_div"):
-            x, y = self._form(op.args["x"]), self._form(op.args["y"])
-            self._emit(op, x + y if kind == "mul" else x - y)
+        elif kind == "mul":
+            op = self._placeable(op)
+            self._emit(op, self._form(op.args["x"]) + self._form(op.args["y"]))
+        elif kind == "real_div":
+            self._emit(op, self._form(op.args["x"]) - self._form(op.args["y"]))
         elif kind in LINEAR:
             x = op.args["x"]
             self._emit(op, self._form(x))
@@ -138,6 +143,16 @@ class _Control:
             self.b.ops.append(op)
             if kind in ROOTS and self._is_small_factor(op.output):
                 self.now[op.output] = self._scaled(op.output, self._variable())
+
+    def _placeable(self, op: Op) -> Op:
+        """A product of two values from elsewhere, element by element, that leaves or goes into sums of products: nothing in
+        this program places it, so its smaller factor is multiplied."""
+        forms = [self._form(op.args[key]) for key in "xy"]
+        goes_far = op.output in self.leaves_as or any(reader.kind.name in PRODUCTS for reader in self._readers(op.output))
+        if not goes_far or ZERO in forms or self._last(forms[0] + forms[1]) is not None:
+            return op
+        key = min("yx", key=lambda one: _size(op.args[one]))
+        return replace(op, args={**op.args, key: self._scaled(op.args[key], self._variable())})
 
     def _product(self, op: Op) -> None:
         keys = PRODUCTS[op.kind.name]
@@ -194,11 +209,19 @@ class _Control:
                 return x, y
         if all(self._knob(form) is None for form in have.values()):
             place = self._variable()
+            for side in (x, y):
+                self._bound_moved(side, place)
             return self._scaled(x, place - have[x]), self._scaled(y, place - have[y])
         moving = self._cheaper(x, y)
         staying = y if moving is x else x
+        self._bound_moved(moving, have[staying])
         moved = self._sunk(moving, have[staying] - have[moving])
         return (moved, y) if moving is x else (x, moved)
+
+    def _bound_moved(self, side: Var, place: Form) -> None:
+        """What is moved for a sum must fit where it goes."""
+        if side in self.measured:
+            self._bound(self.measured[side], place, ELEMENTS, VALUE_END, f"{side.name}, moved for a sum")
 
     def _cheaper(self, x: Var, y: Var) -> Var:
         """Which of two to multiply: the one that the runtime cannot place otherwise, then the one that costs less."""

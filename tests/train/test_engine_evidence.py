@@ -1,0 +1,79 @@
+"""Whole runs in the engine's arithmetic, with and without range control, beside the same runs in exact arithmetic."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import Listener
+
+from torchane import native
+from torchane.cli.training import Request
+from torchane.cli.training import train as run_command
+from torchane.runtime.loss_scale import LossScale
+
+pytestmark = pytest.mark.long
+
+
+class CommandListener(Listener):
+    """The command also says things outside of the loop."""
+
+    def said(self, text: str) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def all_threads(one_thread):
+    """These are large enough to gain from them."""
+    torch.set_num_threads(2)
+    native.set_threads(2)
+
+
+def run(path: Path, arithmetic: str, ranges: str, **options) -> dict[int, float]:
+    """The training loss of every step; validation comes last in it, as step 0."""
+    torch.compiler.reset()
+    request = Request(device="twin", arithmetic=arithmetic, ranges=ranges, out=path, **options)
+    summary = run_command(request, CommandListener())
+    lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    return losses | {0: summary["valid_loss"]}
+
+
+def largest_gap(ours: dict[int, float], exact: dict[int, float]) -> float:
+    """At every tenth step, relative."""
+    steps = [step for step in exact if step and step % 10 == 0]
+    assert len(steps) == max(exact) // 10
+    return max(abs(ours[step] / exact[step] - 1) for step in steps)
+
+
+def compare(path: Path, evidence, **options) -> None:
+    exact = run(path / "exact", "exact", "off", **options)
+    engine = run(path / "engine", "engine", "on", **options)
+    gap = largest_gap(engine, exact)
+    evidence("largest gap at every tenth step", gap, unit="relative")
+    evidence("validation loss, engine and exact", [engine[0], exact[0]], unit="nats per token")
+    evidence("losses at every tenth step, engine and exact", {s: [engine[s], exact[s]] for s in exact if s and s % 10 == 0})
+    assert gap < 0.02
+
+
+def test_tiny_with_range_control_keeps_to_exact_arithmetic_for_its_whole_default_run(tmp_path, evidence):
+    compare(tmp_path, evidence)
+
+
+def test_stories15m_with_range_control_keeps_to_exact_arithmetic_for_300_steps(tmp_path, evidence):
+    """Batches of 2 windows of 256 tokens: the engine's kernels take seconds a step."""
+    compare(tmp_path, evidence, preset="stories15m", steps=300, batch_size=2, eval_interval=300, checkpoint_interval=300)
+
+
+@pytest.mark.parametrize("loss_scale", ["the usual", "held at 1"])
+def test_tiny_without_range_control(loss_scale, tmp_path, evidence, monkeypatch):
+    """At the usual loss scale 300 steps do not show what is dropped; with gradients as they are they do."""
+    options = {"steps": 300, "eval_interval": 300, "checkpoint_interval": 300}
+    exact = run(tmp_path / "exact", "exact", "off", **options)
+    if loss_scale == "held at 1":
+        monkeypatch.setattr(LossScale, "run", lambda self, largest, backward: backward(1.0)[0])
+    engine = run(tmp_path / "engine", "engine", "off", **options)
+    gap = largest_gap(engine, exact)
+    evidence("largest gap at every tenth step", gap, unit="relative")
+    evidence("losses at every tenth step, engine and exact", {s: [engine[s], exact[s]] for s in exact if s and s % 10 == 0})
+    assert gap < 0.02 if loss_scale == "the usual" else gap > 0.05
