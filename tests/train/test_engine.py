@@ -1,5 +1,6 @@
 """Training through engine programs on the twin: beside PyTorch, stopped and resumed, on any number of threads."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,9 @@ def nothing_compiled_yet():
 STEPS = replace(SETTINGS, steps=8, checkpoint_interval=8)
 
 
-def on_the_twin(path, settings=STEPS, **options):
+def on_the_twin(path, settings=STEPS, arithmetic="exact", **options):
     trainer = make_trainer(path, settings, **options)
-    trainer.compiled = EngineModel(trainer.model, "twin")
+    trainer.compiled = EngineModel(trainer.model, "twin", arithmetic=arithmetic)
     return trainer
 
 
@@ -52,6 +53,29 @@ def test_stopping_and_resuming_changes_no_bit(unbroken, tmp_path):
     second.resume()
     second.run()
     assert read(second) == read(unbroken[0])
+
+
+def test_range_control_is_resumed_to_the_bit_and_does_not_depend_on_threads(tmp_path):
+    """In the engine's arithmetic; validation has a graph and ranges of its own."""
+    whole = on_the_twin(tmp_path / "whole", arithmetic="engine")
+    whole.run()
+    assert all(control.plans for _, control in whole.compiled._ranges) and len(whole.compiled._ranges) == 2
+    before = native.get_threads()
+    try:
+        native.set_threads(1 if before > 1 else 2)
+        first = on_the_twin(tmp_path / "run", arithmetic="engine")
+        first.run(lambda: first.state.step >= 3)
+    finally:
+        native.set_threads(before)
+    torch.compiler.reset()
+    second = on_the_twin(tmp_path / "run", arithmetic="engine", existing=True)
+    second.resume()
+    second.run()
+    assert second.compiled.state() == whole.compiled.state()
+    assert read(second) == read(whole)
+    metrics = [Path(one.folder.path, "metrics.jsonl").read_text().splitlines() for one in (second, whole)]
+    told = [[{k: v for k, v in json.loads(line).items() if k != "time_s"} for line in lines] for lines in metrics]
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("threads", [1])

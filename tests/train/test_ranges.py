@@ -63,3 +63,87 @@ def errors(seed: int, ranges: str, arithmetic: str = "engine") -> list[float]:
     return [
         ((p.grad.double() - q.grad).norm() / q.grad.norm()).item() for p, q in zip(ours.parameters(), exact.parameters(), strict=True)
     ]
+
+
+def test_a_few_random_layers_keep_every_gradient_within_one_percent():
+    plain = [error for seed in (0, 2, 3) for error in errors(seed, "off")]
+    assert max(plain) > 0.1
+    for seed in (0, 2, 3):
+        assert max(errors(seed, "on")) < 0.01, seed
+
+
+@pytest.mark.long
+def test_ten_random_layers_keep_every_gradient_within_one_percent(evidence):
+    plain = {seed: max(errors(seed, "off")) for seed in range(10)}
+    controlled = {seed: max(errors(seed, "on")) for seed in range(10)}
+    evidence("largest relative error of a weight's gradient, range control", controlled)
+    evidence("the same, plain loss scaling (inf: no scale keeps it from overflowing)", plain)
+    assert max(controlled.values()) < 0.01
+    assert sum(error > 0.1 for error in plain.values()) >= 5
+
+
+def test_exact_arithmetic_gives_the_same_gradients_with_and_without_where_nothing_is_lost():
+    """A plain model at ordinary magnitudes: powers of two move no digit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 32, bias=False))
+    x, found = torch.randn(2, 32, 64), []
+    for ranges in ("off", "on"):
+        torch.compiler.reset()
+        model.zero_grad()
+        compiled = torch.compile(model, backend="ane", options={"device": "twin", "ranges": ranges})
+        compiled(x).backward(torch.ones(2, 32, 32))
+        found.append([param.grad.clone() for param in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_layers_of_one_structure_share_a_program_and_have_ranges_of_their_own():
+    torch.compiler.reset()
+    model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(3)))
+    for index, layer in enumerate(model):
+        layer.weight.data *= 2.0 ** (-9 * index)
+    compiled = torch.compile(model, backend="ane", options={"device": "twin", "ranges": "on"})
+    compiled(torch.randn(2, 32, 64)).sum().backward()
+    graph = backend.COMPILED[-1]
+    forward = graph.plans["forward"]
+    assert len(forward.programs) < len(forward.dispatches) == 3
+    results = [one.exponents["v0"] for one in graph.ranges.plans["forward"]]
+    assert results[0] < results[1] < results[2]
+
+
+def test_an_overflow_is_run_again_at_once_and_the_gradient_is_right():
+    torch.compiler.reset()
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 32, bias=False))
+    plain = copy.deepcopy(model)
+    compiled = torch.compile(model, backend="ane", options={"device": "twin", "arithmetic": "engine", "ranges": "on"})
+    x = torch.randn(2, 32, 64)
+    compiled(x).sum().backward()
+    graph = backend.COMPILED[-1]
+    before = graph.ranges.reruns
+    for one in (model, plain):
+        one.zero_grad()
+        one[0].weight.data *= 2.0**18
+    compiled(x).sum().backward()
+    plain(x).sum().backward()
+    assert graph.ranges.reruns > before
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() < 0.01 * theirs.grad.norm()
+
+
+def test_saved_values_that_a_hook_moved_are_found_while_their_power_stands_and_refused_after():
+    torch.compiler.reset()
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 32, bias=False))
+    compiled = torch.compile(model, backend="ane", options={"device": "twin", "ranges": "on"})
+    x = torch.randn(2, 32, 64)
+
+    def step(factor: float) -> None:
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved.clone(), lambda packed: packed.clone()):
+            y = compiled(x * factor)
+        y.sum().backward()
+
+    step(1.0)
+    before = model[1].weight.grad.clone()
+    model.zero_grad()
+    step(1.0)
+    assert torch.equal(before, model[1].weight.grad)
+    with pytest.raises(NumericsError, match="moved by a hook"):
+        step(2.0**12)

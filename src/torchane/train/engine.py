@@ -57,10 +57,10 @@ class EngineModel:
             raise
 
     def state(self) -> dict[str, Any]:
-        ranges = [[key, control.to_dict()] for key, control in self._ranges]
+        ranges = [[key, control.to_dict()] for key, control in self._ranges] + [list(one) for one in self._restored_ranges]
         return {
             "loss_scales": [asdict(scale) for scale in [*self._scales, *self._restored]],
-            "ranges": [*ranges, *map(list, self._restored_ranges)],
+            "ranges": sorted(ranges, key=lambda one: one[0]),  # a resumed run compiles in another order
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
