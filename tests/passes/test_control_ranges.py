@@ -8,7 +8,7 @@ from golden import main, same_text
 from torchane import chips, passes
 from torchane.mil.evaluate import evaluate
 from torchane.passes.control_ranges import control_ranges
-from torchane.passes.ranges import ZERO, Form
+from torchane.passes.ranges import ZERO, Form, Inputs
 
 V0, I0, I1 = Form.var("v0"), Form.var("i0"), Form.var("i1")
 
@@ -16,7 +16,7 @@ V0, I0, I1 = Form.var("v0"), Form.var("i0"), Form.var("i1")
 def runs_alike(program, pinned=(), seed=0, chip=None):
     """Inputs and variables under powers of two drawn at random, multipliers as the forms say: what leaves is the old
     program's result times the power that its form says, and rows hold the largest magnitudes. True if there were any."""
-    controlled, ranges = control_ranges(program, chip, pinned)
+    controlled, ranges = control_ranges(program, chip, Inputs(true=frozenset(pinned)))
     rng = np.random.default_rng(seed)
     inputs = {var.name: rng.uniform(-2, 2, var.shape) for var in program.inputs}
     powers = {f"i{i}": int(rng.integers(-6, 7)) for i, var in enumerate(program.inputs) if var.name not in pinned}
@@ -160,6 +160,23 @@ def test_a_llama_layer_keeps_its_numbers_under_any_powers(name, seed):
 
 @pytest.mark.parametrize("chip", chips.names())
 def test_what_comes_of_it_is_legal(chip):
-    lowered = passes.lower(llama_layer.forward(), chips.load(chip), {}, pinned=())
+    lowered = passes.lower(llama_layer.forward(), chips.load(chip), {}, ranges=Inputs())
     assert lowered.ranges is not None and len(lowered.ranges.multipliers) >= 11
     assert chips.refusals(lowered.program, chips.load(chip)) == ()
+
+
+NORM = """(tensor<fp16, [1, 64, 1, 64]> x, tensor<fp16, [1, 1, 1, 64]> s) {
+    tensor<fp16, [1, 1, 1, 64]> r = pow(x = s, y = fp16(-0.5));
+    tensor<fp16, [1, 64, 1, 64]> y = mul(x = x, y = r);
+} -> (y)"""
+
+
+def test_what_a_norm_divides_comes_out_as_it_is():
+    _, ranges = control_ranges(main(NORM))
+    assert ranges.outputs == (ZERO,) and ranges.multipliers == (-I1, -I0)
+    assert runs_alike(main(NORM))
+
+
+def test_a_gradient_that_a_norm_passes_on_keeps_its_power():
+    _, ranges = control_ranges(main(NORM), None, Inputs(gradients=frozenset("x")))
+    assert ranges.outputs == (I0,) and ranges.multipliers == (-I1,)

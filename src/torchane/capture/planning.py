@@ -15,7 +15,7 @@ from torch import fx
 from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
 from torchane.capture.graph import Cut, Place, cut
-from torchane.capture.region import Ports, RegionCompiler, RegionError
+from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
 from torchane.passes.ports import PortLayout
 from torchane.passes.ranges import ZERO
@@ -197,7 +197,7 @@ class _Planner:
             region, ports = self.cut.regions[index], self.region_ports[index]
             needed = [node for node in ports.inputs if node not in self.in_surface]
             program = self.compiler.compile(
-                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant, self.true
+                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant, self._known()
             )
             spec = self.compiler.programs[program]
             for node, port in (*zip(ports.inputs, spec.inputs), *zip(ports.outputs, spec.outputs)):
@@ -213,6 +213,11 @@ class _Planner:
             if leaving:
                 self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in leaving)))
                 self.on_host.update(leaving)
+
+    def _known(self) -> Known:
+        gradients = self._gradients()
+        linear = frozenset(node for node in self.graph.nodes if node.name in gradients) if gradients else frozenset()
+        return Known(frozenset(self.true), frozenset(self.cut.static), linear)
 
     def _copy_in(self, node: fx.Node) -> Copy:
         may_mask = node in self.cut.static or node.name in self.roles.data

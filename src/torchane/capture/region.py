@@ -40,6 +40,25 @@ class Ports:
     outputs: tuple[fx.Node, ...]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What range control must know of nodes: those stored as they are, of these those that no program computed, and those
+    linear in the incoming gradients."""
+
+    true: frozenset[fx.Node] = frozenset()
+    fixed: frozenset[fx.Node] = frozenset()
+    gradients: frozenset[fx.Node] = frozenset()
+
+    def of(self, node: fx.Node) -> tuple[bool, bool, bool]:
+        return node in self.true, node in self.fixed, node in self.gradients
+
+    def inputs(self, ports: Ports, names: Mapping[fx.Node, str]) -> passes.Inputs:
+        def named(nodes: frozenset[fx.Node]) -> frozenset[str]:
+            return frozenset(names[node] for node in ports.inputs if node in nodes)
+
+        return passes.Inputs(named(self.true), named(self.fixed), named(self.gradients))
+
+
 class RegionError(CaptureError):
     """What cannot be lowered, and which nodes it concerns."""
 
@@ -68,17 +87,17 @@ class RegionCompiler:
         given: Mapping[fx.Node, PortLayout],
         weights: Collection[fx.Node],
         constant: Callable[[fx.Node], torch.Tensor],
-        pinned: Collection[fx.Node] = (),
+        known: Known = Known(),
     ) -> int:
         """The index of the program that computes a region.
 
         given: layouts that surfaces already have. weights: ports that hold parameters or their
-        gradients. pinned: inputs that are stored as they are. Raises RegionError, with the region's module, where no legal form exists.
+        gradients. known: what range control needs. Raises RegionError, with the region's module, where no legal form exists.
         """
-        structure = structure_of(cut, region, ports, given, weights, constant, pinned)
+        structure = structure_of(cut, region, ports, given, weights, constant, known)
         if structure not in self._by_structure:
             try:
-                spec = self._lower(cut, region, ports, given, weights, constant, pinned)
+                spec = self._lower(cut, region, ports, given, weights, constant, known)
             except RegionError:
                 raise
             except CompileError as error:
@@ -99,7 +118,7 @@ class RegionCompiler:
         given: Mapping[fx.Node, PortLayout],
         weights: Collection[fx.Node],
         constant: Callable[[fx.Node], torch.Tensor],
-        pinned: Collection[fx.Node],
+        known: Known,
     ) -> ProgramSpec:
         natural, names = natural_program(cut, region, ports, constant)
         layouts = {names[node]: given.get(node) for node in (*ports.inputs, *ports.outputs)}
@@ -108,7 +127,7 @@ class RegionCompiler:
             self.chip,
             layouts,
             weights=frozenset(names[node] for node in weights if node in names),
-            pinned=frozenset(names[node] for node in pinned if node in ports.inputs) if self.ranges else None,
+            ranges=known.inputs(ports, names) if self.ranges else None,
         )
         text, blobs = emit(lowered.program, tag=True)
         inputs = tuple(
@@ -187,7 +206,7 @@ def structure_of(
     given: Mapping[fx.Node, PortLayout],
     weights: Collection[fx.Node],
     constant: Callable[[fx.Node], torch.Tensor],
-    pinned: Collection[fx.Node] = (),
+    known: Known = Known(),
 ) -> str:
     """A digest of everything that the program depends on, names left out."""
     number = {node: f"in{i}" for i, node in enumerate(ports.inputs)}
@@ -208,7 +227,7 @@ def structure_of(
         return repr(arg)
 
     def port(node: fx.Node) -> tuple[Any, ...]:
-        return (tuple(node.meta["val"].shape), given.get(node), node in weights, node in pinned)
+        return (tuple(node.meta["val"].shape), given.get(node), node in weights, known.of(node))
 
     parts = (
         [port(node) for node in ports.inputs],

@@ -38,13 +38,13 @@ from torchane.passes.merge_duplicates import merge_duplicates
 from torchane.passes.name_constants import name_constants
 from torchane.passes.name_values import name_values
 from torchane.passes.ports import PortLayout
-from torchane.passes.ranges import Ranges
+from torchane.passes.ranges import Inputs, Ranges
 from torchane.passes.scale_squares import scale_squares
 from torchane.passes.settle_outputs import settle_outputs
 from torchane.passes.sink_expands import sink_expands
 from torchane.passes.spread_powers import spread_powers
 
-__all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "CONTROL", "PIPELINE", "Lowered", "PortLayout", "Step", "has_form", "lower", "run"]
+__all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "CONTROL", "PIPELINE", "Inputs", "Lowered", "PortLayout", "Step", "has_form", "lower", "run"]
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ def lower(
     ports: Mapping[str, PortLayout | None],
     *,
     weights: Collection[str] = (),
-    pinned: Collection[str] | None = None,
+    ranges: Inputs | None = None,
 ) -> Lowered:
     """The program as `chip` takes it.
 
     ports: layouts that inputs and outputs must have, by name; None or absent leaves the choice to the layout
-    pass. weights: names of ports that hold trained tensors or their gradients. pinned: asks for range control, and names
-    the inputs that are always stored as they are.
+    pass. weights: names of ports that hold trained tensors or their gradients. ranges: asks for range control, and says
+    what is known of the inputs.
     Raises CompileError that names the pass where an op has no form, LegalityError where the chip refuses
     the result.
     """
@@ -140,14 +140,14 @@ def lower(
     except CompileError as error:
         raise type(error)(f"{error} (pass {LAYOUT.name})") from error
     _check(program, LAYOUT.name)
-    ranges: Ranges | None = None
+    controlled: Ranges | None = None
     for step in AFTER_LAYOUT:
-        if step.run is settle_outputs and pinned is not None:
-            program, ranges = control_ranges(program, chip, pinned)
+        if step.run is settle_outputs and ranges is not None:
+            program, controlled = control_ranges(program, chip, ranges)
             _check(program, CONTROL.name)
         program = run(step, program, chip)
     require_legal(program, chip)
-    return Lowered(program, layouts, ranges)
+    return Lowered(program, layouts, controlled)
 
 
 def has_form(kind: str, chip: Chip) -> bool:

@@ -15,7 +15,6 @@ products leave through another: nobody can look inside a program on an engine.
 Numbers move only by what falls below or above fp16's range on the way.
 """
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +24,7 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Literal, Op, Program, Var
 from torchane.passes.lower_bools import TINY
 from torchane.passes.range_statistics import write_statistics
-from torchane.passes.ranges import ZERO, Bound, Form, Measure, Ranges, port_type
+from torchane.passes.ranges import ZERO, Bound, Form, Inputs, Measure, Ranges, port_type
 from torchane.passes.rewrite import names, shape_of
 
 #: Largest magnitudes, as powers of two. A result of a product that goes into another product or leaves has 7 doublings
@@ -44,19 +43,18 @@ LINEAR = PASSING | {"reduce_sum", "reduce_mean"}
 SUMS = frozenset({"add", "sub", "maximum", "minimum"})
 PRODUCTS = {"matmul": ("x", "y"), "conv": ("x", "weight")}
 BOUNDED = frozenset({"softmax", "sigmoid", "tanh"})  # by 1, so not worth measuring
-ROOTS = frozenset({"pow", "sqrt", "rsqrt"})
 
 _PLACEHOLDER = Var("range_multipliers", port_type(1 << 16))
 
 
-def control_ranges(program: Program, chip: Chip | None = None, pinned: Collection[str] = ()) -> tuple[Program, Ranges]:
+def control_ranges(program: Program, chip: Chip | None = None, inputs: Inputs | None = None) -> tuple[Program, Ranges]:
     """The program with a port for multipliers as its last input and one for statistics as its last output, and what the
-    runtime must know. pinned: inputs that are always stored as they are."""
-    return _Control(program, frozenset(pinned)).run(chip)
+    runtime must know."""
+    return _Control(program, inputs or Inputs()).run(chip)
 
 
 class _Control:
-    def __init__(self, program: Program, pinned: frozenset[str]):
+    def __init__(self, program: Program, inputs: Inputs):
         self.program = program
         self.uses = program.main.uses
         self.b = Builder([*names(program), _PLACEHOLDER.name])
@@ -73,8 +71,10 @@ class _Control:
         self.private: dict[Var, str] = {}
         self.scaled_already: dict[tuple[Var, Form], Var] = {}
         self.leaves_as = self._leaving()
+        self.fixed = {var for var in program.inputs if var.name in inputs.fixed}
+        self.gradients = {var for var in program.inputs if var.name in inputs.gradients}
         for index, var in enumerate(program.inputs):
-            self.forms[var] = ZERO if var.name in pinned else Form.var(f"i{index}")
+            self.forms[var] = ZERO if var.name in inputs.true else Form.var(f"i{index}")
             self.measured[var] = self._measure("input", index, var)
 
     def run(self, chip: Chip | None) -> tuple[Program, Ranges]:
@@ -116,12 +116,16 @@ class _Control:
     def _op(self, op: Op) -> None:
         op = op.reading(self.now)
         kind = op.kind.name
+        if any(var in self.gradients for var in op.inputs):
+            self.gradients.update(op.outputs)
+        if kind in MOVES and any(var in self.fixed for var in op.inputs):
+            self.fixed.update(op.outputs)
         if kind in PRODUCTS and op.args.get("bias") is None:
             self._product(op)
         elif kind in SUMS:
             self._sum(op)
         elif kind == "mul":
-            op = self._placeable(op)
+            op = self._placeable(self._normalised(op))
             self._emit(op, self._form(op.args["x"]) + self._form(op.args["y"]))
         elif kind == "real_div":
             self._emit(op, self._form(op.args["x"]) - self._form(op.args["y"]))
@@ -141,8 +145,22 @@ class _Control:
                 if kind in BOUNDED:
                     self.small.add(out)
             self.b.ops.append(op)
-            if kind in ROOTS and self._is_small_factor(op.output):
-                self.now[op.output] = self._scaled(op.output, self._variable())
+
+    def _normalised(self, op: Op) -> Op:
+        """x * r, r a small value that lies as it is, as the reciprocal root of a norm: what comes of it is of the order
+        of 1, so r is multiplied by what brings it there. Not so for gradients, which r only passes on."""
+        for key, other in ("xy", "yx"):
+            small, large = op.args[key], op.args[other]
+            if (
+                isinstance(small, Var)
+                and isinstance(large, Var)
+                and self._form(small) == ZERO != self._form(large)
+                and _size(small) * SMALL <= _size(large)
+                and small not in self.fixed
+                and not {small, large} & self.gradients
+            ):
+                return replace(op, args={**op.args, key: self._scaled(small, -self._form(large))})
+        return op
 
     def _placeable(self, op: Op) -> Op:
         """A product of two values from elsewhere, element by element, that leaves or goes into sums of products: nothing in
@@ -281,6 +299,8 @@ class _Control:
         power = self.b.slice_by_size(x=_PLACEHOLDER, begin=(0, row, 0, 0), size=(1, 1, 1, 1), name=f"multiplier_{row}")
         name = side.name if isinstance(side, Var) else "constant"
         scaled = self.b.mul(x=side, y=power, name=f"{name}_scaled")
+        if side in self.gradients:
+            self.gradients.add(scaled)
         self.forms[scaled] = self._form(side) + factor
         if isinstance(side, Var) and side in self.measured:
             self.measured[scaled] = self.measured[side]
@@ -374,9 +394,6 @@ class _Control:
 
     def _is_read_by_elements(self, var: Var) -> bool:
         return not self._is_read_as_truth(var) and any(op.kind.name not in PRODUCTS for op in self._readers(var))
-
-    def _is_small_factor(self, var: Var) -> bool:
-        return any(op.kind.name == "mul" and _size(var) * SMALL <= _size(op.output) for op in self._readers(var))
 
 
 def _inner(op: Op) -> int:

@@ -67,6 +67,16 @@ ZERO = Form()
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What is known of a program's inputs, by name. true: stored as they are, of which `fixed` come from no tensor that a
+    program computed (masks, tables). gradients: linear in the gradient that came in."""
+
+    true: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
+    gradients: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Measure:
     """Where the largest magnitude of a value can be read after a run: an output, or a row of the statistics port;
     "input" is known before. form: what the value read is stored under."""

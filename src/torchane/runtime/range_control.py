@@ -26,8 +26,8 @@ ABOVE, BELOW = 2, 1
 SMALLEST, LARGEST = -24, 15
 #: Where tensors that come from the host are placed: their largest magnitude, as a power of two.
 WEIGHTS, ACTIVATIONS, GRADIENTS = 3, 5, 7
-#: Exponents of activations: their squares are brought back to true numbers by one multiplier.
-LEAST_ACTIVATION, MOST_ACTIVATION = -7, 12
+#: Exponents of activations: one multiplier brings them back to true numbers.
+LEAST_ACTIVATION, MOST_ACTIVATION = -12, 20
 MAX_RUNS = 24
 #: How far an estimate moves that was far too small (an overflow) or too large (nothing was left).
 JUMP, FALL = 6, 16
