@@ -85,3 +85,19 @@ def test_an_empty_file_is_called_empty(tmp_path):
     (tmp_path / "x").write_bytes(b"")
     with pytest.raises(ParseError, match="the file is empty"):
         kind_of(tmp_path / "x")
+
+
+def test_a_folder_of_models_names_some_of_them(tmp_path):
+    for place in range(7):
+        mil.save(small_program(), tmp_path / f"m{place}.mlmodelc")
+    with pytest.raises(ParseError, match=r"Of those in it: m0\.mlmodelc, .*m4\.mlmodelc, \.\.\.\."):
+        kind_of(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    def refused(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refused)
+    with pytest.raises(ParseError, match="it cannot be read: Permission denied"):
+        kind_of(tmp_path)

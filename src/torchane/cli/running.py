@@ -146,7 +146,9 @@ def _read(path: str) -> np.ndarray:
     except OSError as error:
         raise UsageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
     except (ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
-        raise ParseError(f"{path}: this is no .npy file of numbers: {error}") from error
+        # NumPy takes whatever is no .npy for a pickle, and says how to load one; nobody should.
+        reason = "" if "pickle" in str(error) else f" ({error})"
+        raise ParseError(f"{path}: this is no .npy file of numbers{reason}. Write it with numpy.save.") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in _NUMERIC:
         raise ParseError(f"{path}: this is no .npy file of numbers. Write it with numpy.save.")
     return array

@@ -166,5 +166,8 @@ def _read(path: Path) -> bytes:
 
 
 def _size(path: Path) -> int:
-    files = (path,) if path.is_file() else (file for file in path.rglob("*") if file.is_file())
-    return sum(file.stat().st_size for file in files)
+    try:
+        files = (path,) if path.is_file() else (file for file in path.rglob("*") if file.is_file())
+        return sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise ParseError(f"{path}: it cannot be read: {error.strerror or error}.") from error

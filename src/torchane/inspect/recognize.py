@@ -18,6 +18,10 @@ from torchane.mil.ir import Program
 
 _HEAD = 4096
 
+#: What a folder that is none of the kinds may hold, and how many of these are named.
+_SUFFIXES = (".mil", ".mlmodelc", ".mlpackage", ".mlmodel", ".hwx", ".bundle", ".e5")
+_SHOWN = 5
+
 
 class Kind(enum.Enum):
     """A kind of file, in words."""
@@ -34,15 +38,19 @@ class Kind(enum.Enum):
     BLOBS = "weight file"
 
     @property
+    def is_folder(self) -> bool:
+        return self.value.endswith("(folder)")
+
+    @property
     def holds_program(self) -> bool:
         return self in (Kind.MIL, Kind.MLMODELC, Kind.MLPACKAGE, Kind.MLMODEL)
 
 
 def kind_of(path: Path) -> Kind:
     """Raises ParseError for what is missing or none of the kinds."""
-    if path.is_dir():
-        return _folder(path)
     try:
+        if path.is_dir():
+            return _folder(path)
         size = path.stat().st_size
         if not path.is_file():
             raise ParseError(f"{path}: this is neither a file nor a folder.")
@@ -67,7 +75,7 @@ def kind_of(path: Path) -> Kind:
         return Kind.MLMODEL
     raise ParseError(
         f"{path}: its first bytes ({head[:8].hex(' ')}) are those of none of the known kinds: "
-        f"{', '.join(kind.value for kind in Kind)}."
+        f"{', '.join(kind.value for kind in Kind if not kind.is_folder)}."
     )
 
 
@@ -82,9 +90,11 @@ def _folder(path: Path) -> Kind:
         return Kind.COMPILED
     if e5.is_bundle(path):
         return Kind.E5
+    within = sorted(entry.name for entry in path.iterdir() if entry.suffix in _SUFFIXES)
+    more = f" Of those in it: {', '.join(within[:_SHOWN])}{', ...' if len(within) > _SHOWN else ''}." if within else ""
     raise ParseError(
         f"{path}: the folder has neither {mlpackage.MANIFEST} (.mlpackage), nor model.mil (.mlmodelc), nor an E5 "
-        "bundle's files."
+        f"bundle's files.{more}"
     )
 
 
