@@ -181,3 +181,23 @@ def test_a_list_cannot_be_handed_in():
     program = parse("func main(list<fp16, 2> ls) { int32 y = list_length(ls = ls); } -> (y);")
     with pytest.raises(UsageError, match="tensors only can be handed in"):
         evaluate(program, {"ls": np.ones(2)})
+
+
+@pytest.mark.parametrize(("inputs", "states", "said"), [
+    ({"x": np.array(["a"])}, {}, "x is tensor<fp16, [1]> and was given <U1 values"),
+    ({"x": np.array([1j])}, {}, "complex128 values"),
+    ({"x": np.array([None])}, {}, "object values"),
+    ({"x": np.ones(1), "z": 1}, {}, "main has no input 'z'; it has s, x"),
+    ({"x": np.ones(1)}, {"t": np.ones(1)}, "main has no input 't'"),
+])  # fmt: skip
+def test_what_is_no_number_or_no_input_is_refused(inputs, states, said):
+    program = parse("func main(tensor<fp16, [1]> x, state<tensor<fp16, [1]>> s) { } -> (x);")
+    with pytest.raises(UsageError, match=said.replace("[", r"\[")):
+        evaluate(program, inputs, states=states)
+
+
+def test_one_of_several_functions_is_chosen_by_name():
+    program = parse("func a(fp16 x) { } -> (x); func b(fp16 x) { } -> (x);")
+    assert evaluate(program, {"x": 2.0}, function="b")["x"] == 2
+    with pytest.raises(UsageError, match="has no function main; it has a, b"):
+        evaluate(program, {"x": 2.0})

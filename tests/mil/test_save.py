@@ -228,3 +228,9 @@ def test_the_public_names():
     for name in ("parse", "load", "to_text", "save", "check", "evaluate", "diff"):
         assert callable(getattr(mil, name))
         assert getattr(mil, name).__doc__
+
+
+def test_a_package_is_sent_to_its_own_reader(tmp_path):
+    (tmp_path / "Manifest.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"torchane\.inspect\.mlpackage\.load"):
+        load(tmp_path)

@@ -23,7 +23,7 @@ from torchane.mil.build import arguments
 from torchane.mil.formats import narrowed, widened
 from torchane.mil.ir import Arg, Blob, Block, Function, Literal, Op, Program, Var
 from torchane.mil.ops.state import State
-from torchane.mil.types import DType, StateType, TensorType, Type
+from torchane.mil.types import STRING, DType, StateType, TensorType, Type
 
 #: Another way to compute an op: the op (for its types) and what its NumPy rule would be given, to its results.
 Rule = Callable[[Op, Mapping[str, Any]], tuple[Any, ...]]
@@ -108,6 +108,8 @@ def _arithmetic(arithmetic: str | Arithmetic) -> Arithmetic:
 def _checked(function: Function, var: Var, given: Any) -> np.ndarray:
     array = np.asarray(given)
     type_ = var.type.tensor if isinstance(var.type, StateType) else var.type
+    if array.dtype.kind not in _NUMBERS and not (isinstance(type_, TensorType) and type_.dtype is STRING):
+        raise UsageError(f"{function.name}: the input {var.name} is {var.type} and was given {array.dtype} values.")
     if not _has_shape(array, type_):
         raise UsageError(f"{function.name}: the input {var.name} is {var.type} and was given the shape {array.shape}.")
     return array
@@ -125,6 +127,9 @@ def require_memory(op: Op) -> None:
             f"{size_bytes:,} bytes to compute and this machine has {_memory_bytes():,}."
         )
 
+
+#: Kinds of NumPy arrays that may be handed in: booleans, integers, floats.
+_NUMBERS = "biuf"
 
 #: Bytes of a number while a rule computes it.
 _WIDE = np.dtype(np.float64).itemsize
@@ -159,6 +164,10 @@ class Run:
     ):
         """Arguments and errors as those of `evaluate`."""
         self.arithmetic = _arithmetic(arithmetic)
+        names = {var.name for var in function.inputs}
+        unknown = [name for name in (*inputs, *(states or ())) if name not in names]
+        if unknown:
+            raise UsageError(f"{function.name} has no input {unknown[0]!r}; it has {', '.join(sorted(names)) or 'none'}.")
         self.values: dict[Var, Any] = {}
         self._function = function
         self._states = {} if states is None else states

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from torchane.errors import UsageError
 from torchane.mil.kinds import OpKind
 from torchane.mil.types import STRING, StateType, TensorType, Type, dtype_of
 
@@ -232,10 +233,14 @@ class Program:
 
     @property
     def main(self) -> Function:
-        """The function `main`, or the only one."""
+        """The function `main`, or the only one. Raises UsageError where there are several and none is `main`."""
         if len(self.functions) == 1:
             return self.functions[0]
-        return next(function for function in self.functions if function.name == "main")
+        for function in self.functions:
+            if function.name == "main":
+                return function
+        names = ", ".join(function.name for function in self.functions) or "none"
+        raise UsageError(f"the program has no function main; it has {names}. Choose one by its name.")
 
     @property
     def inputs(self) -> tuple[Var, ...]:

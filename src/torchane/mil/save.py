@@ -76,10 +76,13 @@ def load(path: str | os.PathLike[str]) -> Program:
     """The program of a .mil file, or of the `model.mil` in a folder, its constants mapped from the weight
     files that it names beside it; they are views, no bytes are copied.
 
-    Raises ParseError for a file that is missing or damaged, BlobPathError for weights outside its folder.
+    Raises ParseError for a file that is missing or damaged, BlobPathError for weights outside its folder, UsageError
+    for a package.
     """
     path = Path(path)
     if path.is_dir():
+        if (path / "Manifest.json").is_file():
+            raise UsageError(f"{path}: this is a Core ML package. Read it with torchane.inspect.mlpackage.load.")
         path = path / "model.mil"
     data = read_whole(path, "the file")
     try:
