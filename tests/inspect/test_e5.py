@@ -79,6 +79,17 @@ def test_a_bundle_is_listed(bundle):
     assert found.faults == ()
 
 
+@pytest.mark.parametrize(("spelled", "estimated"), [
+    ("fp32(0.25)", {"ane": 0.5}), ("fp64(0.25)", {"ane": 0.5}), ('string("0.25")', {}), ("fp32(nan)", {}), ("int32(1)", {"ane": 2.0}),
+])  # fmt: skip
+def test_estimates_are_summed_by_backend(bundle, spelled, estimated):
+    op = f'relu(x = x)[SelectedBackend = string("ane"), EstimatedRuntime = {spelled}]'
+    text = f'func main(fp16 x) {{ fp16 a = {op}; fp16 b = {op}; fp16 c = sin(x = b)[SelectedBackend = string("cpu")]; }} -> (c);'
+    (bundle / "H16G.bundle" / "analytics.mil").write_text(text)
+    found = e5.read_bundle(bundle)
+    assert (found.backends, found.estimated_ms, found.faults) == ({"ane": 2, "cpu": 1}, estimated, ())
+
+
 def test_damaged_files_of_a_bundle_are_named(bundle):
     (bundle / "H16G.bundle" / "ab12.e5").write_bytes(b"\1\2\3")
     (bundle / "H16G.bundle" / "analytics.mil").write_text("func (")

@@ -163,7 +163,9 @@ def _show_e5(out: Console, found: Mapping[str, Any]) -> None:
         rows = ((file["path"], file["what"], size(file["size_bytes"])) for file in found["files"])
         _table(out, "files", ("file", "what", ">size"), rows)
         for backend, count in found["backends"].items():
-            out.print(f"{count:,} ops on {escape(backend)}")
+            time_ms = found["estimated_ms"].get(backend)
+            took = "" if time_ms is None else f", estimated by Apple at {time_ms:.3g} ms"
+            out.print(f"{count:,} ops on {escape(backend)}{took}")
         for fault in found["faults"]:
             out.print(f"[yellow]{escape(fault)}[/yellow]")
     for name, descriptor in found.get("descriptors", {"": found}).items():

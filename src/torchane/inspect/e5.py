@@ -8,6 +8,7 @@ file; fields past it are shown by their place. FlatBuffers have no magic number,
 four fields are. See docs/formats.md.
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ OPERATION_KINDS = (
 )  # fmt: skip
 
 ANALYTICS = "analytics.mil"
-_SELECTED = "SelectedBackend"
+_SELECTED, _ESTIMATED = "SelectedBackend", "EstimatedRuntime"
 _FUNCTIONS = ("main", "main_ane", "main_classic_cpu")
 
 # A bundle holds some dozen files; a folder with more entries than this is none.
@@ -62,13 +63,14 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk. backends: per value of SelectedBackend in analytics.mil, how many ops; faults: what could
-    not be read, in words."""
+    """A bundle on disk. backends: per value of SelectedBackend in analytics.mil, how many ops; estimated_ms: the sum of
+    their EstimatedRuntime, Apple's own estimate, where it is given; faults: what could not be read, in words."""
 
     path: str
     files: tuple[BundleFile, ...]
     descriptors: dict[str, Descriptor]
     backends: dict[str, int]
+    estimated_ms: dict[str, float]
     faults: tuple[str, ...]
 
 
@@ -111,6 +113,7 @@ def read_bundle(path: Path) -> Bundle:
     files: list[BundleFile] = []
     descriptors: dict[str, Descriptor] = {}
     backends: Counter[str] = Counter()
+    estimated: dict[str, float] = {}
     faults: list[str] = []
     for file in _files(path):
         name = str(file.relative_to(path))
@@ -124,10 +127,13 @@ def read_bundle(path: Path) -> Bundle:
             if file.suffix == ".e5":
                 descriptors[name] = parse_descriptor(read_whole(file, "the descriptor"), name)
             else:
-                backends.update(_backends(file, name))
+                for backend, estimate in _placements(file, name):
+                    backends[backend] += 1
+                    if estimate is not None:
+                        estimated[backend] = estimated.get(backend, 0.0) + estimate
         except (ParseError, OSError) as error:
             faults.append(str(error))
-    return Bundle(str(path), tuple(files), descriptors, dict(backends), tuple(faults))
+    return Bundle(str(path), tuple(files), descriptors, dict(backends), estimated, tuple(faults))
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -152,15 +158,15 @@ def _role(file: Path) -> str:
     return roles.get(file.suffix, "?")
 
 
-def _backends(file: Path, name: str) -> Counter[str]:
-    """How many ops of an annotated program run where."""
+def _placements(file: Path, name: str) -> Iterator[tuple[str, float | None]]:
+    """Where each op of an annotated program was placed, and how long it was estimated to take, in milliseconds."""
     try:
         text = read_whole(file, "the text").decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError("the text is not UTF-8.", error.start, name) from None
-    found: Counter[str] = Counter()
     for function in parse_text(text, name).functions:
         for op in walk(function.ops):
             if _SELECTED in op.attrs:
-                found[str(op.attrs[_SELECTED].python())] += 1
-    return found
+                estimate = op.attrs[_ESTIMATED].python() if _ESTIMATED in op.attrs else None
+                is_number = isinstance(estimate, int | float) and math.isfinite(estimate)
+                yield str(op.attrs[_SELECTED].python()), float(estimate) if is_number else None  # type: ignore[arg-type]
