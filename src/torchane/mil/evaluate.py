@@ -137,6 +137,9 @@ _WIDE = np.dtype(np.float64).itemsize
 
 @cache
 def _memory_bytes() -> int:
+    """Of this machine; where the system does not say, what no machine has."""
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 1 << 62
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
