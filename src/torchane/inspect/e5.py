@@ -168,5 +168,6 @@ def _placements(file: Path, name: str) -> Iterator[tuple[str, float | None]]:
         for op in walk(function.ops):
             if _SELECTED in op.attrs:
                 estimate = op.attrs[_ESTIMATED].python() if _ESTIMATED in op.attrs else None
-                is_number = isinstance(estimate, int | float) and math.isfinite(estimate)
-                yield str(op.attrs[_SELECTED].python()), float(estimate) if is_number else None  # type: ignore[arg-type]
+                if not isinstance(estimate, int | float) or not math.isfinite(estimate):
+                    estimate = None
+                yield str(op.attrs[_SELECTED].python()), estimate

@@ -147,7 +147,9 @@ def _zeros(function: Function, var: Var) -> np.ndarray:
     """What a state holds before the first run."""
     assert isinstance(var.type, StateType)
     if not var.type.tensor.is_fixed:
-        raise UsageError(f"{function.name}: the state {var.name} is {var.type}, of no fixed size: give its first value.")
+        raise UsageError(
+            f"{function.name}: the state {var.name} is {var.type}, of no fixed size: give its first value."
+        )
     return np.zeros(var.shape, var.type.tensor.dtype.numpy)  # type: ignore[arg-type]
 
 
@@ -170,7 +172,8 @@ class Run:
         names = {var.name for var in function.inputs}
         unknown = [name for name in (*inputs, *(states or ())) if name not in names]
         if unknown:
-            raise UsageError(f"{function.name} has no input {unknown[0]!r}; it has {', '.join(sorted(names)) or 'none'}.")
+            known = ", ".join(sorted(names)) or "none"
+            raise UsageError(f"{function.name} has no input {unknown[0]!r}; it has {known}.")
         self.values: dict[Var, Any] = {}
         self._function = function
         self._states = {} if states is None else states
@@ -182,7 +185,9 @@ class Run:
             elif var.name not in inputs:
                 raise UsageError(f"{function.name}: no value for the input {var.name} ({var.type}).")
             elif not isinstance(var.type, TensorType):
-                raise UsageError(f"{function.name}: the input {var.name} is a {var.type}; tensors only can be handed in.")
+                raise UsageError(
+                    f"{function.name}: the input {var.name} is a {var.type}; tensors only can be handed in."
+                )
             else:
                 self.values[var] = self.admitted(_checked(function, var, inputs[var.name]), var.type)
 

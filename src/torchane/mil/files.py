@@ -1,4 +1,4 @@
-"""Files read whole: regular ones only, so that no pipe, device or folder in a file's place hangs or fills the memory."""
+"""Files read whole: regular ones only, so that no pipe or device in a file's place hangs or fills the memory."""
 
 import os
 import stat

@@ -17,7 +17,8 @@ from torchane.mil.types import TensorType, Type
 
 def with_sizes(function: Function, shapes: Mapping[str, tuple[int, ...]]) -> Function:
     """The function with its inputs in these shapes, which fit the declared ones, and all that follows from them.
-    Raises CompileError where operands turn out not to fit. Its constants must stand in the arguments that read them (`constants.inline_constants`)."""
+    Its constants must stand in the arguments that read them (`constants.inline_constants`).
+    Raises CompileError where operands turn out not to fit."""
     if not any(_is_open(var.type) for var in function.inputs):
         return function
     source: dict[Var, Var | Literal] = {}

@@ -1,6 +1,7 @@
 """A `.hwx` file in plain values: what the command line shows and `--json` prints.
 
-Sections for weights are counted whole (a program without weights has an empty one of 16 KiB, and no tiles); multiply-adds are estimated from each task's registers
+Sections for weights are counted whole (a program without weights has an empty one of 16 KiB, and no tiles);
+multiply-adds are estimated from each task's registers
 (Wout * Hout * Cout * Cin / groups * Kw * Kh) where the task reads coefficients and the version's table has the fields.
 """
 
