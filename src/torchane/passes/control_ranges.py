@@ -167,7 +167,7 @@ class _Control:
         this program places it, so its smaller factor is multiplied."""
         forms = [self._form(op.args[key]) for key in "xy"]
         goes_far = op.output in self.leaves_as or any(reader.kind.name in PRODUCTS for reader in self._readers(op.output))
-        if not goes_far or ZERO in forms or self._last(forms[0] + forms[1]) is not None:
+        if not goes_far or ZERO in (*forms, forms[0] + forms[1]) or self._last(forms[0] + forms[1]) is not None:
             return op
         key = min("yx", key=lambda one: _size(op.args[one]))
         return replace(op, args={**op.args, key: self._scaled(op.args[key], self._variable())})
