@@ -27,10 +27,11 @@ from torchane.passes.range_statistics import write_statistics
 from torchane.passes.ranges import ZERO, Bound, Form, Inputs, Measure, Ranges, port_type
 from torchane.passes.rewrite import names, shape_of
 
-#: Largest magnitudes, as powers of two. A result of a product that goes into another product or leaves has 7 doublings
-#: to the end of the range, for the partial sums on the way and for the next step; one that is multiplied element by
-#: element has 10. Sums of stored values and multiplied operands must stay below fp16's own end.
-PRODUCT, ELEMENTS, CHAIN, OPERAND = 8, 5, 8, 13
+#: Largest magnitudes, as powers of two. Sums of products have 4 doublings to the end of their range, for partial sums and
+#: for the next step: thousands of products, each far smaller than the largest sum, want to lie as high as they can. What
+#: is multiplied element by element is brought down first. Sums of stored values and multiplied operands must
+#: stay below fp16's own end.
+PRODUCT, ELEMENTS, CHAIN, OPERAND = 11, 4, 9, 13
 #: Where a sum of products, and any other value, is no longer a number.
 SUM_END, VALUE_END = 15, 16
 #: An operand this many times smaller than the result is multiplied for nearly nothing.
@@ -192,11 +193,21 @@ class _Control:
         if isinstance(side, Var) and side in self.measured:
             self._bound(self.measured[side], self._form(side) + factor, OPERAND, VALUE_END, f"{op.output.name}, operand {key}")
         self._emit(replace(op, args={**op.args, key: scaled}), own)
-        target = ELEMENTS if self._is_read_by_elements(op.output) else PRODUCT
         guess = (*(self.measured.get(side, -1) for side in sides), _inner(op).bit_length() // 2)  # type: ignore[arg-type]
-        self._bound(self._measure_value(op.output), own, target, SUM_END, op.output.name, guess)
+        self._bound(self._measure_value(op.output), own, PRODUCT, SUM_END, op.output.name, guess)
         if self._read_once(op.output):
             self.private[op.output] = own.terms[0][0]
+        self._place(op.output)
+
+    def _place(self, var: Var) -> None:
+        """Brings sums of products, which lie high in the window, to where they may be multiplied element by element."""
+        if not self._is_read_by_elements(var) or self._goes_into_a_sum_of_products(var):
+            return
+        place = self._variable()
+        placed = self._scaled(var, place - self._form(var))
+        self._bound(self._measure_value(var), place, ELEMENTS, VALUE_END, f"{var.name}, placed")
+        self.private.pop(var, None)
+        self.now[var] = placed
 
     def _sum(self, op: Op) -> None:
         x, y = op.args["x"], op.args["y"]
@@ -213,7 +224,14 @@ class _Control:
             return
         assert isinstance(x, Var) and isinstance(y, Var)
         x, y = self._aligned(x, y)
+        shared = self.private.get(x) or self.private.get(y)
+        both = self._is_sum_of_products(op.output)
         self._emit(replace(op, args={**op.args, "x": x, "y": y}), self._form(x))
+        if both:
+            self._bound(self._measure_value(op.output), self._form(x), PRODUCT, VALUE_END, op.output.name)
+            if shared is not None and self._read_once(op.output):
+                self.private[op.output] = shared
+            self._place(op.output)
 
     def _aligned(self, x: Var, y: Var) -> tuple[Var, Var]:
         """Both under one power of two."""
@@ -383,6 +401,28 @@ class _Control:
         for op in self.uses.get(var, ()):
             found += self._readers(op.output) if op.kind.name in MOVES else [op]
         return found
+
+    def _is_sum_of_products(self, var: Var) -> bool:
+        """Of products that nothing else reads."""
+        op = self.program.main.producer.get(var)
+        if op is None:
+            return False
+        if op.kind.name in MOVES:
+            return self._only_feeds(op.inputs[0])
+        if op.kind.name in ("add", "sub"):
+            return all(isinstance(arg, Var) and self._only_feeds(arg) for arg in (op.args["x"], op.args["y"]))
+        return op.kind.name in PRODUCTS
+
+    def _only_feeds(self, var: Var) -> bool:
+        return self._read_once(var) and self._is_sum_of_products(var)
+
+    def _goes_into_a_sum_of_products(self, var: Var) -> bool:
+        if not self._read_once(var):
+            return False
+        (op,) = self.uses[var]
+        if op.kind.name in MOVES:
+            return self._goes_into_a_sum_of_products(op.output)
+        return op.kind.name in ("add", "sub") and self._is_sum_of_products(op.output)
 
     def _is_read_as_truth(self, var: Var) -> bool:
         known = {*LINEAR, *SUMS, *PRODUCTS, "mul", "real_div"}

@@ -25,7 +25,7 @@ ABOVE, BELOW = 2, 1
 #: The powers of two that a multiplier can be: fp16's own.
 SMALLEST, LARGEST = -24, 15
 #: Where tensors that come from the host are placed: their largest magnitude, as a power of two.
-WEIGHTS, ACTIVATIONS, GRADIENTS = 3, 5, 7
+WEIGHTS, ACTIVATIONS, GRADIENTS = 3, 3, 11
 #: Exponents of activations: one multiplier brings them back to true numbers.
 LEAST_ACTIVATION, MOST_ACTIVATION = -12, 20
 MAX_RUNS = 24
