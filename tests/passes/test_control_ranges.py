@@ -49,18 +49,21 @@ def test_the_smaller_operand_of_a_product_is_multiplied_and_what_leaves_is_not_m
     assert ranges.multipliers == (V0 - I0 - I1,) and ranges.outputs == (V0,) and ranges.rows == 0
 
 
-def test_a_product_that_stays_inside_is_measured_through_the_statistics_port():
+def test_a_product_that_stays_inside_is_measured_through_the_statistics_port_and_brought_down_for_elements():
     program = main("""(tensor<fp16, [1, 1, 32, 32]> w, tensor<fp16, [1, 1, 32, 64]> x) {
         tensor<fp16, [1, 1, 32, 64]> h = matmul(x = w, y = x);
         tensor<fp16, [1, 1, 32, 64]> y = mul(x = h, y = x);
     } -> (y)""")
     controlled, ranges = control_ranges(program)
-    golden = """(tensor<fp16, [1, 1, 32, 32]> w, tensor<fp16, [1, 1, 32, 64]> x, tensor<fp16, [1, 1, 1, 32]> range_multipliers) {
+    golden = """(tensor<fp16, [1, 1, 32, 32]> w, tensor<fp16, [1, 1, 32, 64]> x, tensor<fp16, [1, 2, 1, 32]> range_multipliers) {
         tensor<fp16, [1, 1, 1, 1]> multiplier_0 = slice_by_size(x = range_multipliers,
             begin = tensor<int32, [4]>([0, 0, 0, 0]), size = tensor<int32, [4]>([1, 1, 1, 1]));
         tensor<fp16, [1, 1, 32, 32]> w_scaled = mul(x = w, y = multiplier_0);
         tensor<fp16, [1, 1, 32, 64]> h = matmul(x = w_scaled, y = x);
-        tensor<fp16, [1, 1, 32, 64]> y = mul(x = h, y = x);
+        tensor<fp16, [1, 1, 1, 1]> multiplier_1 = slice_by_size(x = range_multipliers,
+            begin = tensor<int32, [4]>([0, 1, 0, 0]), size = tensor<int32, [4]>([1, 1, 1, 1]));
+        tensor<fp16, [1, 1, 32, 64]> h_scaled = mul(x = h, y = multiplier_1);
+        tensor<fp16, [1, 1, 32, 64]> y = mul(x = h_scaled, y = x);
         tensor<fp16, [1, 1, 32, 64]> abs = abs(x = h);
         tensor<fp16, [1, 1, 32, 1]> reduce_max = reduce_max(x = abs, axes = tensor<int32, [1]>([-1]), keep_dims = bool(true));
         tensor<fp16, [1, 1, 1, 32]> reshape = reshape(x = reduce_max, shape = tensor<int32, [4]>([1, 1, 1, 32]));
@@ -104,7 +107,7 @@ def test_a_product_with_another_reader_keeps_its_own_power():
         tensor<fp16, [1, 1, 32, 64]> v = mul(x = h, y = x);
     } -> (y, u, v)""")
     _, ranges = control_ranges(program)
-    assert len(ranges.variables) == 2 and len(ranges.multipliers) == 3
+    assert len(ranges.multipliers) == 5 and ranges.outputs[1] - I1 != ranges.outputs[2] - I1
     assert runs_alike(program)
 
 

@@ -21,6 +21,9 @@ class CommandListener(Listener):
     def said(self, text: str) -> None:
         pass
 
+    def working(self, what: str, done: int, total: int) -> None:
+        pass
+
 
 @pytest.fixture(autouse=True)
 def all_threads(one_thread):
