@@ -109,7 +109,24 @@ def test_the_report_can_be_read_by_people_and_programs(reports):
     assert {finding["graph"] for finding in data["findings"]} == {"forward", "backward"}
     picture = ElementTree.fromstring(report.to_svg())
     bars = [line for line in picture.iter("{http://www.w3.org/2000/svg}line") if line.get("class")]
-    assert len(bars) == sum(f.magnitudes.largest > 0 for f in report.product_findings)
+    shown = (*report.product_findings, *report.controlled.product_findings)
+    assert len(bars) == sum(f.magnitudes.largest > 0 for f in shown)
+
+
+def test_range_control_brings_back_what_tiny_weights_lose(reports):
+    _, report = reports["small"]
+    after = report.controlled
+    assert report.lost_parameters == ("first.weight",) and after.lost_parameters == ()
+    assert after.dropped_share() < 0.01 < report.dropped_share()
+    assert max(parameter.relative_error for parameter in after.parameters) < 0.01
+    assert [f.where for f in after.product_findings] == [f.where for f in report.product_findings]
+
+
+def test_the_table_names_what_is_lost_before_and_after(reports):
+    _, report = reports["small"]
+    before, after = report.table().split("With range control:")
+    assert "lost parameters: first.weight" in before and "lost parameters: none" in after
+    assert json.loads(report.to_json())["controlled"]["lost_parameters"] == []
 
 
 def test_another_batch_is_refused():

@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 from xml.sax.saxutils import escape
 
 from torchane.train.audit_products import Magnitudes, ProductCounts
@@ -12,6 +13,8 @@ LOWEST, HIGHEST = -16, 15
 #: A parameter is lost if the engine's gradient is this far off, or this share of its entries vanished.
 LOST_ERROR, LOST_SHARE = 0.5, 0.5
 _COLORS = {"forward": "#2563eb", "backward": "#d97706", "past the range": "#dc2626"}
+#: Of the picture: its left edge, the distance of bars, its height.
+_LEFT, _STEP, _PICTURE = 46, 7, 394
 _LEGEND = " ".join(f'<tspan style="fill:{color}">{name}</tspan>' for name, color in _COLORS.items())
 
 
@@ -46,7 +49,8 @@ class ParameterFinding:
 
 @dataclass(frozen=True)
 class Audit:
-    """loss_scale: what the backward ran under. recommended_loss_scale: see audit.HEADROOM."""
+    """loss_scale: what the backward ran under. recommended_loss_scale: see audit.HEADROOM. controlled: the same step under
+    range control; its loss scale is that of the incoming gradient alone, and magnitudes are those that are stored."""
 
     loss: float
     loss_exact: float
@@ -54,6 +58,7 @@ class Audit:
     recommended_loss_scale: float
     findings: tuple[Finding, ...]
     parameters: tuple[ParameterFinding, ...]
+    controlled: "Audit | None" = None
 
     @property
     def product_findings(self) -> tuple[Finding, ...]:
@@ -69,14 +74,23 @@ class Audit:
         return sum(c.dropped for c in counts) / max(1, sum(c.products for c in counts))
 
     def to_json(self) -> str:
-        data = asdict(self) | {
+        return json.dumps(self._data(), indent=1)
+
+    def _data(self) -> dict[str, Any]:
+        return asdict(replace(self, controlled=None)) | {
             "dropped_share": {graph: self.dropped_share(graph) for graph in ("forward", "backward")},
             "lost_parameters": list(self.lost_parameters),
+            "controlled": None if self.controlled is None else self.controlled._data(),
         }
-        return json.dumps(data, indent=1)
 
     def table(self, rows: int = 12) -> str:
-        """For people: the totals, the ops that lose most, the parameters that lose most."""
+        """For people: the totals, the ops that lose most, the parameters that lose most; before and after range control."""
+        if self.controlled is None:
+            return self._table(rows)
+        without, within = replace(self, controlled=None), self.controlled
+        return f"Without range control:\n{without._table(rows)}\n\nWith range control:\n{within._table(rows)}"
+
+    def _table(self, rows: int) -> str:
         overflowed = sum(f.products.overflowed for f in self.product_findings if f.products)
         near = sum(f.products.near for f in self.product_findings if f.products)
         sums = sum(f.products.sums for f in self.product_findings if f.products)
@@ -85,6 +99,7 @@ class Audit:
             f"loss scale {self.loss_scale:g}, recommended {self.recommended_loss_scale:g}",
             f"products dropped: forward {self.dropped_share('forward'):.2%}, backward {self.dropped_share('backward'):.2%}",
             f"sums near the range's end: {near:,}, past it: {overflowed:,} of {sums:,}",
+            f"lost parameters: {', '.join(self.lost_parameters) or 'none'}",
             "",
             f"{'products dropped':>16} {'largest':>9} {'smallest':>9} {'zeros':>6}  op",
         ]
@@ -102,20 +117,32 @@ class Audit:
         return "\n".join(lines)
 
     def to_svg(self) -> str:
-        """One bar per product in the order of execution, from its smallest result to its largest; the window shaded."""
+        """One bar per product in the order of execution, from its smallest result to its largest; the window shaded.
+        Below it the same under range control."""
+        reports = [(self, "Results of products: smallest to largest. Shaded: the window of the engine.")]
+        if self.controlled is not None:
+            reports.append((self.controlled, "The same under range control, as they are stored."))
+        width = max(_LEFT + _STEP * len(report.product_findings) + 20 for report, _ in reports)
+        width = max(420, width)
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_PICTURE * len(reports)}" font-family="sans-serif" font-size="10">',
+            "<style>.f{stroke:#2563eb}.b{stroke:#d97706}.o{stroke:#dc2626}text{fill:#444}</style>",
+        ]
+        for index, (report, title) in enumerate(reports):
+            parts += [f'<g transform="translate(0 {_PICTURE * index})">', *report._picture(width, title), "</g>"]
+        return "\n".join([*parts, "</svg>"]) + "\n"
+
+    def _picture(self, width: int, title: str) -> list[str]:
         findings = self.product_findings
-        left, top, height, step = 46, 34, 320, 7
-        width = max(420, left + step * len(findings) + 20)
+        left, top, height, step = _LEFT, 34, 320, _STEP
         low, high = -26, 17
 
         def y(power: float) -> float:
             return round(top + (high - max(low, min(high, power))) / (high - low) * height, 1)
 
         parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + height + 40}" font-family="sans-serif" font-size="10">',
-            "<style>.f{stroke:#2563eb}.b{stroke:#d97706}.o{stroke:#dc2626}text{fill:#444}</style>",
             f'<rect x="{left}" y="{y(HIGHEST)}" width="{width - left - 10}" height="{y(LOWEST) - y(HIGHEST)}" fill="#16a34a" fill-opacity="0.1"/>',
-            f'<text x="{left}" y="14">Results of products: smallest to largest. Shaded: the window of the engine.</text>',
+            f'<text x="{left}" y="14">{title}</text>',
             f'<text x="{left}" y="27">{_LEGEND}</text>',
         ]
         for power in range(low + 2, high, 8):
@@ -125,12 +152,12 @@ class Audit:
             assert f.products is not None
             kind = "o" if f.products.overflowed else "b" if f.graph == "backward" else "f"
             if m.largest > 0:
-                title = escape(f"{f.graph} {f.op} {f.where or f.program}: {_power(m.smallest)} to {_power(m.largest)}, {f.products.dropped_share:.1%} of products dropped")
+                about = escape(f"{f.graph} {f.op} {f.where or f.program}: {_power(m.smallest)} to {_power(m.largest)}, {f.products.dropped_share:.1%} of products dropped")
                 parts.append(
                     f'<line class="{kind}" x1="{x}" x2="{x}" y1="{y(math.log2(m.smallest))}" y2="{y(math.log2(m.largest))}" '
-                    f'stroke-width="4"><title>{title}</title></line>'
+                    f'stroke-width="4"><title>{about}</title></line>'
                 )
-        return "\n".join([*parts, "</svg>"]) + "\n"
+        return parts
 
 
 def _power(value: float) -> str:
