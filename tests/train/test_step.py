@@ -122,6 +122,20 @@ def test_the_loss_is_the_mean_nll_and_the_update_is_torchs():
         torch.testing.assert_close(got, want, rtol=1e-4, atol=2e-5, msg=name)  # the first AdamW step is lr * sign(g)
 
 
+@pytest.mark.parametrize("rows", [7, 600])
+def test_token_losses_and_their_gradient_are_those_of_cross_entropy(rows):
+    """4,000 numbers a row: 600 rows are looked at in three parts. Tolerance: a few roundings of fp32."""
+    targets = torch.randint(0, 4000, (1, rows), generator=torch.Generator().manual_seed(0))
+    targets[0, 3::5] = IGNORE
+    weights, ours, theirs = noise(rows), *(noise(1, rows, 4000, seed=1).requires_grad_() for _ in range(2))
+    found = token_losses(ours, targets)
+    wanted = F.cross_entropy(theirs.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORE)
+    found.backward(weights)
+    wanted.backward(weights)
+    assert torch.equal(found, wanted)
+    assert torch.allclose(ours.grad, theirs.grad, rtol=8 * 2.0**-24, atol=4 * 2.0**-24)
+
+
 def test_ignored_targets_weigh_nothing():
     model = LlamaForCausalLM(CONFIG)
     data = batch(counted=8)

@@ -12,13 +12,16 @@ the embedding's gradient, AdamW) treats each element or row alone: tests/train/t
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from torchane import native
+from torchane.capture.host import empty_floats
 from torchane.data.batches import IGNORE, Batch
 from torchane.errors import NumericsError
 from torchane.train.settings import TrainSettings
@@ -51,7 +54,40 @@ def train_step(forward: Forward, optimizer: torch.optim.Optimizer, batch: Batch,
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """logits (B, S, V), targets (B, S) -> nll (B * S,) float32 in nats, 0 where a target is ignored."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORE)
+    losses: Tensor = _TokenLosses.apply(logits.flatten(0, 1), targets.flatten())  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _TokenLosses(torch.autograd.Function):
+    """F.cross_entropy without a reduction, some rows at a time: only logits and their gradient are ever whole.
+
+    The log-probabilities that torch would keep, and the gradient in them, are each as large as the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        blocks = zip(logits.split(_rows(logits)), targets.split(_rows(logits)), strict=True)
+        return torch.cat([F.cross_entropy(*block, reduction="none", ignore_index=IGNORE) for block in blocks])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor, None]:
+        """(softmax - 1 at the target) times the incoming gradient."""
+        logits, targets = ctx.saved_tensors
+        weights = grad_nll.masked_fill(targets == IGNORE, 0.0)[:, None]
+        places = targets.masked_fill(targets == IGNORE, 0)[:, None]
+        grad = empty_floats(logits.shape)
+        for begin in range(0, len(logits), _rows(logits)):
+            rows = slice(begin, begin + _rows(logits))
+            torch.softmax(logits[rows], -1, out=grad[rows])
+            grad[rows].mul_(weights[rows]).scatter_add_(1, places[rows], -weights[rows])
+        return grad, None
+
+
+def _rows(logits: Tensor) -> int:
+    """How many are looked at together: 4 MiB of them, so that what is derived from them stays in the caches."""
+    return max(1, (1 << 20) // logits.shape[1])
 
 
 def fixed_order_sum(values: Tensor) -> float:
