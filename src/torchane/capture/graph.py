@@ -167,7 +167,14 @@ def _stages(graph: fx.Graph, place: dict[fx.Node, Place]) -> dict[fx.Node, int]:
             stage[node] = before + before % 2
         else:
             stage[node] = before
+    for node in reversed(list(graph.nodes)):
+        if _is_power(node, place) and all(place.get(user) is Place.PROGRAM for user in node.users):
+            stage[node] = min((stage[user] for user in node.users), default=stage[node])  # see _move_powers_to_readers
     return stage
+
+
+def _is_power(node: fx.Node, place: dict[fx.Node, Place]) -> bool:
+    return node.target is aten.pow.Tensor_Scalar and place.get(node) is Place.PROGRAM
 
 
 def _send_small_segments_home(
@@ -216,8 +223,30 @@ def _regions(
         floor = max((number.get(s, 0) for s in node.all_input_nodes if stage[s] == stage[node]), default=-1)
         number[node] = max(floor, _wanted(node, here, layer_of(node), floor, stage[node]))
         here[number[node]].nodes.append(node)
+    _move_powers_to_readers(graph, regions, number, stage)
     ordered = [region for key in sorted(regions) for region in regions[key]]
     return ordered, {node: i for i, region in enumerate(ordered) for node in region.nodes}
+
+
+def _move_powers_to_readers(
+    graph: fx.Graph, regions: dict[int, list[Region]], number: dict[fx.Node, int], stage: dict[fx.Node, int]
+) -> None:
+    """A power that a later region alone reads is computed there: on its way between programs r ** 3 of a norm's gradient
+    is inf from r = 41 on, while a program that holds its readers too multiplies in another order."""
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for node in reversed(list(graph.nodes)):
+        if node.target is not aten.pow.Tensor_Scalar or node not in number or node not in stage:
+            continue
+        here = regions[stage[node]]
+        readers = {(stage.get(user), number.get(user)) for user in node.users}
+        if len(readers) != 1 or (place := readers.pop())[0] != stage[node] or place[1] in (None, number[node]):
+            continue
+        source, target = here[number[node]].nodes, here[place[1]].nodes
+        if node not in source or not any(user in target for user in node.users):
+            continue  # a view of it is what they read
+        source.remove(node)
+        target.insert(next(i for i, other in enumerate(target) if order[other] > order[node]), node)
+        number[node] = place[1]
 
 
 def _wanted(node: fx.Node, here: list[Region], layer: str | None, floor: int, stage: int) -> int:

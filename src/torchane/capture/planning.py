@@ -21,6 +21,8 @@ from torchane.passes.ports import PortLayout
 from torchane.passes.ranges import ZERO
 from torchane.plan import Copy, Dispatch, HostCall, Plan, Stage, Unstage
 
+aten = torch.ops.aten
+
 
 @dataclass
 class Roles:
@@ -64,6 +66,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     the reason, and the graph is cut again.
     """
     _fill_missing_values(graph)
+    _leave_out_empty_tensors(graph)
     nodes = {node.name: node for node in graph.nodes}
     static = {nodes[name] for name in roles.static if name in nodes}
     refused: dict[fx.Node, str] = {}
@@ -86,6 +89,29 @@ def _fill_missing_values(graph: fx.Graph) -> None:
 
 def _drawn(op: Any, args: Sequence[Any]) -> Any:
     return op(*fx.node.map_arg(tuple(args), lambda source: source.meta["val"]))
+
+
+def _leave_out_empty_tensors(graph: fx.Graph) -> None:
+    """cat((x, empty)) is x, and the gradient that an empty slice gives is zeros. Partial rotary embeddings that rotate
+    everything leave such: no program could hold them, and each would be a trip to the host."""
+
+    def is_empty(node: Any) -> bool:
+        value = node.meta.get("val") if isinstance(node, fx.Node) else None
+        return isinstance(value, torch.Tensor) and any(isinstance(size, int) and size == 0 for size in value.shape)
+
+    for node in list(graph.find_nodes(op="call_function", target=aten.cat.default)):
+        parts = [part for part in node.args[0] if not is_empty(part)]
+        if parts and len(parts) < len(node.args[0]):
+            node.args = (parts, *node.args[1:])
+    for node in list(graph.find_nodes(op="call_function", target=aten.slice_backward.default)):
+        if is_empty(node.args[0]):
+            with graph.inserting_before(node):
+                dtype = node.meta["val"].dtype
+                zeros = graph.call_function(aten.full.default, (list(node.args[1]), 0.0), {"dtype": dtype})
+            zeros.meta.update(node.meta)
+            node.replace_all_uses_with(zeros)
+            graph.erase_node(node)
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or not is_empty(node))
 
 
 class _Planner:

@@ -18,7 +18,9 @@ from torchane.errors import NumericsError
 
 #: The largest finite result of the engine's products is 32752 (reference: every chip measured so far).
 CEILING = 32752.0
-START_TARGET = 4
+#: Small enough that a first step rarely overflows, large enough that attention's gradients, 2^-20 of the largest in a fresh
+#: model, keep their digits: in a small BERT they are within 0.4 % of fp32 from 8 on, and 2 % off at 4.
+START_TARGET = 8
 HIGHEST_TARGET = 12
 MAX_TRIES = 24
 #: The share of exact zeros may exceed the lowest seen by this much before the scale rises.
