@@ -6,7 +6,10 @@ torchane. The forward stages weights, keeps what the backward needs in surfaces,
 under the loss scale. Options: `torch.compile(model, backend="ane", options={"device": "twin"})`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,16 @@ class Compiled:
     static_names: frozenset[str] = frozenset()
     data_names: frozenset[str] = frozenset()
     rows: list[Row] = field(default_factory=list)
+    times_s: Counter[str] = field(default_factory=Counter)
+    """Seconds spent on "trace" (AOTAutograd), "lower" and "load"."""
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times_s[part] += time.perf_counter() - start
 
 
 #: Every graph compiled in this process, oldest first.
@@ -128,7 +141,10 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
     # Attention is traced as products and a softmax, which rules can lower. Buffers are not donated to the
     # backward: surfaces go back to their pool by themselves, and retain_graph keeps working.
     with sdpa_kernel(SDPBackend.MATH), functorch_config.patch(donated_buffer=False), layers_write_to_nothing():
-        return compile_with(gm, example_inputs)
+        start = time.perf_counter()
+        call = compile_with(gm, example_inputs)
+        compiled.times_s["trace"] = time.perf_counter() - start - compiled.times_s["lower"] - compiled.times_s["load"]
+        return call
 
 
 def _new(options: Options, weights: frozenset[str], static: frozenset[str], data: frozenset[str]) -> Compiled:
@@ -239,7 +255,7 @@ def _largest(tangent: torch.Tensor) -> float:
 
 def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Planned:
     compiler = RegionCompiler(chips.load(compiled.options.chip), compiled.ranges is not None)
-    with unset_fake_temporarily():  # AOTAutograd compiles under a mode in which constants have no values
+    with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd compiles under a mode in which constants have no values
         planned = plan_graph(name, gm.graph, gm, roles, compiler)
         rows = rows_of(name, planned.cut)
     warn_of_host_work(name, planned.cut, rows)
@@ -251,7 +267,8 @@ def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Pl
 
 
 def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned) -> Executor:
-    loaded = [compiled.device.load(spec.text, spec.blobs, name=spec.name) for spec in planned.plan.programs]
+    with compiled.timed("load"):
+        loaded = [compiled.device.load(spec.text, spec.blobs, name=spec.name) for spec in planned.plan.programs]
     dtypes = {
         node.name: node.meta["val"].dtype for node in gm.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)
     }

@@ -2,6 +2,7 @@
 
 import json
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -50,6 +51,34 @@ def train_step(device: str, preset: str, variants: tuple[str, ...], as_json: boo
         said=lambda text: click.echo(text, err=True),
         **options,
     )
+    click.echo(bench.to_table(report), err=as_json)
+    if as_json:
+        click.echo(json.dumps(report))
+
+
+@command.command("first-step")
+@click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    type=click.Choice([*PRESETS, "gpt2"]),
+    help="The model; may be repeated.  [default: tiny]",
+)
+@click.option(
+    "--device", type=click.Choice(("twin", "ane")), default="twin", show_default=True, help="What to compile for."
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: the preset's]")
+@click.option("--seq-len", type=click.IntRange(min=1), help="[default: the preset's]")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads.")
+@click.option("--json", "as_json", is_flag=True, help="The last line on standard output is one JSON object.")
+def first_step(presets: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """How long until the first training step is done, and where does it go?
+
+    A process of its own for every preset: imports, building the model, capture, tracing, lowering, loading, and
+    the second step, which compiles nothing.
+    """
+    bench = import_module("torchane.train.first_step")
+    report = bench.bench_first_step(presets or ("tiny",), said=lambda text: click.echo(text, err=True), **options)
     click.echo(bench.to_table(report), err=as_json)
     if as_json:
         click.echo(json.dumps(report))

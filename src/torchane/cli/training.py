@@ -16,6 +16,7 @@ from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset
 from torchane.data.tokenizer import Tokenizer
 from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.generate.text import continue_text
+from torchane.models.build import build_model
 from torchane.models.folder import load_config
 from torchane.models.llama import LlamaForCausalLM
 from torchane.models.presets import Preset, preset
@@ -97,7 +98,7 @@ def _start(request: Request, progress: Progress, compile_model: CompileModel) ->
     config = replace(
         chosen.config, max_position_embeddings=max(chosen.config.max_position_embeddings, settings.seq_len)
     )
-    model = LlamaForCausalLM(config, seed=settings.seed)
+    model = build_model(config, seed=settings.seed)
     arithmetic, ranges = request.arithmetic or EXACT, request.ranges or AUTO
     compiled = _compile(model, chosen.name, request, arithmetic, ranges, progress, compile_model)
     dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
@@ -153,7 +154,7 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
         ) from error
     if request.steps is not None:
         settings = replace(settings, steps=request.steps)
-    model = LlamaForCausalLM(load_config(folder.path), seed=settings.seed)
+    model = build_model(load_config(folder.path), seed=settings.seed)
     arithmetic = request.arithmetic or about.get("arithmetic", EXACT)
     ranges = request.ranges or about.get("ranges", AUTO)
     compiled = _compile(model, chosen, request, arithmetic, ranges, progress, compile_model)

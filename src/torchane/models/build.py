@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 
 from torchane.errors import ParseError, UsageError
-from torchane.models.config import LlamaConfig
+from torchane.models.config import LlamaConfig, Qwen3Config
 from torchane.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from torchane.models.llama import LlamaForCausalLM
 from torchane.models.presets import PRESETS
-from torchane.models.qwen3 import Qwen3Config, Qwen3ForCausalLM
+from torchane.models.qwen3 import Qwen3ForCausalLM
 
 Config = LlamaConfig | Qwen3Config | GPT2Config
 
@@ -24,11 +24,7 @@ ARCHITECTURES: Mapping[str, tuple[type, type]] = MappingProxyType({
 #: Published models by name, beside the presets that `torchane train` knows.
 PUBLISHED: Mapping[str, Config] = MappingProxyType({
     "gpt2": GPT2Config(),
-    "qwen3-0.6b": Qwen3Config(
-        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
-        num_key_value_heads=8, head_dim=128, max_position_embeddings=40960,
-    ),
-})  # fmt: skip
+})
 
 
 def named_config(name: str) -> Config:

@@ -109,6 +109,22 @@ class LlamaConfig:
             raise ParseError(f"{source}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Qwen3Config(LlamaConfig):
+    """The keys of a Qwen3 `config.json`."""
+
+    rope_theta: float = 1000000.0
+    rms_norm_eps: float = 1e-6
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "config.json") -> "Qwen3Config":
+        """Raises ParseError naming the key that asks for what is not built here."""
+        return super().from_dict({**values, "model_type": "llama"}, source=source)  # type: ignore[return-value]
+
+
 SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
     "num_attention_heads", "num_key_value_heads", "max_position_embeddings",

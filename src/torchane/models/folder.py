@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from torchane.errors import ParseError, RunFolderError
+from torchane.models.build import build_model, read_config
 from torchane.models.config import LlamaConfig
 from torchane.models.files import read_error, read_json, write_atomically, write_json
 from torchane.models.llama import LlamaForCausalLM
@@ -36,16 +37,19 @@ def save_weights(folder: Path, model: LlamaForCausalLM) -> None:
 def load_config(folder: Path) -> LlamaConfig:
     """Raises RunFolderError if the file is missing, damaged or describes another architecture."""
     try:
-        return LlamaConfig.from_dict(read_json(folder / CONFIG), source=str(folder / CONFIG))
+        config = read_config(read_json(folder / CONFIG), source=str(folder / CONFIG))
     except ParseError as error:
         raise RunFolderError(str(error)) from error
+    if not isinstance(config, LlamaConfig):
+        raise RunFolderError(f"{folder / CONFIG} describes a {type(config).__name__}, which has no key-value cache to write text with.")
+    return config
 
 
 def load_model(folder: Path) -> LlamaForCausalLM:
     """The model of the folder, its weights in float32. Raises RunFolderError naming the file and the weight."""
     config = load_config(folder)
     weights = read_tensors(folder / WEIGHTS)
-    model = LlamaForCausalLM(config)
+    model = build_model(config)
     own = dict(model.named_parameters())
     if config.tie_word_embeddings:
         weights.pop(HEAD, None)  # some writers store a tied head a second time

@@ -1,8 +1,8 @@
 """The models that `torchane train --preset` knows, each with the settings that train it well.
 
 `tiny` is for the first two minutes on any machine. The others are the shapes of karpathy/llama2.c
-(README and train.py there), so that results meet published ones; their batches are small enough for
-a laptop, and `--batch-size` or `--grad-accum` raises them.
+(README and train.py there) and of a Qwen3 config.json, so that results meet published ones; their batches
+are small enough for a laptop, and `--batch-size` or `--grad-accum` raises them.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from torchane.errors import UsageError
-from torchane.models.config import LlamaConfig
+from torchane.models.config import LlamaConfig, Qwen3Config
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
             "stories110m", "110 M parameters, llama2.c's largest",
             TrainingDefaults(batch_size=1, seq_len=256, steps=1000, lr=4e-4, warmup_steps=100),
             dim=768, layers=12, heads=12, kv_heads=12, hidden=2048, vocab=32000, positions=1024,
+        ),
+        Preset(
+            "qwen3-0.6b", "596 M parameters, the shape of Qwen3's smallest",
+            Qwen3Config(
+                vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
+                num_attention_heads=16, num_key_value_heads=8, head_dim=128, max_position_embeddings=40960,
+            ),
+            TrainingDefaults(batch_size=1, seq_len=128, steps=1000, lr=3e-4, warmup_steps=100),
         ),
     )
 })  # fmt: skip

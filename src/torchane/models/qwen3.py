@@ -4,31 +4,11 @@
 Source: Qwen team 2025, arXiv 2505.09388, section 2; weight names of transformers' Qwen3ForCausalLM.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchane.models.config import LlamaConfig
+from torchane.models.config import LlamaConfig, Qwen3Config
 from torchane.models.llama import KeyValueCache, LlamaAttention, LlamaForCausalLM, LlamaRMSNorm, repeat_heads, rotate
-
-
-@dataclass(frozen=True)
-class Qwen3Config(LlamaConfig):
-    """The keys of a Qwen3 `config.json`."""
-
-    rope_theta: float = 1000000.0
-    rms_norm_eps: float = 1e-6
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, source: str = "config.json") -> "Qwen3Config":
-        """Raises ParseError naming the key that asks for what is not built here."""
-        return super().from_dict({**values, "model_type": "llama"}, source=source)  # type: ignore[return-value]
 
 
 class Qwen3Attention(LlamaAttention):

@@ -24,8 +24,7 @@ from torch import nn
 
 from torchane import native
 from torchane.data.batches import Batch
-from torchane.models.llama import LlamaForCausalLM
-from torchane.models.presets import preset
+from torchane.models.build import build_model, named_config
 from torchane.train.engine import EngineModel
 from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw, train_step
@@ -68,7 +67,7 @@ class Work:
 def make_step(work: Work) -> Callable[[], float]:
     """One optimizer step as a function; it gives the loss. All variants start from the same weights and batch."""
     variant = next(one for one in VARIANTS if one.name == work.variant)
-    model = LlamaForCausalLM(preset(work.preset).config, seed=work.seed)
+    model = build_model(named_config(work.preset), seed=work.seed)
     settings = TrainSettings(
         steps=1, batch_size=work.batch_size, seq_len=work.seq_len, lr=1e-4, warmup_steps=0, grad_clip=GRAD_CLIP
     )
@@ -108,9 +107,7 @@ def serve(work: Work) -> None:
     """Answers each line of standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w")  # whatever a library prints must not mix with the answers
     os.dup2(2, 1)
-    torch.set_num_threads(work.threads)
-    if native.is_built():
-        native.set_threads(work.threads)
+    use_threads(work.threads)
     step: Callable[[], float] | None = None
     for line in sys.stdin:
         try:
@@ -120,6 +117,13 @@ def serve(work: Work) -> None:
             print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
             raise
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def use_threads(count: int) -> None:
+    """For torch and for the twin."""
+    torch.set_num_threads(count)
+    if native.is_built():
+        native.set_threads(count)
 
 
 def measure(step: Callable[[], float], times: int) -> dict[str, Any]:
