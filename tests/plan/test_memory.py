@@ -33,6 +33,11 @@ def test_surfaces_in_use_at_once_are_the_peak_and_weights_are_not_among_them() -
     assert peak_of(make_plan(False)) == 2 * SIZE  # x and h, then h and y
 
 
+def test_what_the_forward_gives_to_the_loss_counts_three_times_in_fp32() -> None:
+    assert forecast([make_plan(False)], 0).results == 3 * 2 * SIZE
+    assert forecast([make_plan(True)], 0).results == 0
+
+
 def test_what_is_kept_for_the_backward_counts_as_saved() -> None:
     assert forecast([make_plan(True)], 0).saved == SIZE
 

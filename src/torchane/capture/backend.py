@@ -7,10 +7,12 @@ under the loss scale. Options: `torch.compile(model, backend="ane", options={"de
 """
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,22 @@ from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
+from torch._inductor import list_mode_options
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.host import TorchHost
 from torchane.capture.inputs import check_inputs
+from torchane.capture.kept import Kept, Recent
 from torchane.capture.planning import Planned, Roles, plan_graph
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, layers_write_to_nothing, partition, share_layers
-from torchane.capture.report import Row, rows_of, warn_of_host_work
+from torchane.capture.report import Row, host_bytes_of, rows_of, warn_of_host_work
 from torchane.capture.rules import decompositions
 from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
 from torchane.capture.watch import Watch
-from torchane.errors import UsageError
+from torchane.errors import TorchaneWarning, UsageError
 from torchane.passes.ports import PortLayout
 from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
@@ -60,7 +64,7 @@ class Options:
 
     device: str | Device = "auto"
     chip: str = "portable"
-    dump: str | None = None
+    dump: str | PathLike[str] | None = None
     arithmetic: str = "exact"
     ranges: str = "auto"
 
@@ -73,6 +77,13 @@ class Options:
         options = cls(**given)
         if options.ranges not in RANGES:
             raise UsageError(f"torch.compile(backend='ane'): ranges is {options.ranges!r}. Known: {', '.join(RANGES)}.")
+        if not isinstance(options.device, str | Device):
+            raise UsageError(f"torch.compile(backend='ane'): device is {options.device!r}. It is \"auto\", \"twin\", \"ane\", or an open Device.")
+        for name in ("chip", "arithmetic"):
+            if not isinstance(getattr(options, name), str):
+                raise UsageError(f"torch.compile(backend='ane'): {name} is {getattr(options, name)!r}, and takes a name.")
+        if not isinstance(options.dump, str | PathLike | None):
+            raise UsageError(f"torch.compile(backend='ane'): dump is {options.dump!r}, and takes a folder.")
         return options
 
     def wants_ranges(self, device: Device) -> bool:
@@ -80,7 +91,7 @@ class Options:
         return self.ranges == "on" or (self.ranges == "auto" and arithmetic in (None, "engine"))
 
 
-@dataclass
+@dataclass(eq=False)
 class Compiled:
     """One captured graph with its backward: what tests, reports and `explain` look into."""
 
@@ -98,8 +109,14 @@ class Compiled:
     static_names: frozenset[str] = frozenset()
     data_names: frozenset[str] = frozenset()
     rows: list[Row] = field(default_factory=list)
+    host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
     times_s: Counter[str] = field(default_factory=Counter)
     """Seconds spent on "trace" (AOTAutograd), "lower" and "load"."""
+
+    def rest(self) -> None:
+        """Frees the surfaces that no tensor holds."""
+        self.weights.forget()
+        self.pool.trim()
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -110,12 +127,19 @@ class Compiled:
             self.times_s[part] += time.perf_counter() - start
 
 
-#: Every graph compiled in this process, oldest first.
-COMPILED: list[Compiled] = []
+#: Every graph compiled in this process, oldest first, as long as torch keeps it.
+COMPILED: Kept[Compiled] = Kept()
+
+#: Graphs that hold surfaces for their next run: training and validation, a few shapes of each. The others keep their
+#: programs and allocate again, so that memory does not grow with the number of shapes.
+WARM_GRAPHS = 8
+
+_warm = Recent[Compiled](lambda compiled: compiled.rest())
 
 
 def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Callable[..., Any]:
     """The backend. Raises UsageError for unknown options, CompileError where a graph has no legal form."""
+    _check_mode(mode)
     parsed = Options.parse(options or {})
     check_inputs(gm, example_inputs)
     keep_shapes_exact()
@@ -127,6 +151,21 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     if has_symbols(example_inputs):
         return torch._dynamo.disable(Specialising(gm, example_inputs, compile_exact))
     return compile_exact(share_layers(gm), example_inputs)
+
+
+def _check_mode(mode: str | None) -> None:
+    """torch's modes choose among Inductor's ways to compile; here there is one."""
+    if mode in (None, "default"):
+        return
+    known = list_mode_options()
+    if mode not in known:
+        raise UsageError(f"torch.compile has no mode {mode!r}. Its modes are {', '.join(known)}.")
+    warnings.warn(
+        f"mode={mode!r} tunes PyTorch's own compiler and changes nothing for backend=\"ane\", which has one way to "
+        "compile a graph. Leave it out.",
+        TorchaneWarning,
+        stacklevel=2,
+    )
 
 
 def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -168,11 +207,16 @@ def _roles(gm: fx.GraphModule) -> tuple[frozenset[str], frozenset[str], frozense
         names = {f"primals_{index + 1}", f"arg{index}_1"}
         if isinstance(example, torch.nn.Parameter):
             weights |= names
-        elif not isinstance(example, torch.Tensor) or not example.is_floating_point() or _is_buffer(node, example):
+        elif not isinstance(example, torch.Tensor) or not _is_numeric(example) or _is_buffer(node, example):
             static |= names
         elif not example.requires_grad:
             data |= names
     return frozenset(weights), frozenset(static), frozenset(data)
+
+
+def _is_numeric(example: torch.Tensor) -> bool:
+    """Holds numbers that training is about, not indices or masks."""
+    return example.is_floating_point() or example.is_complex()
 
 
 def _is_buffer(node: fx.Node, example: torch.Tensor) -> bool:
@@ -202,6 +246,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     execute = _executor(compiled, gm, planned)
 
     def forward(args: list[Any]) -> list[Any]:
+        _warm.use(compiled, WARM_GRAPHS)
         outputs, _ = execute(args)
         args.clear()
         return outputs
@@ -258,6 +303,7 @@ def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Pl
     with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd compiles under a mode in which constants have no values
         planned = plan_graph(name, gm.graph, gm, roles, compiler)
         rows = rows_of(name, planned.cut)
+        compiled.host_bytes = max(compiled.host_bytes, host_bytes_of(planned.cut))
     warn_of_host_work(name, planned.cut, rows)
     compiled.rows += rows
     compiled.plans[name] = planned.plan

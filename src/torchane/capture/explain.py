@@ -102,4 +102,4 @@ def explain(
     plans = tuple(plan for compiled in found for plan in compiled.plans.values())
     parameters = sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else 0
     rows = tuple(row for compiled in found for row in compiled.rows)
-    return Explanation(rows, plans, forecast(plans, parameters))
+    return Explanation(rows, plans, forecast(plans, parameters, host_bytes=max((compiled.host_bytes for compiled in found), default=0)))

@@ -72,6 +72,13 @@ def _why(cut: Cut, node: fx.Node) -> str:
     return NOWHERE[place]
 
 
+def host_bytes_of(cut: Cut) -> int:
+    """Bytes of every float tensor that PyTorch computes in one run of the graph, as fp32."""
+    made = [node for node in cut.graph.nodes if cut.place.get(node) is Place.HOST]
+    tensors = [tensor for node in made for tensor in _tensors(node.meta.get("val")) if tensor.is_floating_point()]
+    return sum(4 * tensor.numel() for tensor in tensors)
+
+
 def macs_of(node: fx.Node) -> int:
     """Multiply-adds of a call, by torch's own formulas; 0 for what is no contraction."""
     packet = getattr(node.target, "overloadpacket", None)

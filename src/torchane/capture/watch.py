@@ -46,7 +46,9 @@ class Watch:
 
     def _end(self, _: CallbackArgs) -> None:
         compiling = _compiling_frame()
-        if compiling is None or _innermost(compiling.f_locals["compiler_fn"]) is not self._backend:
+        if compiling is None or compiling.f_locals.get("one_graph"):
+            return  # fullgraph=True: torch raises what it found
+        if _innermost(compiling.f_locals["compiler_fn"]) is not self._backend:
             return
         if any(isinstance(value, DistributedDataParallel) for value in compiling.f_locals["frame"].f_locals.values()):
             return _say(DDP_ADVICE)

@@ -221,6 +221,8 @@ def _compile(
     compile_model: CompileModel,
 ) -> CompiledModel:
     compiled = compile_model(model, request.device, request.dump, arithmetic, ranges)
+    if isinstance(compiled, EngineModel):
+        compiled.announce = lambda text: progress.said(text[0].upper() + text[1:])
     size = sum(param.numel() for param in model.parameters()) / 1e6
     why = (
         f" (--device auto: {AUTO_REASONS[compiled.device]})"

@@ -6,10 +6,14 @@
     staged       fp16 surfaces of weights, alive as long as the model
     saved        surfaces that the forward keeps for the backward
     surfaces     the most that one plan has in use at once beside those
+    results      fp32, what the forward gives to the loss; three times: the loss keeps its logarithms and makes a gradient
+    host         fp32, what PyTorch computes between programs: a tied table's two gradients and their sum
 
-The twin's scratch and torch's own tensors are not in it: RESERVE stands for them.
+Python, torch and what compiling leaves behind are not in it: RESERVE stands for them. What a step takes
+beyond the forecast was measured as 60 to 110 MiB (tests/train/test_memory.py has the bound).
 """
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,9 +21,10 @@ from dataclasses import asdict, dataclass, fields
 from torchane.errors import DeviceError
 from torchane.plan.plan import Dispatch, Plan, Stage, Unstage, surfaces_of
 
-#: Python, torch and its libraries (about 0.5 GiB once imported), host copies of a batch, the twin's scratch.
+#: Python, torch and its libraries (0.3 GiB once imported), graphs and programs, the twin's scratch.
 RESERVE_BYTES = 1 << 30
 FP32 = 4
+RESULT_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Forecast:
     staged: int
     saved: int
     surfaces: int
+    results: int = 0
+    host: int = 0
 
     @property
     def total(self) -> int:
@@ -45,10 +52,12 @@ class Forecast:
         return f"memory of a training step with AdamW: {_size(self.total)} ({parts})"
 
 
-def forecast(plans: Sequence[Plan], parameters: int, *, optimizer_states: int = 2, param_copies: int = 1) -> Forecast:
+def forecast(
+    plans: Sequence[Plan], parameters: int, *, host_bytes: int = 0, optimizer_states: int = 2, param_copies: int = 1
+) -> Forecast:
     """The memory that these plans and their parameters take.
 
-    parameters: how many numbers are trained. optimizer_states: numbers that the optimizer keeps for each
+    parameters: how many numbers are trained. host_bytes: of what PyTorch computes on the host in one graph. optimizer_states: numbers that the optimizer keeps for each
     (AdamW 2, SGD 0). param_copies: how many times the weights are there in fp32.
     """
     weights: dict[str, int] = {}
@@ -62,6 +71,8 @@ def forecast(plans: Sequence[Plan], parameters: int, *, optimizer_states: int = 
         staged=sum(weights.values()),
         saved=sum(sum(sizes_of(plan)[name] for name in plan.kept_names) for plan in plans),
         surfaces=max((peak_of(plan) for plan in plans), default=0),
+        results=sum(RESULT_COPIES * results_of(plan) for plan in plans if plan.name == "forward"),
+        host=host_bytes,
     )
 
 
@@ -111,6 +122,12 @@ def peak_of(plan: Plan) -> int:
         peak = max(peak, sum(sizes[name] for name in held))
         held -= set(freed)
     return peak
+
+
+def results_of(plan: Plan) -> int:
+    """Bytes of the fp32 tensors that programs give to the host."""
+    copies = (copy for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
+    return sum(FP32 * math.prod(copy.layout.logical) for copy in copies)
 
 
 def _size(size: int) -> str:

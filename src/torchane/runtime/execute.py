@@ -64,6 +64,11 @@ class Weights:
         self.kept: dict[str, set[int]] = {}  # exponents that saved values have had
         self.generation = 0
 
+    def forget(self) -> None:
+        """Frees the surfaces. A backward that waits for its turn stages again, from the tensors that autograd saved."""
+        self.surfaces = {}
+        self.generation += 1
+
 
 class Executor:
     """A plan made ready for a device: called with the inputs, it gives the outputs."""
@@ -164,12 +169,14 @@ class _Run:
         weights = self.executor.weights
         for copy in step.copies:
             if copy.is_weight:
-                if copy.value not in weights.surfaces:
-                    weights.surfaces[copy.value] = self.executor.device.allocate(TensorType(FP16, copy.layout.shape))
+                surface = weights.surfaces.get(copy.value)
+                if surface is None:
+                    surface = self.executor.device.allocate(TensorType(FP16, copy.layout.shape))
+                    weights.surfaces[copy.value] = surface
                 elif self.weights_are_staged:
                     self.placed[copy.value] = weights.placed.get(copy.value, Placed())
                     continue
-                self.surfaces[copy.value] = weights.surfaces[copy.value]
+                self.surfaces[copy.value] = surface
             elif copy.value not in self.own:
                 self._take(copy.value, copy.layout.shape)
             is_gradient = copy.value in self.executor.plan.gradients

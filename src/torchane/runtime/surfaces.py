@@ -42,6 +42,12 @@ class SurfacePool:
         with self._lock:
             self._free.setdefault(tuple(buffer.type.shape), []).append(buffer)
 
+    def trim(self) -> None:
+        """Frees the surfaces that nothing holds; `take` allocates anew."""
+        with self._lock:
+            free, self._free = self._free, {}
+            self.allocated_bytes -= sum(buffer.type.size_bytes for buffers in free.values() for buffer in buffers)
+
     def lend(self, buffer: Buffer, notes: Mapping[str, object]) -> np.ndarray:
         """A view for the outside. The surface comes back by itself once nothing refers to the view."""
         view = buffer.array[...]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._functorch import config as functorch_config
 
 from torchane.capture import backend
 from torchane.errors import RunFolderError, TorchaneError
@@ -25,8 +26,9 @@ class EngineModel:
     device: "auto", "twin" or "ane"; `self.device` says which it became. dump: a folder for every program.
     arithmetic: of the twin, "exact" or "engine". ranges: "auto", "on" or "off", see `capture.backend.Options`.
     A graph break or one shape too many is an error, where torch.compile would go on in eager PyTorch.
-    Raises UsageError for an unknown device, DeviceError for one that is not there; the first training call
-    raises DeviceError where a step cannot fit into memory.
+    Raises UsageError for an unknown device, DeviceError for one that is not there or where gradients and optimizer
+    cannot fit into memory. The first training call tells `announce` what a step will take, before it runs, and
+    raises DeviceError where that cannot fit.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class EngineModel:
         self._options = {"device": device, "arithmetic": arithmetic, "ranges": ranges}
         self._options |= {} if dump is None else {"dump": str(dump)}
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.announce: Callable[[str], None] = lambda text: None
+        require_fits(forecast((), self._parameters, param_copies=0))
         self._scales: list[LossScale] = []
         self._restored: list[LossScale] = []
         self._ranges: list[tuple[str, RangeControl]] = []  # by what identifies a graph
@@ -78,13 +82,17 @@ class EngineModel:
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         known = len(backend.COMPILED)
-        run = backend.ane(gm, example_inputs, options=self._options)
+        with functorch_config.patch(force_non_lazy_backward_lowering=True):  # the forecast wants the backward's plan
+            run = backend.ane(gm, example_inputs, options=self._options)
         for compiled in backend.COMPILED[known:]:
             self._take_up(compiled)
         if torch.is_grad_enabled():  # a validation has no backward, so no loss scale
             for compiled in backend.COMPILED[known:]:
+                plans = tuple(compiled.plans.values())
+                host = compiled.host_bytes
+                self.announce(str(forecast(plans, self._parameters, host_bytes=host)))
                 # The weights are in memory already; gradients, optimizer and surfaces are to come.
-                require_fits(forecast(tuple(compiled.plans.values()), self._parameters, param_copies=0))
+                require_fits(forecast(plans, self._parameters, host_bytes=host, param_copies=0))
                 if self._restored:  # compiled only now, so the state of the checkpoint is due only now
                     compiled.loss_scale = self._restored.pop(0)
                 self._scales.append(compiled.loss_scale)
