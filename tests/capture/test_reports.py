@@ -77,6 +77,22 @@ def test_control_flow_on_values_is_reported_with_its_line() -> None:
         run(Branching(), torch.randn(2, 8))
 
 
+def test_with_fullgraph_torchs_error_stands_alone() -> None:
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="Data-dependent branching"):
+        run(Branching(), torch.randn(2, 8), fullgraph=True)
+
+
+def test_a_graph_of_complex_numbers_alone_is_reported() -> None:
+    with pytest.warns(TorchaneWarning, match="No program runs in this forward graph.*torch.complex64"):
+        torch.compile(lambda z: z * z, backend=backend.ane, options={"device": "twin"})(torch.randn(2, 8, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("options, said", [({"device": 3}, "device is 3"), ({"chip": None}, "chip is None"), ({"dump": 1}, "dump is 1")])
+def test_an_option_of_the_wrong_kind_is_refused(options: dict, said: str) -> None:
+    with pytest.raises(Exception, match=f"UsageError: .*{said}"):
+        torch.compile(nn.Linear(8, 8), backend=backend.ane, options={"device": "twin", **options})(torch.randn(2, 8))
+
+
 def test_a_frame_that_torch_gives_up_is_reported() -> None:
     before = len(backend.COMPILED)
     with pytest.warns(TorchaneWarning, match=r"cannot trace all of Skipped.forward .*runs in PyTorch"):

@@ -5,6 +5,7 @@ One small model is compiled for all; tolerances as in test_backend.
 
 import copy
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from torchane.capture import backend
+from torchane.errors import TorchaneWarning
 
 GRADIENT_BAR = 0.02
 
@@ -236,8 +238,107 @@ def test_checkpointing_around_the_compiled_module(net) -> None:
     agree(net)
 
 
-def test_modes_and_fullgraph_are_taken(net) -> None:
-    model = torch.compile(copy.deepcopy(net.raw).eval(), backend=backend.ane, mode="reduce-overhead", fullgraph=True)
+@pytest.mark.parametrize("mode", [None, "default"])
+def test_fullgraph_and_the_default_mode_are_taken(net, mode: str | None) -> None:
+    model = torch.compile(copy.deepcopy(net.raw).eval(), backend=backend.ane, mode=mode, fullgraph=True)
     net.eager.eval()
     with torch.no_grad():
         assert distance(model(batch()), net.eager(batch())) < 0.005
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_a_mode_of_torchs_own_compiler_is_said_to_change_nothing(net, mode: str) -> None:
+    model = torch.compile(copy.deepcopy(net.raw), backend=backend.ane, mode=mode)
+    with pytest.warns(TorchaneWarning, match=f"mode='{mode}' tunes PyTorch's own compiler and changes nothing"), torch.no_grad():
+        model(batch())
+
+
+def test_an_unknown_mode_is_refused_with_the_known(net) -> None:
+    model = torch.compile(copy.deepcopy(net.raw), backend=backend.ane, mode="fastest")
+    with pytest.raises(Exception, match="UsageError: torch.compile has no mode 'fastest'. Its modes are default"):
+        model(batch())
+
+
+def _functional(model: nn.Module) -> None:
+    inner = getattr(model, "_orig_mod", model)
+    halved = {name: (0.5 * value).detach().requires_grad_() for name, value in inner.named_parameters()}
+    prefix = "" if inner is model else "_orig_mod."
+    y = torch.func.functional_call(model, {prefix + name: value for name, value in halved.items()}, (batch(),))
+    y.square().mean().backward()
+    for name, parameter in inner.named_parameters():
+        parameter.grad = halved[name].grad
+
+
+def test_functional_call_uses_the_weights_it_is_given(net) -> None:
+    both(net, _functional)
+    agree(net)
+
+
+def test_gradient_of_the_loss_in_the_parameters_alone(net) -> None:
+    found = []
+    both(net, lambda model: found.append(torch.autograd.grad(model(batch()).square().mean(), list(model.parameters()))))
+    for ours, theirs in zip(*found, strict=True):
+        assert distance(ours, theirs) < GRADIENT_BAR
+    assert all(parameter.grad is None for parameter in net.raw.parameters())
+
+
+def test_moving_averages_of_the_weights(net) -> None:
+    def act(model: nn.Module) -> None:
+        inner = getattr(model, "_orig_mod", model)
+        averaged = torch.optim.swa_utils.AveragedModel(inner, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for seed in range(2):
+            optimizer.zero_grad()
+            model(batch(seed)).square().mean().backward()
+            optimizer.step()
+            averaged.update_parameters(inner)
+        inner.load_state_dict(averaged.module.state_dict())
+        optimizer.zero_grad()
+        model(batch()).square().mean().backward()
+
+    both(net, act)
+    agree(net)
+
+
+def test_a_schedule_of_learning_rates(net) -> None:
+    def act(model: nn.Module) -> None:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+        for seed in range(3):
+            optimizer.zero_grad()
+            model(batch(seed)).square().mean().backward()
+            optimizer.step()
+            schedule.step()
+
+    both(net, act)
+    for ours, theirs in zip(net.raw.parameters(), net.eager.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.01, atol=2e-3)
+
+
+def test_reentrant_checkpointing_around_the_compiled_module(net) -> None:
+    both(net, lambda model: checkpoint(model, batch().requires_grad_(), use_reentrant=True).square().mean().backward())
+    agree(net)
+
+
+def test_a_compiled_module_is_copied_with_weights_of_its_own(net) -> None:
+    model = compiled_for_twin(copy.deepcopy(net.raw).eval())
+    with torch.no_grad():
+        before = model(batch())
+        twin = copy.deepcopy(model)
+        for parameter in twin.parameters():
+            parameter.mul_(0.5)
+        assert torch.equal(model(batch()), before)
+        assert distance(twin(batch()), before) > 0.1
+
+
+def test_threads_may_run_a_compiled_model_at_once(net) -> None:
+    net.raw.eval()
+    with torch.no_grad():
+        expected = [net.model(batch(seed)) for seed in range(4)]
+
+    def run(seed: int) -> bool:
+        with torch.no_grad():
+            return all(torch.equal(net.model(batch(seed)), expected[seed]) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, range(4)))

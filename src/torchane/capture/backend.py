@@ -77,8 +77,10 @@ class Options:
         options = cls(**given)
         if options.ranges not in RANGES:
             raise UsageError(f"torch.compile(backend='ane'): ranges is {options.ranges!r}. Known: {', '.join(RANGES)}.")
-        if not isinstance(options.device, str | Device):
-            raise UsageError(f"torch.compile(backend='ane'): device is {options.device!r}. It is \"auto\", \"twin\", \"ane\", or an open Device.")
+        if not isinstance(options.device, str) and not hasattr(options.device, "load"):
+            raise UsageError(
+                f"torch.compile(backend='ane'): device is {options.device!r}. It is \"auto\", \"twin\", \"ane\", or an open Device."
+            )
         for name in ("chip", "arithmetic"):
             if not isinstance(getattr(options, name), str):
                 raise UsageError(f"torch.compile(backend='ane'): {name} is {getattr(options, name)!r}, and takes a name.")
@@ -300,7 +302,7 @@ def _largest(tangent: torch.Tensor) -> float:
 
 def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Planned:
     compiler = RegionCompiler(chips.load(compiled.options.chip), compiled.ranges is not None)
-    with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd compiles under a mode in which constants have no values
+    with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd's mode gives constants no values
         planned = plan_graph(name, gm.graph, gm, roles, compiler)
         rows = rows_of(name, planned.cut)
         compiled.host_bytes = max(compiled.host_bytes, host_bytes_of(planned.cut))

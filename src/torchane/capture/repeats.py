@@ -86,7 +86,7 @@ class _Layer:
                 return ("slice", written(arg.start), written(arg.stop), written(arg.step))
             return (type(arg).__name__, repr(arg))
 
-        nodes = tuple((node.op, str(node.target), id(node.target) if callable(node.target) else 0, written(node.args), written(node.kwargs)) for node in self.nodes)
+        nodes = tuple((node.op, node.target, written(node.args), written(node.kwargs)) for node in self.nodes)
         return nodes, tuple(map(_port, ports)), tuple(number[node] for node in self.outputs)
 
 

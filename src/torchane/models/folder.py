@@ -41,7 +41,9 @@ def load_config(folder: Path) -> LlamaConfig:
     except ParseError as error:
         raise RunFolderError(str(error)) from error
     if not isinstance(config, LlamaConfig):
-        raise RunFolderError(f"{folder / CONFIG} describes a {type(config).__name__}, which has no key-value cache to write text with.")
+        raise RunFolderError(
+            f"{folder / CONFIG} is a {type(config).__name__}; models that train and write here are Llama and Qwen3."
+        )
     return config
 
 
