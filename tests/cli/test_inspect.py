@@ -155,3 +155,23 @@ def test_a_saved_program_says_the_same_as_its_text(inspect):
     mil.save(parse(TEXT), "folder")
     _, out, _ = inspect("before.mil", "--diff", "folder")
     assert "The programs do the same." in out
+
+
+TWO = """func first(tensor<fp16, [1, 4, 1, 32]> x) { tensor<fp16, [1, 4, 1, 32]> y = relu(x = x); } -> (y);
+func second(tensor<fp16, [1, 4, 1, 31]> x) { tensor<fp16, [1, 4, 1, 31]> z = tanh(x = x); } -> (z);
+"""
+
+
+def test_a_chip_judges_each_of_several_functions(inspect):
+    Path("two.mil").write_text(TWO)
+    code, out, _ = inspect("two.mil", "--chip", "portable")
+    assert code == 0
+    assert "second: the input x" in out and "first: the input x" not in out
+
+
+def test_one_of_several_functions_is_drawn_by_name(inspect):
+    Path("two.mil").write_text(TWO)
+    code, _, err = inspect("two.mil", "--graph", "a.svg")
+    assert code == 2 and "it has first, second" in err
+    code, _, _ = inspect("two.mil", "--graph", "a.svg", "--function", "second")
+    assert code == 0 and "tanh" in Path("a.svg").read_text()

@@ -18,6 +18,7 @@ from torchane.errors import TorchaneError
               help="Say what the program in OTHER does differently.")  # fmt: skip
 @click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.svg",
               help="Draw the program; what --chip refuses is red. Needs: pip install 'torchane[graph]'")  # fmt: skip
+@click.option("--function", metavar="NAME", help="Which function --graph draws; main, or the only one, if not said.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of tables.")
 def command(
     file: Path,
@@ -26,6 +27,7 @@ def command(
     chip: str | None,
     other: Path | None,
     graph: Path | None,
+    function: str | None,
     as_json: bool,
 ) -> None:
     """Show what FILE is and what it holds. Nothing in it is executed.
@@ -49,7 +51,7 @@ def command(
     if graph is not None:
         refused = {refusal["name"]: refusal["reason"] for refusal in found.get("chip", {}).get("refusals", ())}
         program = inspection.require_program("--graph")
-        _write(graph, import_module("torchane.inspect.picture").to_svg(program, refused=refused))
+        _write(graph, import_module("torchane.inspect.picture").to_svg(program, function=function, refused=refused))
         found["graph"] = str(graph)
     if as_json:
         click.echo(json.dumps(found))

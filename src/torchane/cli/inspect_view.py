@@ -104,8 +104,13 @@ def _show_chip(out: Console, chip: Mapping[str, Any]) -> None:
     columns = ("what", "why", "what to do", "source")
     for title, found in (("refused", refused), ("warnings", warned)):
         if found:
-            rows = ((r["name"], r["reason"], r["do"], f"{r['source']}; {r['certainty']}") for r in found)
+            rows = ((_within(r), r["reason"], r["do"], f"{r['source']}; {r['certainty']}") for r in found)
             _table(out, title, columns, rows)
+
+
+def _within(refusal: Mapping[str, str]) -> str:
+    """What is refused, with its function where there are several."""
+    return f"{refusal['function']}: {refusal['name']}" if "function" in refusal else refusal["name"]
 
 
 def _show_diff(out: Console, differences: list[Mapping[str, str]]) -> None:

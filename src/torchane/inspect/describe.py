@@ -4,7 +4,7 @@ found = describe(Path("model.mlmodelc"))
 found["kind"], found["program"]["functions"][0]["ops"]["conv"]
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,16 @@ class Inspection:
         return found
 
     def on_chip(self, chip: Chip) -> dict[str, Any]:
-        """What a chip refuses of the program, and what it warns of."""
+        """What a chip refuses of the program, function by function, and what it warns of."""
         program = self.require_program("--chip")
-        return {
-            "name": chip.name,
-            "title": chip.title,
-            "refusals": [_refusal(found) for found in refusals(program, chip)],
-            "warnings": [_refusal(found) for found in warnings(program, chip)],
-        }
+        several = len(program.functions) > 1
+        found: dict[str, Any] = {"name": chip.name, "title": chip.title, "refusals": [], "warnings": []}
+        for function in program.functions:
+            alone = replace(program, functions=(function,))
+            for key, judge in (("refusals", refusals), ("warnings", warnings)):
+                named = {"function": function.name} if several else {}
+                found[key] += [_refusal(refusal) | named for refusal in judge(alone, chip)]
+        return found
 
     def differences(self, other: "Inspection") -> list[dict[str, str]]:
         """What the other program does differently from this one."""

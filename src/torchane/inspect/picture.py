@@ -11,6 +11,7 @@ from importlib import import_module
 
 from torchane.errors import TorchaneError
 from torchane.mil.constants import inline_constants
+from torchane.mil.evaluate import function_of
 from torchane.mil.ir import Function, Op, Program, Var, walk
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 190, 40, 24, 34, 20
@@ -32,18 +33,18 @@ Point = tuple[float, float]
 Node = str | int
 
 
-def to_svg(program: Program, *, refused: Mapping[str, str] | None = None) -> str:
-    """The main function's picture. refused: ops by name that a chip does not take, and why; they are drawn red.
+def to_svg(program: Program, *, function: str | None = None, refused: Mapping[str, str] | None = None) -> str:
+    """The picture of a function, by its name; `main`, or the only one, if not said. refused: ops by name that a chip does not take, and why; they are drawn red.
 
     Raises TorchaneError where the layout library is missing or the function has too many ops.
     """
-    function = inline_constants(program).main
-    ops = [op for op in function.ops if op.kind.name != "const"]
+    drawn = function_of(inline_constants(program), function)
+    ops = [op for op in drawn.ops if op.kind.name != "const"]
     if len(ops) > MOST_OPS:
         raise TorchaneError(
-            f"{function.name} has {len(ops):,} ops; a picture holds {MOST_OPS:,} at most. Use --ops for a list."
+            f"{drawn.name} has {len(ops):,} ops; a picture holds {MOST_OPS:,} at most. Use --ops for a list."
         )
-    boxes, edges = _graph(function, ops)
+    boxes, edges = _graph(drawn, ops)
     places, pieces = _layout(len(boxes), edges)
     return _svg(boxes, places, pieces, refused or {})
 
