@@ -85,6 +85,7 @@ def test_a_block_runs_in_numpy_with_what_the_twin_computed_around_it():
     ran = run_mixed(parse(text), {"x": np.ones(4), "p": np.array(True)})
     assert ran.outputs["z"].tolist() == [float(np.float16(np.e) + np.float16(1))] * 4
     assert [op.kind for op in ran.elsewhere] == ["cond", "add"]
+    assert ran.elsewhere[1].reason == "it stands in a block of y"
     assert ran.native_ops == 2
 
 

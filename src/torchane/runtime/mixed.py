@@ -85,7 +85,10 @@ def cut(function: Function, arithmetic: str) -> tuple[tuple[Part, ...], tuple[El
     """The function's ops in parts that alternate between the twin and NumPy, and why what is in NumPy is there."""
     waiting = [(op, why_not_native(op, arithmetic), _reads(op)) for op in function.ops]
     elsewhere = tuple(
-        Elsewhere(inner.name, inner.kind.name, *why) for op, why, _ in waiting if why for inner in _counted((op,))
+        Elsewhere(inner.name, inner.kind.name, *(why if inner is op else ("block", f"it stands in a block of {op.name}")))
+        for op, why, _ in waiting
+        if why
+        for inner in _counted((op,))
     )
     defined = set(function.inputs)
     parts = []
