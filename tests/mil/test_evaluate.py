@@ -201,3 +201,12 @@ def test_one_of_several_functions_is_chosen_by_name():
     assert evaluate(program, {"x": 2.0}, function="b")["x"] == 2
     with pytest.raises(UsageError, match="has no function main; it has a, b"):
         evaluate(program, {"x": 2.0})
+
+
+@pytest.mark.parametrize(("statement", "said"), [
+    ("fp16 y = const()[value = fp16(1)];", "a const has one result and an attribute val"),
+    ("fp16 y, fp16 z = relu(x = x);", "it gives 1 results and 2 are named"),
+])  # fmt: skip
+def test_a_program_that_nobody_checked_is_refused_where_it_fails(statement, said):
+    with pytest.raises(CompileError, match=said):
+        evaluate(parse(f"func main(fp16 x) {{ {statement} }} -> (y);"), {"x": 1.0})

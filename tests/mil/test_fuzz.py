@@ -1,6 +1,6 @@
-"""Spoiled inputs end in a value or in our error, within seconds and within memory: see fuzz_text, fuzz_blobs.
+"""Spoiled inputs end in a value or in our error, within seconds and within memory: see fuzz_text, fuzz_blobs, fuzz_load.
 
-The short tier runs thirteen thousand, the long one eight hundred thousand.
+The short tier runs fifteen thousand, the long one 870,000.
 """
 
 import resource
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import fuzz_blobs
+import fuzz_load
 import fuzz_text
 import pytest
 
@@ -52,6 +53,17 @@ def test_spoiled_weight_files(bounded_memory):
     ends = fuzz_blobs.fuzz(5_000, seed=1)
     assert ends["read"] > 500, ends
     assert ends["no record"] > 500, ends
+
+
+def test_spoiled_programs_with_weights(bounded_memory):
+    ends = fuzz_load.fuzz(2_000, seed=1)
+    assert ends["ran"] > 20, ends
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 102))
+def test_sixty_thousand_spoiled_programs_with_weights(seed, bounded_memory):
+    fuzz_load.fuzz(30_000, seed)
 
 
 @pytest.mark.long

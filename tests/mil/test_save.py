@@ -234,3 +234,10 @@ def test_a_package_is_sent_to_its_own_reader(tmp_path):
     (tmp_path / "Manifest.json").write_text("{}")
     with pytest.raises(UsageError, match=r"torchane\.inspect\.mlpackage\.load"):
         load(tmp_path)
+
+
+def test_a_constant_of_open_size_stays_in_the_text():
+    values = ", ".join("1" for _ in range(100))
+    text = f"func main() {{ tensor<fp16, [?]> y = const()[val = tensor<fp16, [?]>([{values}])]; }} -> (y);"
+    printed, blobs = emit(parse(text))
+    assert blobs == {} and parse(printed).ops == parse(text).ops

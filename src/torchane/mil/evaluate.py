@@ -201,6 +201,8 @@ class Run:
     def ops(self, ops: tuple[Op, ...]) -> None:
         for op in ops:
             if op.kind.name == "const":
+                if "val" not in op.attrs or len(op.outputs) != 1:
+                    raise CompileError(f"{op.name} (const): a const has one result and an attribute val.")
                 self.values[op.output] = self.constant(op.attrs["val"], op.name)
                 continue
             require_memory(op)
@@ -213,7 +215,10 @@ class Run:
                 raise CompileError(
                     f"{op.name} ({op.kind.name}): its operands do not fit one another ({given}): {error}."
                 ) from error
-            assert len(results) == len(op.outputs), f"{op.name}: {len(results)} results for {len(op.outputs)} names"
+            if len(results) != len(op.outputs):
+                raise CompileError(
+                    f"{op.name} ({op.kind.name}): it gives {len(results)} results and {len(op.outputs)} are named."
+                )
             for var, result in zip(op.outputs, results):
                 kept = self.values[var] = self.stored(result, var.type)
                 if isinstance(var.type, TensorType) and not _has_shape(kept, var.type):

@@ -65,7 +65,7 @@ def extract_blobs(program: Program, threshold: int = BLOB_THRESHOLD) -> tuple[Pr
             )
         if not isinstance(literal.value, np.ndarray) or not isinstance(type_, TensorType):
             return literal
-        if type_.dtype not in CODES or type_.size_bytes <= threshold:
+        if type_.dtype not in CODES or not type_.is_fixed or type_.size_bytes <= threshold:
             return literal
         return Literal(type_, Blob(WEIGHT_PATH, writer.add(literal.value, type_.dtype)))
 
