@@ -30,6 +30,13 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, make, said):
         read_whole(tmp_path / "x", "the model")
 
 
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
+    with open(tmp_path / "x", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ParseError, match="the model has 1,099,511,627,776 bytes; the most that is read is 2,147,483,648"):
+        read_whole(tmp_path / "x", "the model")
+
+
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):
     with pytest.raises(ParseError, match="null"):
         read_whole(tmp_path / "a\0b", "the model")
