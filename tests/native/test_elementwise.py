@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_runs import halves, run, ulps
 
+from torchane import native
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
 
@@ -92,3 +93,20 @@ def test_no_instruction_set_gives_other_bits_for_what_is_exact(isa: str) -> None
     program = b.program(b.mul(x=b.add(x=x, y=0.1), y=b.sqrt(x=b.abs(x=x))))
     x = halves(np.random.default_rng(2), 7, 333)
     assert np.array_equal(run(program, x)[0], evaluate(program, {"x": x})[program.outputs[0].name])
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "silu", "sqrt", "softmax"])
+def test_instruction_sets_with_fused_products_give_the_same_bits(name: str) -> None:
+    """avx2 and what is above it; base rounds the products in its polynomials."""
+    fused = [isa for isa in native.isas() if isa != "base"]
+    if len(fused) < 2:
+        pytest.skip(f"this processor has {len(fused)} instruction sets with fused products")
+    x = np.where(np.isfinite(EVERY_NUMBER), EVERY_NUMBER, np.float16(0)).reshape(256, 256)
+    b = Builder()
+    program = b.program(getattr(b, name)(x=b.input("x", x.shape)))
+    before, results = native.get_isa(), set()
+    for isa in fused:
+        native.set_isa(isa)
+        results.add(run(program, x)[0].tobytes())
+    native.set_isa(before)
+    assert len(results) == 1
