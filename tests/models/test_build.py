@@ -50,3 +50,14 @@ def test_an_unknown_architecture_or_name_is_named() -> None:
         read_config({"model_type": "mamba"})
     with pytest.raises(UsageError, match="There is no model 'gpt5'. The models are tiny"):
         named_config("gpt5")
+
+
+@pytest.mark.parametrize("config", [QWEN3, named_config("stories260k")], ids=["qwen3", "llama"])
+def test_building_leaves_torchs_generator_and_layers_alone(config):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = build_model(config, seed=1), build_model(config, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.parameters(), second.parameters(), strict=True))
+    assert torch.nn.Linear(4, 4).weight.abs().sum() > 0

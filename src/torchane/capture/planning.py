@@ -138,6 +138,7 @@ class _Planner:
         self.given_back = {
             result for i, result in enumerate(self.results) if isinstance(result, fx.Node) and i not in roles.kept
         }
+        self.linear = self._linear_in_gradients()
         self.layouts: dict[fx.Node, PortLayout] = {
             nodes[key]: layout for key, layout in roles.layouts.items() if key in nodes
         }
@@ -211,7 +212,7 @@ class _Planner:
             tuple(self.steps),
             kept,
             {node.name: self.layouts[node] for node in self.inputs if node in self.surfaces_in},
-            self._gradients(),
+            frozenset(node.name for node in self.linear) | frozenset(self.roles.tangents),
             {i: result for i, result in enumerate(self.results) if not isinstance(result, fx.Node | None)},
         )
         layouts = {node.name: layout for node, layout in self.layouts.items()}
@@ -241,9 +242,7 @@ class _Planner:
                 self.on_host.update(leaving)
 
     def _known(self) -> Known:
-        gradients = self._gradients()
-        linear = frozenset(node for node in self.graph.nodes if node.name in gradients) if gradients else frozenset()
-        return Known(frozenset(self.true), frozenset(self.cut.static), linear)
+        return Known(frozenset(self.true), frozenset(self.cut.static), self.linear)
 
     def _copy_in(self, node: fx.Node) -> Copy:
         may_mask = node in self.cut.static or node.name in self.roles.data
@@ -353,9 +352,9 @@ class _Planner:
                 self.constants[node] = node.target(*args, **kwargs)
         return self.constants[node]
 
-    def _gradients(self) -> frozenset[str]:
-        names = set(self.roles.tangents)
+    def _linear_in_gradients(self) -> frozenset[fx.Node]:
+        found: set[fx.Node] = {node for node in self.inputs if node.name in self.roles.tangents}
         for node in self.graph.nodes:
-            if node.op != "output" and any(source.name in names for source in node.all_input_nodes):
-                names.add(node.name)
-        return frozenset(names)
+            if node.op != "output" and any(source in found for source in node.all_input_nodes):
+                found.add(node)
+        return frozenset(found)

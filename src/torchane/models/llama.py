@@ -9,6 +9,8 @@ Sources: Touvron et al. 2023, arXiv 2302.13971; initial weights as in karpathy/l
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -126,12 +128,16 @@ class LlamaForCausalLM(nn.Module):
     def __init__(self, config: LlamaConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        with torch.random.fork_rng(devices=[]):  # torch's own layers draw weights that are overwritten below
+        with undrawn_weights():
             self.model = LlamaModel(config)
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.adapt(config)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.initialize(seed)
+
+    def adapt(self, config: LlamaConfig) -> None:
+        """For architectures that differ in some modules: they are replaced here, before any weight is drawn."""
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """tokens (B, S) integers -> logits (B, S, V) float32.
@@ -159,6 +165,20 @@ class LlamaForCausalLM(nn.Module):
             else:
                 into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 weight.normal_(0.0, residual_std if into_residual else std, generator=generator)
+
+
+@contextmanager
+def undrawn_weights() -> Iterator[None]:
+    """torch's own layers leave their weights as allocated, and its generator alone: `initialize` draws all of them,
+    and to draw 600 million numbers twice takes seconds."""
+    drawn = {kind: kind.reset_parameters for kind in (nn.Linear, nn.Embedding)}
+    try:
+        for kind in drawn:
+            kind.reset_parameters = lambda self: None  # type: ignore[method-assign]
+        yield
+    finally:
+        for kind, draw in drawn.items():
+            kind.reset_parameters = draw  # type: ignore[method-assign]
 
 
 def rotary_tables(config: LlamaConfig) -> tuple[Tensor, Tensor]:

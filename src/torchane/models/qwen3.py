@@ -37,8 +37,6 @@ class Qwen3Attention(LlamaAttention):
 class Qwen3ForCausalLM(LlamaForCausalLM):
     """The whole model: Llama's, with Qwen3's attention in every layer."""
 
-    def __init__(self, config: Qwen3Config, *, seed: int = 0) -> None:
-        super().__init__(config, seed=seed)
+    def adapt(self, config: LlamaConfig) -> None:
         for layer, block in enumerate(self.model.layers):
             block.self_attn = Qwen3Attention(config, layer)
-        self.initialize(seed)
