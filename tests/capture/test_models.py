@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from zoo import FAMILIES, IMAGES, batch_for
+from strangers import NETWORKS, TEXT
+from zoo import FAMILIES, IMAGES, Build, batch_for, image_batch, text_batch
 
 from torchane.capture import backend
 
@@ -46,12 +47,30 @@ def test_a_batch_padded_on_the_left_trains_as_in_eager(name: str) -> None:
     check_training(name, "left")
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::torchane.capture.report.TorchaneWarning")  # what no program holds is named, and right
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("name", TEXT)
+def test_a_strangers_text_model_trains_as_in_eager(name: str, padding: str) -> None:
+    check_against_eager(TEXT[name], text_batch(torch.Generator().manual_seed(0), padding), GRADIENT_BAR)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::torchane.capture.report.TorchaneWarning")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_strangers_network_trains_as_in_eager(name: str) -> None:
+    check_against_eager(NETWORKS[name], image_batch(16, torch.Generator().manual_seed(0)), GRADIENT_BAR)
+
+
 def check_training(name: str, padding: str) -> None:
+    check_against_eager(FAMILIES[name], batch_for(name, padding=padding), BARS.get(name, GRADIENT_BAR))
+
+
+def check_against_eager(build: Build, batch: dict[str, torch.Tensor], bar: float) -> None:
     torch.manual_seed(0)
-    model = FAMILIES[name]().train()
+    model = build().train()
     eager = copy.deepcopy(model)
     compiled = torch.compile(model, backend=backend.ane, options={"device": "twin"})
-    batch = batch_for(name, padding=padding)
     losses = []
     for current in (compiled, eager):
         torch.manual_seed(1)
@@ -63,7 +82,6 @@ def check_training(name: str, padding: str) -> None:
     largest = max(grad.norm().item() for grad in wanted.values())
     found = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
     assert found.keys() == wanted.keys()
-    bar = BARS.get(name, GRADIENT_BAR)
     for key, grad in wanted.items():
         difference, size = (found[key] - grad).norm().item(), grad.norm().item()
         assert difference < (bar * size if size > 1e-6 * largest else ZERO * largest), (key, difference / size)

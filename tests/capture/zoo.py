@@ -118,12 +118,18 @@ def batch_for(name: str, seed: int = 0, padding: str = "right") -> dict[str, tor
     """Keyword arguments of one training call; the second text is padded at its end, or at its beginning."""
     generator = torch.Generator().manual_seed(seed)
     if name in IMAGES:
-        size = IMAGES[name]
-        return {"pixel_values": torch.randn(4, 3, size, size, generator=generator), "labels": torch.tensor([1, 2, 3, 4])}
+        return image_batch(IMAGES[name], generator)
+    return text_batch(generator, padding, masked=not name.startswith("our"))
+
+
+def image_batch(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.randn(4, 3, size, size, generator=generator), "labels": torch.tensor([1, 2, 3, 4])}
+
+
+def text_batch(generator: torch.Generator, padding: str, masked: bool = True) -> dict[str, torch.Tensor]:
+    """16 tokens each; the second text has six of padding."""
     tokens = torch.randint(64, (2, 16), generator=generator)
     mask = torch.ones(2, 16, dtype=torch.long)
     mask[1, slice(10, 16) if padding == "right" else slice(0, 6)] = 0
-    labels = tokens.masked_fill(mask == 0, -100)
-    if name.startswith("our"):
-        return {"input_ids": tokens, "labels": labels}
-    return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": tokens, "labels": tokens.masked_fill(mask == 0, -100)}
+    return {**batch, "attention_mask": mask} if masked else batch

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch._decomp import core_aten_decompositions
+from torch._prims_common import compute_elementwise_output_strides
 
 from torchane.capture.rules.registry import RULES
 
@@ -48,13 +49,18 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
 
 
 def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x * mask / (1 - p), mask), the mask drawn as eager's native_dropout draws it."""
+    """(x * mask / (1 - p), mask), the mask drawn as eager's dropout draws it: numbers come in the order in which x lies
+    in memory, so that a transposed x has another mask than a contiguous one."""
     if train is False or p == 0:
         return x.clone(), aten.ones.default(x.shape, dtype=torch.bool, device=x.device)
     if p == 1:
         return aten.zeros_like.default(x), aten.zeros.default(x.shape, dtype=torch.bool, device=x.device)
-    blank = aten.empty.memory_format(x.shape, dtype=torch.bool, device=x.device)
+    strides = compute_elementwise_output_strides(x)
+    order = sorted(range(x.dim()), key=lambda axis: -strides[axis])
+    blank = aten.empty.memory_format([x.shape[axis] for axis in order], dtype=torch.bool, device=x.device)
     mask = aten.bernoulli.p(blank, 1 - p)
+    if order != sorted(order):
+        mask = aten.permute.default(mask, [order.index(axis) for axis in range(x.dim())])
     return x * mask * (1 / (1 - p)), mask
 
 
