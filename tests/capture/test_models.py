@@ -61,15 +61,20 @@ def test_a_strangers_network_trains_as_in_eager(name: str) -> None:
     check_against_eager(NETWORKS[name], image_batch(16, torch.Generator().manual_seed(0)), GRADIENT_BAR)
 
 
-def check_training(name: str, padding: str) -> None:
-    check_against_eager(FAMILIES[name], batch_for(name, padding=padding), BARS.get(name, GRADIENT_BAR))
+@pytest.mark.parametrize("name", ["GPT-2", *(pytest.param(name, marks=pytest.mark.long) for name in FAMILIES if name != "GPT-2")])
+def test_model_trains_as_in_eager_under_range_control(name: str) -> None:
+    check_training(name, "right", ranges="on")
 
 
-def check_against_eager(build: Build, batch: dict[str, torch.Tensor], bar: float) -> None:
+def check_training(name: str, padding: str, ranges: str = "off") -> None:
+    check_against_eager(FAMILIES[name], batch_for(name, padding=padding), BARS.get(name, GRADIENT_BAR), ranges)
+
+
+def check_against_eager(build: Build, batch: dict[str, torch.Tensor], bar: float, ranges: str = "off") -> None:
     torch.manual_seed(0)
     model = build().train()
     eager = copy.deepcopy(model)
-    compiled = torch.compile(model, backend=backend.ane, options={"device": "twin"})
+    compiled = torch.compile(model, backend=backend.ane, options={"device": "twin", "ranges": ranges})
     losses = []
     for current in (compiled, eager):
         torch.manual_seed(1)

@@ -68,8 +68,10 @@ def test_a_product_that_stays_inside_is_measured_through_the_statistics_port_and
         tensor<fp16, [1, 1, 32, 1]> reduce_max = reduce_max(x = abs, axes = tensor<int32, [1]>([-1]), keep_dims = bool(true));
         tensor<fp16, [1, 1, 1, 32]> reshape = reshape(x = reduce_max, shape = tensor<int32, [4]>([1, 1, 1, 32]));
         tensor<fp16, [1, 1, 1, 1]> reduce_max_1 = reduce_max(x = reshape, axes = tensor<int32, [1]>([-1]), keep_dims = bool(true));
-        tensor<fp16, [1, 1, 1, 32]> largest_0 = mul(x = reduce_max_1, y = tensor<fp16, [1, 1, 1, 32]>([ONES]));
-    } -> (y, largest_0)""".replace("ONES", ", ".join(["1.0"] * 32))
+        tensor<fp16, [1, 1, 1, 1]> mul = mul(x = reduce_max_1, y = fp16(-1.0));
+        tensor<fp16, [1, 1, 1, 1]> maximum = maximum(x = mul, y = fp16(-65504.0));
+        tensor<fp16, [1, 1, 1, 32]> largest_0 = mul(x = maximum, y = tensor<fp16, [1, 1, 1, 32]>([ONES]));
+    } -> (y, largest_0)""".replace("ONES", ", ".join(["-1.0"] * 32))
     assert same_text(control_ranges(program, chips.load("m4"))[0], golden)
     assert [(m.place, m.index) for m in ranges.measures if m.place != "input"] == [("row", 0), ("output", 0)]
     assert "abs" not in {op.kind.name for op in controlled.ops}  # portable does not take it

@@ -1,6 +1,6 @@
 """The largest magnitudes of some values of a program, as one small port.
 
-    |v| ──reduce_max, row by row──► [1, 1, 1, 1] ── times a row of ones among zeros ──► + ... ──► [1, K, 1, 32]
+    |v| ──reduce_max, row by row──► [1, 1, 1, 1] ──65504 at most, times a row of ones among zeros──► + ... ──► [1, K, 1, 32]
 
 Everything in it is legal for `portable`, which knows neither abs nor concat nor a reduction over several axes.
 """
@@ -16,6 +16,8 @@ from torchane.mil.types import FP16
 from torchane.passes.ranges import port_type
 from torchane.passes.rewrite import shape_of
 
+#: What an infinity is told as.
+END = 65504.0
 #: Rows of this length at most are reduced at once.
 LONGEST = 4096
 
@@ -26,8 +28,9 @@ def write_statistics(b: Builder, values: Sequence[Var], chip: Chip | None = None
     shape = port_type(len(values)).shape
     for row, value in enumerate(values):
         place = np.zeros(shape, np.float16)
-        place[:, row] = 1.0
-        part = b.mul(x=largest(b, value, chip), y=literal(place, FP16), name=f"largest_{row}")
+        place[:, row] = -1.0
+        held = b.maximum(x=b.mul(x=largest(b, value, chip), y=-1.0), y=-END)  # times 0, an infinity would be NaN in other rows
+        part = b.mul(x=held, y=literal(place, FP16), name=f"largest_{row}")
         total = part if total is None else b.add(x=total, y=part, name="range_statistics")
     assert total is not None, "statistics of nothing"
     return total

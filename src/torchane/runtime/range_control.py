@@ -212,6 +212,7 @@ class _Attempt:
     def accepts(self, known: Mapping[str, int], rows: Sequence[float], outputs: Sequence[float], where: str) -> bool:
         """Whether a run was good; else what is believed of magnitudes has changed."""
         self.measured = {}
+        stuck: tuple[str, float] | None = None
         broken: set[int] = set()
         empty: set[int] = set()
         for bound in self.ranges.bounds:
@@ -221,10 +222,8 @@ class _Attempt:
             largest = (rows if measure.place == "row" else outputs)[measure.index]
             if self._is_over(bound, largest, measure.form, known):
                 if bound.knob is None:
-                    raise NumericsError(
-                        f"{where}: {bound.what} reaches {largest:g} and cannot be stored smaller, for it is read as it is. An "
-                        "activation or a weight is too large for fp16: lower the learning rate or resume from an earlier checkpoint."
-                    )
+                    stuck = stuck or (bound.what, largest)
+                    continue
                 broken.add(bound.measure)
                 self.trouble = bound.what
             elif (size := size_of(largest)) is None:
@@ -239,7 +238,7 @@ class _Attempt:
                 self.sizes[index] = least + JUMP
             self.kept = {}
             return False
-        if self.settled:
+        if self.settled and stuck is None:
             return True
         for index in empty:
             if not self._is_known(index) and self.falls.get(index, 0) < FALLS:
@@ -250,7 +249,13 @@ class _Attempt:
             if not self._is_known(index):
                 self.sizes[index] = size
         self.kept = dict(known)
-        return self.exponents() == known
+        stands = self.exponents() == known
+        if stands and stuck is not None:  # nothing else is wrong, so it is not another value's overflow that shows there
+            raise NumericsError(
+                f"{where}: {stuck[0]} reaches {stuck[1]:g} and cannot be stored smaller, for it is read as it is. An activation "
+                "or a weight is too large for fp16: lower the learning rate or resume from an earlier checkpoint."
+            )
+        return stands
 
     def _is_over(self, bound: Bound, largest: float, at: Form, known: Mapping[str, int]) -> bool:
         limit = SUM_CEILING if bound.ceiling == 15 else VALUE_CEILING
