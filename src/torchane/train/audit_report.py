@@ -88,15 +88,17 @@ class Audit:
         if self.controlled is None:
             return self._table(rows)
         without, within = replace(self, controlled=None), self.controlled
-        return f"Without range control:\n{without._table(rows)}\n\nWith range control:\n{within._table(rows)}"
+        return f"Without range control:\n{without._table(rows)}\n\nWith range control:\n{within._table(rows, True)}"
 
-    def _table(self, rows: int) -> str:
+    def _table(self, rows: int, controlled: bool = False) -> str:
         overflowed = sum(f.products.overflowed for f in self.product_findings if f.products)
         near = sum(f.products.near for f in self.product_findings if f.products)
         sums = sum(f.products.sums for f in self.product_findings if f.products)
         lines = [
             f"loss {self.loss:.6f} in the engine's arithmetic, {self.loss_exact:.6f} in PyTorch",
-            f"loss scale {self.loss_scale:g}, recommended {self.recommended_loss_scale:g}",
+            f"incoming gradient times {self.loss_scale:g}; each tensor then has a power of two of its own"
+            if controlled
+            else f"loss scale {self.loss_scale:g}, recommended {self.recommended_loss_scale:g}",
             f"products dropped: forward {self.dropped_share('forward'):.2%}, backward {self.dropped_share('backward'):.2%}",
             f"sums near the range's end: {near:,}, past it: {overflowed:,} of {sums:,}",
             f"lost parameters: {', '.join(self.lost_parameters) or 'none'}",
