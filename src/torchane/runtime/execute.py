@@ -206,7 +206,10 @@ class _Run:
         if program.ranges is not None and state is not None:
             lying = [self.placed[name] for name in step.inputs]
             where = step.where or program.name
-            found = dispatch_in_range(executor.device, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, self.last_of.get(step.program))
+            like = self.last_of.get(step.program)
+            found = dispatch_in_range(
+                executor.device, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, like
+            )
             self.last_of[step.program] = state
             self.placed.update(zip(step.outputs, found, strict=True))
             return
