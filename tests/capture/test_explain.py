@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from strangers import NETWORKS, TEXT
 from torch import nn
+from zoo import FAMILIES, Build, batch_for, image_batch, text_batch
 
 import torchane
-from torchane.capture import backend
+from torchane.capture import backend, report
 from torchane.plan import HostCall
 
 
@@ -51,6 +53,54 @@ def test_every_call_is_in_a_program_or_on_the_host_and_none_in_both(found) -> No
         assert {row.place for row in rows} <= {"program", "host", "constant", "view"}
         ran_on_host = [op for step in plan.steps if isinstance(step, HostCall) for op, _ in step.ops]
         assert sorted(ran_on_host) == sorted(row.op for row in rows if row.place == "host")
+
+
+#: A Transformer with a padded batch and dropout, an MLP and a CNN; the long tier has them all.
+QUICK = ["GPT-2", "MLP", "smooth ResNet"]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in FAMILIES if name not in QUICK)])
+def test_every_call_of_a_model_has_one_place(name, monkeypatch) -> None:
+    check_every_call_has_one_place(FAMILIES[name], batch_for(name), monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::torchane.capture.report.TorchaneWarning")  # what no program holds is named, and right
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # BLOOM's own way with its gelu
+@pytest.mark.filterwarnings("ignore:.*lru_cache:UserWarning")  # Mamba's
+@pytest.mark.parametrize("name", [*TEXT, *NETWORKS])
+def test_every_call_of_a_strangers_model_has_one_place(name, monkeypatch) -> None:
+    draws = torch.Generator().manual_seed(0)
+    build = TEXT.get(name) or NETWORKS[name]
+    check_every_call_has_one_place(build, text_batch(draws, "right") if name in TEXT else image_batch(16, draws), monkeypatch)
+
+
+def check_every_call_has_one_place(build: Build, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls are read from the graphs, the programs' from what was lowered, the host's from the plans: what
+    explain reports must be those, each once."""
+    graphs = []
+
+    def reported(name, cut):
+        graphs.append((cut, rows := report.rows_of(name, cut)))
+        return rows
+
+    monkeypatch.setattr(backend, "rows_of", reported)
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    found = torchane.explain(build().train(), **batch)
+    torch._dynamo.reset()
+    assert [rows[0].graph for _, rows in graphs] == [plan.name for plan in found.plans]
+    assert {plan.name for plan in found.plans} == {"forward", "backward"}
+    assert [row for _, rows in graphs for row in rows] == list(found.rows)
+    for (cut, rows), plan in zip(graphs, found.plans, strict=True):
+        calls = [node.name for node in cut.graph.nodes if node.op == "call_function"]
+        assert len(set(calls)) == len(calls)
+        assert calls == [row.name for row in rows]
+        lowered = [node.name for region in cut.regions for node in region.nodes]
+        assert sorted(lowered) == sorted(row.name for row in rows if row.place == "program")
+        on_host = [op for step in plan.steps if isinstance(step, HostCall) for op, _ in step.ops]
+        assert sorted(on_host) == sorted(row.op for row in rows if row.place == "host")
+        assert {row.place for row in rows} <= {"program", "host", "constant", "view"}
 
 
 def test_multiply_adds_are_counted_by_torchs_formulas(found) -> None:

@@ -24,7 +24,7 @@ def _stays_float(node: Node) -> str | None:
 
 @lowers(
     aten.clone.default, aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default,
-    aten.contiguous.default, aten._conj.default, aten.resolve_conj.default,
+    aten.contiguous.default, aten.resolve_conj.default,
 )  # fmt: skip
 def same(b: Builder, x: Value, **_: Any) -> Value:
     return x
