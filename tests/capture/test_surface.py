@@ -197,9 +197,11 @@ def test_state_dict_has_torchs_keys(net) -> None:
         lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9),
         lambda ps: torch.optim.Adam(ps, lr=0.01),
         lambda ps: torch.optim.AdamW(ps, lr=0.01, fused=True),
+        lambda ps: torch.optim.AdamW(ps, lr=0.01, foreach=True),
         lambda ps: torch.optim.Adagrad(ps, lr=0.05),
+        lambda ps: torch.optim.Adafactor(ps, lr=0.01),
     ],
-    ids=["sgd", "adam", "adamw fused", "adagrad"],
+    ids=["sgd", "adam", "adamw fused", "adamw foreach", "adagrad", "adafactor"],
 )
 def test_stock_optimizers(net, make) -> None:
     losses = {}
@@ -213,6 +215,26 @@ def test_stock_optimizers(net, make) -> None:
             loss = (model(batch()) - 1).square().mean()
             loss.backward()
             optimizer.step()
+            losses[model].append(loss.item())
+
+    both(net, act)
+    assert losses[net.model] == pytest.approx(losses[net.eager], rel=0.02)
+    assert losses[net.model][-1] < losses[net.model][0]
+
+
+def test_muon_for_matrices_beside_adamw_for_the_rest(net) -> None:
+    losses = {}
+
+    def act(model: nn.Module) -> None:
+        matrices, rest = [p for p in model.parameters() if p.dim() == 2], [p for p in model.parameters() if p.dim() != 2]
+        optimizers = torch.optim.Muon(matrices, lr=0.02), torch.optim.AdamW(rest, lr=0.01)
+        losses[model] = []
+        for _ in range(3):
+            loss = (model(batch()) - 1).square().mean()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
             losses[model].append(loss.item())
 
     both(net, act)

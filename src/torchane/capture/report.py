@@ -106,11 +106,16 @@ def warn_of_host_work(graph: str, cut: Cut, rows: Sequence[Row]) -> None:
 
 
 def _listed(rows: Iterable[Row], most: int = 4) -> str:
-    seen: dict[tuple[str, str], Row] = {}
+    """The ops of each reason, with the place of the first; at most so many reasons, and ops of one."""
+    by_reason: dict[str, list[Row]] = {}
     for row in rows:
-        seen.setdefault((row.op, row.why), row)
-    shown = [f"{row.op}{f' in {row.where}' if row.where else ''} ({row.why})" for row in list(seen.values())[:most]]
-    return "; ".join(shown) + (f"; and {len(seen) - most} kinds more" if len(seen) > most else "")
+        by_reason.setdefault(row.why, []).append(row)
+    shown = []
+    for why, alike in list(by_reason.items())[:most]:
+        ops = list(dict.fromkeys(row.op for row in alike))
+        more = f" and {len(ops) - most} kinds more" if len(ops) > most else ""
+        shown.append(f"{', '.join(ops[:most])}{more}{f' in {alike[0].where}' if alike[0].where else ''} ({why})")
+    return "; ".join(shown) + (f"; and {len(by_reason) - most} reasons more" if len(by_reason) > most else "")
 
 
 def _is_surprising(node: fx.Node, row: Row) -> bool:
