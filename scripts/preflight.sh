@@ -19,10 +19,10 @@ else
     header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
     [ -f "$header" ] || lack "Python's headers ($header)" python3-dev
 fi
-compiler=${CXX:-c++}
+compiler=${CXX:-c++} # may hold flags or a launcher (ccache g++), so it is read as words below
 folder=$(mktemp -d)
 if ! printf '#include <bit>\nint main() { return std::popcount(0u); }\n' >"$folder/probe.cpp" ||
-    ! "$compiler" -std=c++20 "$folder/probe.cpp" -o "$folder/probe" >/dev/null 2>&1; then
+    ! $compiler -std=c++20 "$folder/probe.cpp" -o "$folder/probe" >/dev/null 2>&1; then
     lack "a C++20 compiler ($compiler)" g++
 fi
 rm -rf "$folder"

@@ -100,6 +100,25 @@ def test_inference_mode(net) -> None:
         assert distance(net.model(batch()), net.eager(batch())) < 0.005
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_batch_norm_under_autocast_is_eagers(dtype) -> None:
+    """Its input comes in 16 bits there; statistics and gradients stay in 32."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16))
+    ours, x = copy.deepcopy(plain), torch.randn(32, 16)
+    outputs = []
+    for model, forward in ((plain, plain), (ours, torch.compile(ours, backend="ane"))):
+        with torch.autocast("cpu", dtype=dtype):
+            outputs.append(forward(x))
+        (outputs[-1].float() * x).sum().backward()
+    assert outputs[0].dtype == outputs[1].dtype == dtype
+    assert distance(outputs[1].float(), outputs[0].float()) < 0.02
+    for one, other in zip(ours.buffers(), plain.buffers(), strict=True):
+        assert torch.allclose(one.float(), other.float(), rtol=0.02, atol=1e-3)
+    weights = ours[1].weight.grad, plain[1].weight.grad
+    assert distance(*weights) < 0.02
+
+
 def test_autocast_keeps_its_promised_dtype(net) -> None:
     def act(model: nn.Module) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -35,3 +35,8 @@ def test_another_architecture_is_named(tmp_path, capsys) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     assert run(["explain", str(tmp_path)]) == 1
     assert "model_type is 'mamba'; built here are llama, qwen3, gpt2" in capsys.readouterr().err
+
+
+def test_an_unknown_chip_is_misuse(capsys) -> None:
+    assert run(["explain", "tiny", "--chip", "m99"]) == 2
+    assert "no chip is called 'm99'" in capsys.readouterr().err

@@ -39,6 +39,11 @@ def test_a_folder_that_is_no_run_ends_with_1(torchane_command):
     assert done.code == 1 and "RunFolderError: other/config.json does not exist" in done.err
 
 
+def test_a_prompt_that_is_not_utf8_ends_with_2(torchane_command, run):
+    done = torchane_command("generate", run, "--prompt", b"caf\xe9".decode(errors="surrogateescape"))
+    assert done.code == 2 and "UsageError: The prompt is not UTF-8 text: 'caf\\udce9'." in done.err
+
+
 def test_damaged_weights_end_with_1(torchane_command, run):
     Path(run, "model.safetensors").write_bytes(b"\0" * 100)
     done = torchane_command("generate", run)

@@ -16,12 +16,14 @@ def command(model: str, batch_size: int, seq_len: int, chip: str, as_json: bool)
     """Say of each op of MODEL's forward and backward where it runs and why, with its share of multiply-adds.
 
     MODEL is a preset or published model (tiny, stories15m, gpt2, qwen3-0.6b, ...) or a folder with a Hugging
-    Face config.json. Nothing is trained; weights are random.
+    Face config.json of a llama, qwen3 or gpt2. Nothing is trained; weights are random. Any other module:
+    print(torchane.explain(model, *inputs)) in Python.
 
     \b
       torchane explain tiny
       torchane explain runs/tiny-1 --seq-len 256 --json
     """
+    import_module("torchane.chips").load(chip)  # an unknown name is refused before anything is built
     torch = import_module("torch")
     built = _build(model)
     tokens = torch.zeros(batch_size, seq_len, dtype=torch.long)

@@ -35,12 +35,13 @@ def command(
     model = import_module("torchane.models.folder").load_model(run)
     tokenizer = import_module("torchane.train.run_folder").load_tokenizer(run)
     start = time.perf_counter()
+    stream = import_module("torchane.generate.text").continue_text(
+        model, tokenizer, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed
+    )
     pieces = []
     if not as_json:
         click.echo(prompt, nl=False)
-    for piece in import_module("torchane.generate.text").continue_text(
-        model, tokenizer, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed
-    ):
+    for piece in stream:
         pieces.append(piece)
         if not as_json:
             click.echo(piece, nl=False)

@@ -23,13 +23,24 @@ def continue_text(
     """Yields what follows the prompt, one piece a token; "" where a character is still incomplete.
 
     The prompt stands at the beginning of a document, as in training; it ends where the model ends the
-    document, or after max_tokens. Raises UsageError where model and tokenizer do not belong together.
+    document, or after max_tokens. Raises UsageError where model and tokenizer do not belong together, or where the
+    prompt is no text.
     """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"The prompt is not UTF-8 text: {prompt!a}. Give it in UTF-8.") from error
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UsageError(
             f"The tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}: "
             "they are not of the same run."
         )
+    return _pieces(model, tokenizer, prompt, max_tokens, temperature, top_k, seed)
+
+
+def _pieces(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: str, max_tokens: int, temperature: float, top_k: int | None, seed: int
+) -> Iterator[str]:
     tokens = [tokenizer.end_id, *tokenizer.encode(prompt)]
     new: list[int] = []
     said = ""

@@ -89,8 +89,9 @@ class LossScale:
             self.calm_steps = 0
         raise NumericsError(
             f"The backward programs overflow at every loss scale down to {self.last_scale:g}: {reading.where} "
-            f"{'is not finite' if reading.nonfinite else f'reaches {reading.largest:g}'}. An activation that the forward "
-            "pass saved is likely too large for fp16 already. Lower the learning rate or resume from an earlier checkpoint."
+            f"{'is not finite' if reading.nonfinite else f'reaches {reading.largest:g}'}. The forward pass saved "
+            "something that is not finite in fp16: an activation beyond 65504, or a NaN or infinity of the batch itself. Look at the "
+            "batch, lower the learning rate, or resume from an earlier checkpoint."
         )
 
     def _settle(self, reading: Reading) -> None:
@@ -109,6 +110,7 @@ def require_finite(largest_tangent: float) -> None:
     """Raises NumericsError where the incoming gradient is not."""
     if not math.isfinite(largest_tangent):
         raise NumericsError(
-            "The gradient that enters the backward programs is not finite: the loss itself is NaN or infinite. "
-            "Lower the learning rate, clip gradients, or resume from the last good checkpoint."
+            "The gradient that enters the backward programs is not finite: the loss itself is NaN or infinite, or an output of the "
+            "forward left fp16's range (65504) on the way to it. Look at the batch, lower the learning rate, clip gradients, or "
+            "resume from the last good checkpoint."
         )

@@ -92,6 +92,8 @@ def _batch_norm(
 ) -> tuple[torch.Tensor, ...]:
     """(y, mean, rstd, new running mean, new running variance); out of training mean and rstd are empty."""
     shape = [1, -1] + [1] * (x.dim() - 2)
+    dtype = x.dtype
+    x = x.to(running_mean.dtype)  # under autocast x comes in 16 bits, and statistics stay in 32
     if training:
         mean, deviation, rstd = batch_moments(x, eps)
         count = x.numel() // x.shape[1]
@@ -107,7 +109,7 @@ def _batch_norm(
     y = y if bias is None else y + bias.view(shape)
     if not training:
         mean = rstd = x.new_empty((0,))
-    return y, mean, rstd, new_mean, new_var
+    return y.to(dtype), mean, rstd, new_mean, new_var
 
 
 def _batch_norm_fixed(
