@@ -63,6 +63,16 @@ class Listener:
         self.saves.append(step)
 
 
+class CommandListener(Listener):
+    """The command also says things outside of the loop."""
+
+    def said(self, text: str) -> None:
+        pass
+
+    def working(self, what: str, done: int, total: int) -> None:
+        pass
+
+
 def make_trainer(path: Path, settings: TrainSettings = SETTINGS, *, existing: bool = False, **changes) -> Trainer:
     model = LlamaForCausalLM(CONFIG, seed=settings.seed)
     optimizer = adamw(model, settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import Listener
+from small_run import CommandListener
 
 from torchane import native
 from torchane.cli.training import Request
@@ -14,16 +14,6 @@ from torchane.cli.training import train as run_command
 from torchane.runtime.loss_scale import LossScale
 
 pytestmark = pytest.mark.long
-
-
-class CommandListener(Listener):
-    """The command also says things outside of the loop."""
-
-    def said(self, text: str) -> None:
-        pass
-
-    def working(self, what: str, done: int, total: int) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)

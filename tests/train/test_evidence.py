@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_run import Listener
+from small_run import CommandListener, Listener
 
 from torchane.cli.training import Request
 from torchane.cli.training import train as run_command
@@ -21,16 +21,6 @@ from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw
 
 pytestmark = pytest.mark.long
-
-
-class CommandListener(Listener):
-    """The command also says things outside of the loop."""
-
-    def said(self, text: str) -> None:
-        pass
-
-    def working(self, what: str, done: int, total: int) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
