@@ -1,6 +1,7 @@
 """The forecast of a step's memory beside what a process really takes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from torchane.models.build import build_model, named_config
 from torchane.models.presets import preset
 from torchane.plan.memory import forecast
 from torchane.train import bench_worker
+from torchane.train.step import LOGITS_COPIES
 
 def anonymous_bytes():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))
@@ -38,19 +40,24 @@ for _ in range(3):
     step()
 plans = [plan for compiled in backend.COMPILED for plan in compiled.plans.values()]
 parameters = sum(parameter.numel() for parameter in build_model(named_config(name)).parameters())
-print(json.dumps([max(seen) - before, forecast(plans, parameters, host_bytes=backend.COMPILED[-1].host_bytes).total]))
+needed = forecast(plans, parameters, host_bytes=backend.COMPILED[-1].host_bytes, result_copies=LOGITS_COPIES)
+print(json.dumps([max(seen) - before, needed.total]))
 """
+
+#: glibc keeps what is freed for later, and how much of it depends on chance: 104 MiB of stories15m, or none. Blocks of a
+#: mebibyte and more are given back at once here.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(MIB)}
 
 
 @pytest.mark.parametrize(
     "name",
     ["tiny", "stories15m", *(pytest.param(name, marks=pytest.mark.long) for name in ("stories42m", "stories110m"))],
 )
-def test_a_step_takes_what_was_forecast_within_a_quarter(name: str) -> None:
-    """Below, by at most a quarter: a buffer of the logits' size is freed now before the peak, now after it (stories15m
-    took 0.82 or 0.94 of its forecast, run by run). Above: what compiling leaves behind, and scratch."""
+def test_a_step_takes_what_was_forecast_within_a_tenth(name: str) -> None:
+    """Beyond it comes what compiling leaves behind, and scratch."""
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc, which says how much memory is not of files")
     command = [sys.executable, "-W", "ignore", "-c", MEASURE, name]
-    taken, forecast = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert 0.75 * forecast < taken < 1.1 * forecast + 256 * MIB, f"{taken / MIB:.0f} MiB, forecast {forecast / MIB:.0f}"
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | GIVE_BACK)
+    taken, forecast = json.loads(done.stdout)
+    assert 0.9 * forecast < taken < 1.1 * forecast + 256 * MIB, f"{taken / MIB:.0f} MiB, forecast {forecast / MIB:.0f}"

@@ -6,7 +6,8 @@
     staged       fp16 surfaces of weights, alive as long as the model
     saved        surfaces that the forward keeps for the backward
     surfaces     the most that one plan has in use at once beside those
-    results      fp32, what the forward gives to the loss; three times: the loss keeps its logarithms and makes a gradient
+    results      fp32, what the forward gives to the loss, and what the loss makes of it: torch's cross-entropy keeps
+                 logarithms and makes a gradient, so three times
     host         fp32, what PyTorch computes between programs: a tied table's two gradients and their sum
 
 Python, torch and what compiling leaves behind are not in it: RESERVE stands for them. What a step takes
@@ -24,7 +25,7 @@ from torchane.plan.plan import Dispatch, Plan, Stage, Unstage, surfaces_of
 #: Python, torch and its libraries (0.3 GiB once imported), graphs and programs, the twin's scratch.
 RESERVE_BYTES = 1 << 30
 FP32 = 4
-RESULT_COPIES = 3
+RESULT_COPIES = 3  # with torch's own cross-entropy
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,19 @@ class Forecast:
 
 
 def forecast(
-    plans: Sequence[Plan], parameters: int, *, host_bytes: int = 0, optimizer_states: int = 2, param_copies: int = 1
+    plans: Sequence[Plan],
+    parameters: int,
+    *,
+    host_bytes: int = 0,
+    optimizer_states: int = 2,
+    param_copies: int = 1,
+    result_copies: int = RESULT_COPIES,
 ) -> Forecast:
     """The memory that these plans and their parameters take.
 
-    parameters: how many numbers are trained. host_bytes: of what PyTorch computes on the host in one graph. optimizer_states: numbers that the optimizer keeps for each
-    (AdamW 2, SGD 0). param_copies: how many times the weights are there in fp32.
+    parameters: how many numbers are trained. host_bytes: of what PyTorch computes on the host in one graph.
+    optimizer_states: numbers that the optimizer keeps for each (AdamW 2, SGD 0). param_copies: how many times the
+    weights are there in fp32. result_copies: how many tensors of the results' size the loss has at once, them included.
     """
     weights: dict[str, int] = {}
     for plan in plans:
@@ -71,7 +79,7 @@ def forecast(
         staged=sum(weights.values()),
         saved=sum(sum(sizes_of(plan)[name] for name in plan.kept_names) for plan in plans),
         surfaces=max((peak_of(plan) for plan in plans), default=0),
-        results=sum(RESULT_COPIES * results_of(plan) for plan in plans if plan.name == "forward"),
+        results=sum(result_copies * results_of(plan) for plan in plans if plan.name == "forward"),
         host=host_bytes,
     )
 

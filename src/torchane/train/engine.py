@@ -1,5 +1,6 @@
 """The model through the `ane` backend of torch.compile: forward and backward are engine programs."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from torchane.plan.memory import forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.range_control import RangeControl
+from torchane.train.step import LOGITS_COPIES
 
 
 class EngineModel:
@@ -89,10 +91,11 @@ class EngineModel:
         if torch.is_grad_enabled():  # a validation has no backward, so no loss scale
             for compiled in backend.COMPILED[known:]:
                 plans = tuple(compiled.plans.values())
-                host = compiled.host_bytes
-                self.announce(str(forecast(plans, self._parameters, host_bytes=host)))
-                # The weights are in memory already; gradients, optimizer and surfaces are to come.
-                require_fits(forecast(plans, self._parameters, host_bytes=host, param_copies=0))
+                needed = functools.partial(
+                    forecast, plans, self._parameters, host_bytes=compiled.host_bytes, result_copies=LOGITS_COPIES
+                )
+                self.announce(str(needed()))
+                require_fits(needed(param_copies=0))  # the weights are in memory already; the rest is to come
                 if self._restored:  # compiled only now, so the state of the checkpoint is due only now
                     compiled.loss_scale = self._restored.pop(0)
                 self._scales.append(compiled.loss_scale)

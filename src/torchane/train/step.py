@@ -28,6 +28,9 @@ from torchane.train.settings import TrainSettings
 
 Forward = Callable[[Tensor], Tensor]
 
+#: Tensors of the logits' size that a step holds at once: them and their gradient (token_losses).
+LOGITS_COPIES = 2
+
 
 @dataclass(frozen=True)
 class StepResult:
