@@ -7,8 +7,7 @@
 import sys
 from pathlib import Path
 
-from torchane.capture.report import EXPECTED
-from torchane.capture.rules import RULES, covered_ops
+from torchane.capture.rules import ON_THE_HOST, RULES, covered_ops
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "ops.md"
 
@@ -32,7 +31,7 @@ def table() -> str:
     for family, names in families.items():
         shown = (f"`{name.removeprefix('aten.')}`{' (masks)' if name in masks else ''}" for name in names)
         lines.append(f"| {family} | {', '.join(shown)} |")
-    host = ", ".join(f"`{packet.__name__}`" for packet in sorted(EXPECTED, key=lambda packet: packet.__name__))
+    host = ", ".join(f"`{packet.__name__}`" for packet in sorted(ON_THE_HOST, key=lambda packet: packet.__name__))
     lines += ["", "On the host by design (lookups, the loss, random draws, running statistics, index arithmetic):", "", host]
     return "\n".join(lines) + "\n"
 

@@ -50,4 +50,4 @@ class RunFolderError(TorchaneError):
 
 
 class TorchaneWarning(UserWarning):
-    """Said once: something runs elsewhere than asked, or can be done better. Nothing is wrong with the results."""
+    """Said once: something runs elsewhere than asked, can be done better, or has left the range of fp16."""

@@ -9,6 +9,8 @@ from capture_helpers import compile_for_twin, distance
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from torchane.errors import TorchaneWarning
+
 LOWEST = torch.finfo(torch.float32).min
 
 
@@ -99,3 +101,17 @@ def test_scores_without_a_mask_or_with_a_causal_one_cost_nothing_more():
     counts = backend.COMPILED[-1].plans["forward"].op_counts()
     assert counts["softmax"] == 1
     assert counts["reduce_max"] == 0
+
+
+class Halved(nn.Module):
+    def forward(self, x):
+        return x * 0.5
+
+
+def test_data_beyond_fp16_is_not_taken_for_a_mask():
+    """-80000 is a number and becomes an infinity that is warned of; -1e9 means "left out"."""
+    model = compile_for_twin(Halved())
+    with torch.no_grad():
+        assert model(torch.tensor([[-1e9, 0.5]]))[0, 0].isfinite()
+        with pytest.warns(TorchaneWarning, match="65504"):
+            assert model(torch.tensor([[-80000.0, 0.5]]))[0, 0] == -torch.inf

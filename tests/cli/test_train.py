@@ -140,6 +140,11 @@ def test_an_out_below_a_file_ends_with_1(torchane_command, small, text):
     assert done.code == 1 and "RunFolderError: " in done.err and "could not be written" in done.err
 
 
+def test_an_out_that_cannot_be_written_is_found_before_the_data_is_read(torchane_command, text):
+    done = torchane_command("train", "--data", "missing", "--out", text / "run")
+    assert done.code == 1 and "RunFolderError: " in done.err
+
+
 def test_text_that_changed_is_not_resumed(torchane_command, small, text):
     torchane_command(*small)
     text.write_text(text.read_text().replace("fox", "owl"))

@@ -317,12 +317,9 @@ def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Pl
 def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned) -> Executor:
     with compiled.timed("load"):
         loaded = [compiled.device.load(spec.text, spec.blobs, name=spec.name) for spec in planned.plan.programs]
-    dtypes = {
-        node.name: node.meta["val"].dtype for node in gm.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)
-    }
     states = None if compiled.ranges is None else compiled.ranges.of(planned.plan.name, len(planned.plan.dispatches))
     return Executor(
-        planned.plan, compiled.device, compiled.pool, compiled.weights, TorchHost(dtypes), planned.host_calls, loaded, states
+        planned.plan, compiled.device, compiled.pool, compiled.weights, TorchHost(gm.graph), planned.host_calls, loaded, states
     )
 
 

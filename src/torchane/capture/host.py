@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 import torch
+from torch import fx
+
+from torchane.capture.sources import place_of
 
 #: From this size on NumPy asks Linux for pages of 2 MiB, which torch does not: fresh memory is had with fewer faults.
 LARGE_BYTES = 4 << 20
@@ -17,10 +20,12 @@ def empty_floats(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class TorchHost:
-    """Reads and makes CPU tensors. `dtypes` says what dtype the graph promised for a value."""
+    """Reads and makes CPU tensors of one graph's values."""
 
-    def __init__(self, dtypes: dict[str, torch.dtype]):
-        self.dtypes = dtypes
+    def __init__(self, graph: fx.Graph):
+        #: What the graph promised.
+        self.dtypes = {node.name: node.meta["val"].dtype for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)}
+        self._places = {node.name: place_of(node) for node in graph.nodes}
 
     def array(self, value: torch.Tensor) -> np.ndarray:
         """float32 or float16 values; a view unless the dtype must change. True is 1."""
@@ -38,6 +43,9 @@ class TorchHost:
 
     def wrap(self, view: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(view)
+
+    def place(self, name: str) -> str:
+        return self._places.get(name, "")
 
     def address(self, value: torch.Tensor) -> int:
         return value.data_ptr()

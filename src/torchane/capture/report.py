@@ -12,19 +12,9 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry
 
 from torchane.capture.graph import Cut, Place
+from torchane.capture.rules import ON_THE_HOST
 from torchane.capture.sources import line_of, module_of
 from torchane.errors import TorchaneWarning
-
-aten = torch.ops.aten
-
-#: The host's by design: looking up, the loss, random draws, running statistics, index arithmetic.
-EXPECTED = frozenset({
-    aten.embedding, aten.embedding_dense_backward, aten.nll_loss_forward, aten.nll_loss_backward,
-    aten.nll_loss2d_forward, aten.nll_loss2d_backward, aten._log_softmax, aten._log_softmax_backward_data,
-    aten.bernoulli, aten.rand, aten.randn, aten.rand_like, aten.randn_like, aten.normal, aten.uniform,
-    aten._foreach_lerp, aten._foreach_mul, aten.copy_, aten._to_copy, aten.empty, aten.index,
-    aten._unsafe_index, aten._unsafe_index_put, aten.gather, aten.scatter, aten.scatter_add, aten.index_put,
-})  # fmt: skip
 
 SMALL_SEGMENT = "its segment holds no matrix product, and a dispatch costs more than it"
 STATIC = "it depends on integers, masks or buffers alone"
@@ -120,7 +110,7 @@ def _listed(rows: Iterable[Row], most: int = 4) -> str:
 
 def _is_surprising(node: fx.Node, row: Row) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
-    if packet is None or packet in EXPECTED or row.why in (SMALL_SEGMENT, STATIC) or row.why.endswith("is empty"):
+    if packet is None or packet in ON_THE_HOST or row.why in (SMALL_SEGMENT, STATIC) or row.why.endswith("is empty"):
         return False
     return any(tensor.is_floating_point() or tensor.is_complex() for tensor in _tensors(node.meta.get("val")))
 

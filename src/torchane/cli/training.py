@@ -17,6 +17,7 @@ from torchane.data.tokenizer import Tokenizer
 from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.generate.text import continue_text
 from torchane.models.build import build_model
+from torchane.models.files import make_folder
 from torchane.models.folder import load_config
 from torchane.models.llama import LlamaForCausalLM
 from torchane.models.presets import Preset, preset
@@ -101,9 +102,16 @@ def _start(request: Request, progress: Progress, compile_model: CompileModel) ->
     model = build_model(config, seed=settings.seed)
     arithmetic, ranges = request.arithmetic or EXACT, request.ranges or AUTO
     compiled = _compile(model, chosen.name, request, arithmetic, ranges, progress, compile_model)
-    dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
-    progress.said(dataset.describe())
-    batches = DatasetBatches(dataset, settings)
+    is_new = not out.exists()
+    make_folder(out)  # what cannot be written shows before minutes of encoding
+    try:
+        dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
+        progress.said(dataset.describe())
+        batches = DatasetBatches(dataset, settings)
+    except BaseException:
+        if is_new:
+            out.rmdir()
+        raise
     about = {
         "preset": chosen.name,
         "device": compiled.device,

@@ -26,4 +26,7 @@ def dump_plan(plan: Plan, folder: Path) -> None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
     except OSError as error:
-        raise RunFolderError(f"Cannot write the programs to {folder}: {error.strerror}. Choose another folder for --dump.") from error
+        raise RunFolderError(
+            f"Cannot write the programs to {folder}: {error.strerror}. Choose another folder "
+            "(--dump, or options={'dump': ...})."
+        ) from error

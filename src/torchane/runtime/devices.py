@@ -24,7 +24,7 @@ def open_device(name: str, arithmetic: str = "exact") -> Device:
     if name == "ane":
         raise MissingDeviceError(
             f"There is no Neural Engine that torchane can use here: this is {platform.system()} on {platform.machine()}, "
-            "and this version has no bridge to Apple's framework yet. Use --device twin: it runs the same programs."
+            "and this version has no bridge to Apple's framework yet. Take the twin, which runs the same programs: --device twin, or options={'device': 'twin'}."
         )
     with _lock:
         key = f"twin, {arithmetic}"

@@ -6,12 +6,14 @@ more goes back to the pool at once, and one that leaves the plan is lent out.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from torchane import native
+from torchane.errors import TorchaneWarning
 from torchane.mil.types import FP16, TensorType
 from torchane.passes.ports import PortLayout
 from torchane.plan import Dispatch, Plan, Stage, Unstage
@@ -22,6 +24,8 @@ from torchane.runtime.ranged import dispatch_in_range, placed_for, staged_at
 from torchane.runtime.surfaces import SurfacePool
 
 FP16_MAX = 65504.0
+#: Data at or below this is a mask's "left out", -1e9 or finfo.min, and no number that a model computes with.
+LEFT_OUT = -1e6
 #: The same numbers that rules write for a masked score, finite or -inf (reference: mil-text, section 5).
 MASKED = -1e4
 EXCLUDED = -3e4
@@ -44,6 +48,10 @@ class Host(Protocol):
 
     def wrap(self, view: np.ndarray) -> Any:
         """A tensor that holds a lent surface."""
+        ...
+
+    def place(self, name: str) -> str:
+        """Where in the user's code a value comes from, ` in model.layers.3, llama.py:72`; empty where that is unknown."""
         ...
 
     def address(self, value: Any) -> int:
@@ -94,6 +102,11 @@ class Executor:
         self.loaded = tuple(loaded)
         self.frees = plan.last_uses()
         self.unstaged = {copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies}
+        self.said_overflow = False
+
+    def named(self, value: str) -> str:
+        """A program's output, for people."""
+        return value + self.host.place(value)
 
     def __call__(self, inputs: Sequence[Any], scale: float = 1.0) -> tuple[list[Any], Reading]:
         """The outputs, and what scaled gradients looked like.
@@ -183,7 +196,7 @@ class _Run:
             source = self.executor.host.array(self.values[copy.value])
             if copy.is_mask:
                 beyond = np.where(np.isneginf(source), np.float32(EXCLUDED), np.float32(MASKED))
-                source = np.where(source < -FP16_MAX, beyond, source)
+                source = np.where(source <= LEFT_OUT, beyond, source)
             factor = self.scale if is_gradient else 1.0
             if self.executor.ranges is not None:
                 self.placed[copy.value] = placed = staged_at(copy, source, is_gradient)
@@ -216,7 +229,7 @@ class _Run:
         executor.device.run(loaded, inputs, outputs)
         for name in step.outputs:
             if name in executor.plan.gradients and name not in executor.unstaged:
-                self.reading.add(name, *native.scan(self.surfaces[name].array))
+                self.reading.add(executor.named(name), *native.scan(self.surfaces[name].array))
 
     def unstage(self, step: Unstage) -> None:
         executor = self.executor
@@ -229,8 +242,25 @@ class _Run:
                 factor = math.ldexp(1.0, -self.placed[copy.value].exponent)
             read = native.unstage(target, source, factor)
             if is_gradient and executor.ranges is None:
-                self.reading.add(copy.value, *read)
+                self.reading.add(executor.named(copy.value), *read)
+            elif not is_gradient and read[1] and not executor.said_overflow:
+                self._say_overflow(copy.value, read[1])
             self.values[copy.value] = executor.host.finish(copy.value, value)
+
+    def _say_overflow(self, name: str, count: int) -> None:
+        executor = self.executor
+        copies = (copy for step in executor.plan.steps if isinstance(step, Stage) for copy in step.copies)
+        came_in = [self.values[copy.value] for copy in copies if copy.value in self.values and not copy.is_mask]
+        if not all(np.isfinite(executor.host.array(value)).all() for value in came_in):
+            return  # the caller's own
+        executor.said_overflow = True
+        warnings.warn(
+            f"{count:,} values of {executor.named(name)} are infinite or NaN, and nothing that came in is: an activation left "
+            "fp16's range (65504), in which programs compute, or the model makes infinities of its own. Scale the "
+            "inputs or weights down, or look for the layer with torchane.audit. Said once for this graph.",
+            TorchaneWarning,
+            stacklevel=2,
+        )
 
     def outputs(self) -> list[Any]:
         plan, executor = self.executor.plan, self.executor

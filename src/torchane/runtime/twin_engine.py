@@ -50,6 +50,6 @@ def require_known(chip: Chip | None) -> None:
     if chip is not None and arithmetic_of(chip) != Settings():
         named = ", ".join(f"{a.name} = {a.value!r}" for a in chip.arithmetic.values())
         raise DeviceError(
-            f"{chip.title}: its data file says {named}, and the twin's kernels compute as the M4 and M6 do. Take --chip m4, or "
+            f"{chip.title}: its data file says {named}, and the twin's kernels compute as the M4 and M6 do. Take chip m4, or "
             "evaluate single programs with mil.evaluate(program, inputs, arithmetic=engine(arithmetic_of(chip)))."
         )

@@ -24,6 +24,6 @@ from torchane.capture.rules import (  # noqa: F401  (each fills the registry)
     softmax,
 )
 from torchane.capture.rules.decompose import decompositions
-from torchane.capture.rules.registry import RULES, NoRule, Rule, covered_ops, lowers, rule_for, why_not
+from torchane.capture.rules.registry import ON_THE_HOST, RULES, NoRule, Rule, covered_ops, lowers, rule_for, why_not
 
-__all__ = ["RULES", "NoRule", "Rule", "covered_ops", "decompositions", "lowers", "rule_for", "why_not"]
+__all__ = ["ON_THE_HOST", "RULES", "NoRule", "Rule", "covered_ops", "decompositions", "lowers", "rule_for", "why_not"]

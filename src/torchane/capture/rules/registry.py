@@ -12,8 +12,9 @@ and gives torch.bool tensors, carried as 0.0 and 1.0; integers never enter a pro
 """
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,6 +33,31 @@ HasForm = Callable[[str], bool]
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 #: Programs hold tensors of rank 0 to 5 (reference: mil-text.md, section 3).
 MAX_RANK = 5
+
+
+_LOOKUP = "rows are looked up on the host: no program on an engine gathers"
+_LOSS = "the loss stays on the host"
+_RANDOM = "random numbers come from torch's own generator"
+_STATISTICS = "running statistics stay fp32, on the host"
+_COPY = "it copies between tensors of the host"
+aten = torch.ops.aten
+
+#: Work of the host by design, and why; it is reported, and no warning is given for it.
+ON_THE_HOST: Mapping[torch._ops.OpOverloadPacket, str] = MappingProxyType({
+    **dict.fromkeys((
+        aten.embedding, aten.embedding_dense_backward, aten.index, aten._unsafe_index, aten._unsafe_index_put, aten.gather,
+        aten.scatter, aten.scatter_add, aten.index_put,
+    ), _LOOKUP),
+    **dict.fromkeys((
+        aten.nll_loss_forward, aten.nll_loss_backward, aten.nll_loss2d_forward, aten.nll_loss2d_backward, aten._log_softmax,
+        aten._log_softmax_backward_data,
+    ), _LOSS),
+    **dict.fromkeys((
+        aten.bernoulli, aten.rand, aten.randn, aten.rand_like, aten.randn_like, aten.normal, aten.uniform,
+    ), _RANDOM),
+    **dict.fromkeys((aten._foreach_lerp, aten._foreach_mul), _STATISTICS),
+    **dict.fromkeys((aten.copy_, aten._to_copy, aten.empty), _COPY),
+})  # fmt: skip
 
 
 class NoRule(CompileError):
@@ -96,7 +122,7 @@ def why_not(node: Node, has_form: HasForm | None = None) -> str | None:
         return f"it is a {node.op}, not a call"
     rule = RULES.get(node.target)  # type: ignore[call-overload]
     if rule is None:
-        return "torchane has no rule for it"
+        return ON_THE_HOST.get(getattr(node.target, "overloadpacket", None), "torchane has no rule for it")
     for kind in rule.needs:
         if has_form is None or not has_form(kind):
             return f"it needs {kind}, which the chip does not take"

@@ -1,0 +1,55 @@
+"""What leaves fp16's range in a forward is said."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from torchane.capture import backend
+from torchane.errors import NumericsError, TorchaneWarning
+
+
+class Loud(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(32, 32, bias=False)
+        self.loud = nn.Linear(32, 32, bias=False)
+        nn.init.constant_(self.loud.weight, 1000.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.loud(torch.relu(self.first(x)) + 1.0)
+
+
+def compiled(**options) -> nn.Module:
+    torch.manual_seed(0)
+    return torch.compile(Loud(), backend=backend.ane, options={"device": "twin", **options})
+
+
+def test_a_result_beyond_fp16_is_warned_of_with_its_layer_and_once():
+    model = compiled()
+    with torch.no_grad():
+        with pytest.warns(TorchaneWarning, match=r"values of \S+ in loud, test_overflow.py:\d+ are infinite.*65504"):
+            assert model(torch.full((4, 32), 50.0)).isinf().any()
+        assert model(torch.full((4, 32), 50.0)).isinf().any()  # warnings are errors here
+
+
+def test_a_result_that_an_infinite_input_explains_is_not_warned_of():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled()(torch.full((4, 32), float("inf")))
+
+
+def test_a_training_step_that_overflows_forward_ends_in_an_error_after_the_warning():
+    model = compiled()
+    with pytest.warns(TorchaneWarning, match="loud"):
+        loss = model(torch.full((4, 32), 50.0)).square().mean()
+    with pytest.raises(NumericsError, match="not finite"):
+        loss.backward()
+
+
+def test_a_backward_that_fits_at_no_scale_names_the_layer():
+    model = compiled()
+    nn.init.constant_(model._orig_mod.loud.weight, float("nan"))
+    with pytest.raises(NumericsError, match=r" in (first|loud), test_overflow.py:"):
+        model(torch.randn(4, 32)).backward(torch.ones(4, 32))
