@@ -8,9 +8,7 @@ import transformers
 from torch import nn
 
 from torchane.models.build import build_model
-from torchane.models.gpt2 import GPT2Config
-from torchane.models.llama import LlamaConfig
-from torchane.models.qwen3 import Qwen3Config
+from torchane.models.config import GPT2Config, LlamaConfig, Qwen3Config
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 TEXT = {**SMALL, "vocab_size": 64, "num_key_value_heads": 2, "head_dim": 8, "use_cache": False, "attention_dropout": 0.1}

@@ -2,19 +2,33 @@
 
 import pytest
 import torch
+import transformers
 
 from torchane.errors import UsageError
 from torchane.generate.decode import decode, draw
-from torchane.models.config import LlamaConfig
-from torchane.models.llama import LlamaForCausalLM
+from torchane.models.build import build_model
+from torchane.models.config import GPT2Config, LlamaConfig
 
 CONFIG = LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
                      num_key_value_heads=2, max_position_embeddings=16, initializer_range=0.3)  # fmt: skip
+THEIR_CONFIGS = {"llama": "LlamaConfig", "gpt2": "GPT2Config"}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return LlamaForCausalLM(CONFIG, seed=3)
+GPT2 = GPT2Config(vocab_size=96, n_positions=16, n_embd=64, n_layer=2, n_head=4, initializer_range=0.3)
+
+
+@pytest.fixture(scope="module", params=[CONFIG, GPT2], ids=["llama", "gpt2"])
+def model(request):
+    return build_model(request.param, seed=3).eval()
+
+
+def test_greedy_decoding_gives_what_transformers_generates(model):
+    config = model.config.to_dict()
+    other = getattr(transformers, config["architectures"][0])(getattr(transformers, THEIR_CONFIGS[config["model_type"]])(**config))
+    other.load_state_dict(model.state_dict(), strict=False)
+    prompt = torch.tensor([[5, 7, 11]])
+    want = other.eval().generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0)
+    assert list(decode(model, prompt[0].tolist(), max_tokens=12, temperature=0)) == want[0, 3:].tolist()
 
 
 def test_greedy_decoding_takes_the_likeliest_token_of_the_whole_model(model):

@@ -4,10 +4,10 @@ import pytest
 import torch
 import transformers
 
-from torchane.errors import ParseError, UsageError
-from torchane.models.build import build_model, named_config, read_config
-from torchane.models.gpt2 import GPT2Config
-from torchane.models.qwen3 import Qwen3Config
+from torchane.errors import ParseError
+from torchane.models.build import build_model, read_config
+from torchane.models.config import GPT2Config, Qwen3Config
+from torchane.models.presets import preset
 
 QWEN3 = Qwen3Config(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -42,17 +42,15 @@ def test_published_sizes() -> None:
 
 
 def _unfilled(name: str) -> torch.nn.Module:
-    return build_model(named_config(name))
+    return build_model(preset(name).config)
 
 
-def test_an_unknown_architecture_or_name_is_named() -> None:
+def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(ParseError, match="model_type is 'mamba'; built here are llama, qwen3, gpt2"):
         read_config({"model_type": "mamba"})
-    with pytest.raises(UsageError, match="There is no model 'gpt5'. The models are tiny"):
-        named_config("gpt5")
 
 
-@pytest.mark.parametrize("config", [QWEN3, named_config("stories260k")], ids=["qwen3", "llama"])
+@pytest.mark.parametrize("config", [QWEN3, preset("stories260k").config, GPT2], ids=["qwen3", "llama", "gpt2"])
 def test_building_leaves_torchs_generator_and_layers_alone(config):
     torch.manual_seed(5)
     expected = torch.rand(3)

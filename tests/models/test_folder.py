@@ -3,46 +3,53 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM as TheirModel
+from transformers import GPT2LMHeadModel as TheirGPT2
+from transformers import LlamaForCausalLM as TheirLlama
 
 from torchane.errors import RunFolderError
-from torchane.models.config import LlamaConfig
+from torchane.models.build import build_model
+from torchane.models.config import GPT2Config, LlamaConfig
 from torchane.models.folder import load_model, save_config, save_weights
-from torchane.models.llama import LlamaForCausalLM
 
 CONFIG = LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
                      num_key_value_heads=2, max_position_embeddings=32, initializer_range=0.2)  # fmt: skip
 UNTIED = LlamaConfig(**{**CONFIG.__dict__, "tie_word_embeddings": False})
+GPT2 = GPT2Config(vocab_size=96, n_positions=32, n_embd=64, n_layer=2, n_head=4, initializer_range=0.2)
+EVERY = pytest.mark.parametrize(
+    ("config", "their_model"), [(CONFIG, TheirLlama), (UNTIED, TheirLlama), (GPT2, TheirGPT2)], ids=["tied", "untied", "gpt2"]
+)
 TOKENS = torch.randint(0, 96, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
 def save(folder, config=CONFIG):
-    model = LlamaForCausalLM(config, seed=4)
+    model = build_model(config, seed=4).eval()
     save_config(folder, config)
     save_weights(folder, model)
     return model
 
 
-@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
-def test_transformers_loads_ours_and_gives_equal_logits(tmp_path, config):
+@EVERY
+def test_transformers_loads_ours_and_gives_equal_logits(tmp_path, config, their_model):
     model = save(tmp_path, config)
-    theirs = TheirModel.from_pretrained(tmp_path)
+    theirs, loading = their_model.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(loading.values())
     torch.testing.assert_close(model(TOKENS), theirs(TOKENS).logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
-def test_we_load_what_transformers_writes(tmp_path, config):
+@EVERY
+def test_we_load_what_transformers_writes(tmp_path, config, their_model):
     (tmp_path / "ours").mkdir()
     save(tmp_path / "ours", config)
-    theirs = TheirModel.from_pretrained(tmp_path / "ours")
+    theirs = their_model.from_pretrained(tmp_path / "ours")
     theirs.save_pretrained(tmp_path / "theirs")
     model = load_model(tmp_path / "theirs")
     assert model.config == config
     torch.testing.assert_close(model(TOKENS), theirs(TOKENS).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_saving_and_loading_changes_no_bit(tmp_path):
-    model = save(tmp_path)
+@pytest.mark.parametrize("config", [CONFIG, GPT2], ids=["llama", "gpt2"])
+def test_saving_and_loading_changes_no_bit(tmp_path, config):
+    model = save(tmp_path, config)
     again = load_model(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 

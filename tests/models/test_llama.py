@@ -8,8 +8,9 @@ from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaForCausalLM as TheirModel
 
 from torchane.errors import UsageError
+from torchane.models.common import KeyValueCache
 from torchane.models.config import LlamaConfig
-from torchane.models.llama import KeyValueCache, LlamaForCausalLM
+from torchane.models.llama import LlamaForCausalLM
 
 
 def small(**changes) -> LlamaConfig:

@@ -1,8 +1,10 @@
 """The presets are the models that they name."""
 
 import pytest
+import transformers
 
 from torchane.errors import UsageError
+from torchane.models.config import GPT2Config
 from torchane.models.llama import LlamaForCausalLM
 from torchane.models.presets import PRESETS, preset
 
@@ -28,6 +30,10 @@ def test_every_preset_trains_within_its_positions(name):
     assert preset(name).training.seq_len <= preset(name).config.max_position_embeddings
 
 
+def test_gpt2_is_the_published_one():
+    assert preset("gpt2").config == GPT2Config.from_dict(transformers.GPT2Config().to_dict() | {"bos_token_id": None, "eos_token_id": None})
+
+
 def test_an_unknown_preset_lists_the_known():
-    with pytest.raises(UsageError, match="no preset 'huge'.*tiny, stories260k, stories15m, stories42m, stories110m"):
+    with pytest.raises(UsageError, match="no preset 'huge'.*tiny, stories260k, stories15m, stories42m, stories110m, gpt2, qwen3-0.6b"):
         preset("huge")

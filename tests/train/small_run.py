@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from torchane.data.batches import Batch
-from torchane.models.config import LlamaConfig
-from torchane.models.llama import LlamaForCausalLM
+from torchane.models.build import build_model
+from torchane.models.config import Config, GPT2Config, LlamaConfig
 from torchane.train.forward import HostModel
 from torchane.train.loop import Trainer
 from torchane.train.report import StepReport, ValidationReport
@@ -17,6 +17,8 @@ from torchane.train.step import adamw
 
 CONFIG = LlamaConfig(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
                      num_key_value_heads=2, max_position_embeddings=16)  # fmt: skip
+#: One that draws: masks of dropout.
+GPT2 = GPT2Config(vocab_size=96, n_positions=16, n_embd=64, n_layer=2, n_head=4, attn_pdrop=0.2)
 SETTINGS = TrainSettings(steps=10, batch_size=2, seq_len=16, lr=1e-2, warmup_steps=2, eval_interval=4,
                          checkpoint_interval=5)  # fmt: skip
 
@@ -73,8 +75,10 @@ class CommandListener(Listener):
         pass
 
 
-def make_trainer(path: Path, settings: TrainSettings = SETTINGS, *, existing: bool = False, **changes) -> Trainer:
-    model = LlamaForCausalLM(CONFIG, seed=settings.seed)
+def make_trainer(
+    path: Path, settings: TrainSettings = SETTINGS, *, existing: bool = False, config: Config = CONFIG, **changes
+) -> Trainer:
+    model = build_model(config, seed=settings.seed)
     optimizer = adamw(model, settings)
     folder = RunFolder.open(path) if existing else RunFolder.create(path, {"settings": settings.to_dict()}, model, "{}")
     parts = {

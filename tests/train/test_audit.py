@@ -89,6 +89,15 @@ def test_a_parameter_behind_tiny_weights_is_named(reports):
     assert report.dropped_share("forward") > 0.3
 
 
+def test_all_forwards_draw_the_same_masks_of_dropout():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.Dropout(0.5), nn.Linear(64, 32))
+    report = torchane.audit(model, (torch.randn(64, 32), torch.randn(64, 32)), nn.functional.mse_loss)
+    for one in (report, report.controlled):
+        assert one.loss == pytest.approx(one.loss_exact, rel=0.01)
+        assert max(parameter.relative_error for parameter in one.parameters) < 0.02
+
+
 def test_the_model_keeps_its_weights_and_has_no_gradients(reports):
     model, _ = reports["healthy"]
     assert all(param.grad is None for param in model.parameters())

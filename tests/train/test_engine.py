@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import SETTINGS, make_trainer
+from small_run import CONFIG, GPT2, SETTINGS, make_trainer
 
 from torchane import native
 from torchane.errors import CompileError, DeviceError, RunFolderError, UsageError
@@ -29,16 +29,16 @@ def on_the_twin(path, settings=STEPS, arithmetic="exact", **options):
     return trainer
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+@pytest.fixture(scope="module", params=[CONFIG, GPT2], ids=["llama", "gpt2 with dropout"])
+def unbroken(tmp_path_factory, request):
     """A run of eight steps on the twin: its trainer and result."""
-    trainer = on_the_twin(tmp_path_factory.mktemp("unbroken") / "run")
+    trainer = on_the_twin(tmp_path_factory.mktemp("unbroken") / "run", config=request.param)
     return trainer, trainer.run()
 
 
 def test_losses_are_those_of_pytorch_in_float32(unbroken, tmp_path):
     trainer, result = unbroken
-    eager = make_trainer(tmp_path / "run", STEPS)
+    eager = make_trainer(tmp_path / "run", STEPS, config=trainer.model.config)
     want = eager.run()
     for ours, theirs in zip(trainer.reporter.steps, eager.reporter.steps, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=0.01)
@@ -46,10 +46,12 @@ def test_losses_are_those_of_pytorch_in_float32(unbroken, tmp_path):
 
 
 def test_stopping_and_resuming_changes_no_bit(unbroken, tmp_path):
-    first = on_the_twin(tmp_path / "run")
+    config = unbroken[0].model.config
+    first = on_the_twin(tmp_path / "run", config=config)
     first.run(lambda: first.state.step >= 3)
     assert first.state.backend["loss_scales"][0]["calm_steps"] == 3
-    second = on_the_twin(tmp_path / "run", existing=True)
+    torch.manual_seed(7)  # a new process, whose own generator stands elsewhere
+    second = on_the_twin(tmp_path / "run", existing=True, config=config)
     second.resume()
     second.run()
     assert read(second) == read(unbroken[0])
@@ -84,7 +86,7 @@ def test_the_number_of_threads_changes_no_bit(unbroken, tmp_path, threads):
     try:
         torch.set_num_threads(threads)
         native.set_threads(threads)
-        other = on_the_twin(tmp_path / "run")
+        other = on_the_twin(tmp_path / "run", config=unbroken[0].model.config)
         other.run()
     finally:
         torch.set_num_threads(before[0])

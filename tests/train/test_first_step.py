@@ -21,5 +21,5 @@ def test_the_parts_of_a_first_step_add_up_to_it() -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_known() -> None:
-    with pytest.raises(UsageError, match="no model 'huge'.*tiny"):
+    with pytest.raises(UsageError, match="no preset 'huge'.*tiny"):
         bench_first_step(["huge"])

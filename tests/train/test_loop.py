@@ -1,5 +1,6 @@
 """The loop: what it does when, that stopping and resuming changes no bit, and how it fails."""
 
+import copy
 import errno
 import math
 import os
@@ -7,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_run import SETTINGS, RandomBatches, make_trainer
+import torch.nn.functional as F
+from small_run import CONFIG, GPT2, SETTINGS, RandomBatches, make_trainer
 
 from torchane.errors import NumericsError, RunFolderError
 from torchane.models import files
@@ -58,14 +60,39 @@ def test_it_learns_and_does_everything_at_its_step(tmp_path):
     assert result.tokens_per_s > 0
 
 
+def test_dropout_draws_anew_at_every_step_and_leaves_torchs_generator_alone(tmp_path):
+    draws = []
+    trainer = make_trainer(tmp_path / "run", replace(SETTINGS, steps=4))
+    trainer.compiled = HostModel(lambda tokens: draws.append(torch.rand(2).tolist()) or trainer.model(tokens))
+    before = torch.get_rng_state()
+    for _ in range(4):
+        trainer.step([])
+    assert torch.equal(torch.get_rng_state(), before) and len({tuple(draw) for draw in draws}) == 4
+
+
+def test_validation_and_samples_are_without_dropout(tmp_path):
+    modes = []
+    trainer = make_trainer(tmp_path / "run", replace(SETTINGS, steps=2), config=GPT2, sample=lambda model: modes.append(model.training))
+    first, again = trainer.validate(), trainer.validate()
+    assert first.valid_loss == again.valid_loss
+    model = copy.deepcopy(trainer.model).eval()
+    batches = trainer.batches.valid()
+    losses = [F.cross_entropy(model(batch.tokens).flatten(0, 1), batch.targets.flatten()).item() for batch in batches]
+    assert first.valid_loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    trainer.run()
+    assert modes == [False, False] and trainer.model.training
+
+
 @pytest.mark.parametrize("stops", [(0,), (3,), (5,), (4, 7), (9,)])
-def test_stopping_and_resuming_changes_no_bit(tmp_path, stops):
-    whole, parts = with_memory(make_trainer(tmp_path / "whole")), with_memory(make_trainer(tmp_path / "parts"))
+@pytest.mark.parametrize("config", [CONFIG, GPT2], ids=["llama", "gpt2 with dropout"])
+def test_stopping_and_resuming_changes_no_bit(tmp_path, stops, config):
+    whole, parts = (with_memory(make_trainer(tmp_path / name, config=config)) for name in ("whole", "parts"))
     want = whole.run()
     for step in stops:
         stopped = parts.run(stop_after(parts, step))
         assert stopped.interrupted and stopped.steps == step
-        parts = with_memory(make_trainer(tmp_path / "parts", existing=True))
+        torch.manual_seed(sum(stops))  # a new process, whose own generator stands elsewhere
+        parts = with_memory(make_trainer(tmp_path / "parts", existing=True, config=config))
         parts.resume()
     got = parts.run()
     assert replace(got, tokens_per_s=None) == replace(want, tokens_per_s=None)

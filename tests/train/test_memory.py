@@ -15,7 +15,7 @@ MEASURE = """
 import json, sys, threading, time
 from pathlib import Path
 from torchane.capture import backend
-from torchane.models.build import build_model, named_config
+from torchane.models.build import build_model
 from torchane.models.presets import preset
 from torchane.plan.memory import forecast
 from torchane.train import bench_worker
@@ -39,7 +39,7 @@ step = bench_worker.make_step(bench_worker.Work("twin", name, sizes.batch_size, 
 for _ in range(3):
     step()
 plans = [plan for compiled in backend.COMPILED for plan in compiled.plans.values()]
-parameters = sum(parameter.numel() for parameter in build_model(named_config(name)).parameters())
+parameters = sum(parameter.numel() for parameter in build_model(preset(name).config).parameters())
 needed = forecast(plans, parameters, host_bytes=backend.COMPILED[-1].host_bytes, result_copies=LOGITS_COPIES)
 print(json.dumps([max(seen) - before, needed.total]))
 """

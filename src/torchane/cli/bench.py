@@ -61,7 +61,7 @@ def train_step(device: str, preset: str, variants: tuple[str, ...], as_json: boo
     "--preset",
     "presets",
     multiple=True,
-    type=click.Choice([*PRESETS, "gpt2"]),
+    type=click.Choice(list(PRESETS)),
     help="The model; may be repeated.  [default: tiny]",
 )
 @click.option(

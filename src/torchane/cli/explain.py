@@ -15,7 +15,7 @@ import click
 def command(model: str, batch_size: int, seq_len: int, chip: str, as_json: bool) -> None:
     """Say of each op of MODEL's forward and backward where it runs and why, with its share of multiply-adds.
 
-    MODEL is a preset or published model (tiny, stories15m, gpt2, qwen3-0.6b, ...) or a folder with a Hugging
+    MODEL is a preset of `torchane train` (tiny, stories15m, gpt2, qwen3-0.6b, ...) or a folder with a Hugging
     Face config.json of a llama, qwen3 or gpt2. Nothing is trained; weights are random. Any other module:
     print(torchane.explain(model, *inputs)) in Python.
 
@@ -37,4 +37,4 @@ def _build(name: str):
     if config.is_file():
         values = import_module("torchane.models.files").read_json(config)
         return build.build_model(build.read_config(values, source=str(config)))
-    return build.build_model(build.named_config(name))
+    return build.build_model(import_module("torchane.models.presets").preset(name).config)

@@ -16,10 +16,9 @@ from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset
 from torchane.data.tokenizer import Tokenizer
 from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.generate.text import continue_text
-from torchane.models.build import build_model
+from torchane.models.build import CausalLM, build_model
 from torchane.models.files import make_folder
 from torchane.models.folder import load_config
-from torchane.models.llama import LlamaForCausalLM
 from torchane.models.presets import Preset, preset
 from torchane.train.audit import audit
 from torchane.train.batches import DatasetBatches, digest
@@ -73,7 +72,7 @@ class Progress(Reporter, Protocol):
     def working(self, what: str, done: int, total: int) -> None: ...
 
 
-CompileModel = Callable[[LlamaForCausalLM, str, Path | None, str, str], CompiledModel]
+CompileModel = Callable[[CausalLM, str, Path | None, str, str], CompiledModel]
 
 
 def train(request: Request, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
@@ -96,9 +95,7 @@ def _start(request: Request, progress: Progress, compile_model: CompileModel) ->
     settings = choose_settings(chosen, request)
     out = request.out or free_name(RUNS, chosen.name)
     check_free(out)
-    config = replace(
-        chosen.config, max_position_embeddings=max(chosen.config.max_position_embeddings, settings.seq_len)
-    )
+    config = chosen.config.with_positions(settings.seq_len)
     model = build_model(config, seed=settings.seed)
     arithmetic, ranges = request.arithmetic or EXACT, request.ranges or AUTO
     compiled = _compile(model, chosen.name, request, arithmetic, ranges, progress, compile_model)
@@ -220,7 +217,7 @@ def load_dataset(
 
 
 def _compile(
-    model: LlamaForCausalLM,
+    model: CausalLM,
     name: str,
     request: Request,
     arithmetic: str,
@@ -245,8 +242,8 @@ def _compile(
 AUTO_REASONS = {"twin": "there is no Neural Engine that torchane can use here", "ane": "the Neural Engine is here"}
 
 
-def _sampler(tokenizer: Tokenizer) -> Callable[[LlamaForCausalLM], str]:
-    def sample(model: LlamaForCausalLM) -> str:
+def _sampler(tokenizer: Tokenizer) -> Callable[[CausalLM], str]:
+    def sample(model: CausalLM) -> str:
         return "".join(continue_text(model, tokenizer, "", max_tokens=SAMPLE_TOKENS))
 
     return sample

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from torchane.errors import UsageError
-from torchane.models.llama import KeyValueCache, LlamaForCausalLM
+from torchane.models.build import CausalLM
+from torchane.models.common import KeyValueCache
 
 
 def decode(
-    model: LlamaForCausalLM,
+    model: CausalLM,
     tokens: Sequence[int],
     *,
     max_tokens: int,

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from torchane.data.tokenizer import Tokenizer
 from torchane.errors import UsageError
 from torchane.generate.decode import decode
-from torchane.models.llama import LlamaForCausalLM
+from torchane.models.build import CausalLM
 
 UNFINISHED = "\ufffd"  # how bytes look that do not make a character, perhaps because the rest is yet to come
 
 
 def continue_text(
-    model: LlamaForCausalLM,
+    model: CausalLM,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -39,7 +39,7 @@ def continue_text(
 
 
 def _pieces(
-    model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: str, max_tokens: int, temperature: float, top_k: int | None, seed: int
+    model: CausalLM, tokenizer: Tokenizer, prompt: str, max_tokens: int, temperature: float, top_k: int | None, seed: int
 ) -> Iterator[str]:
     tokens = [tokenizer.end_id, *tokenizer.encode(prompt)]
     new: list[int] = []

@@ -4,36 +4,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from torch import nn
-
-from torchane.errors import ParseError, UsageError
-from torchane.models.config import LlamaConfig, Qwen3Config
-from torchane.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from torchane.errors import ParseError
+from torchane.models.config import Config, GPT2Config, LlamaConfig, Qwen3Config
+from torchane.models.gpt2 import GPT2LMHeadModel
 from torchane.models.llama import LlamaForCausalLM
-from torchane.models.presets import PRESETS
 from torchane.models.qwen3 import Qwen3ForCausalLM
 
-Config = LlamaConfig | Qwen3Config | GPT2Config
+#: Tokens (B, S), and a cache while decoding, to logits (B, S, V); `config` says the sizes.
+CausalLM = LlamaForCausalLM | GPT2LMHeadModel
 
 ARCHITECTURES: Mapping[str, tuple[type, type]] = MappingProxyType({
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "gpt2": (GPT2Config, GPT2LMHeadModel),
 })
-
-#: Published models by name, beside the presets that `torchane train` knows.
-PUBLISHED: Mapping[str, Config] = MappingProxyType({
-    "gpt2": GPT2Config(),
-})
-
-
-def named_config(name: str) -> Config:
-    """The config of a preset or a published model. Raises UsageError that lists the names there are."""
-    if name in PRESETS:
-        return PRESETS[name].config
-    if name not in PUBLISHED:
-        raise UsageError(f"There is no model {name!r}. The models are {', '.join([*PRESETS, *PUBLISHED])}.")
-    return PUBLISHED[name]
 
 
 def read_config(values: Mapping[str, Any], *, source: str = "config.json") -> Config:
@@ -44,6 +28,6 @@ def read_config(values: Mapping[str, Any], *, source: str = "config.json") -> Co
     return ARCHITECTURES[kind][0].from_dict(values, source=source)
 
 
-def build_model(config: Config, *, seed: int = 0) -> nn.Module:
+def build_model(config: Config, *, seed: int = 0) -> CausalLM:
     """The model of a config, with random weights."""
     return next(model for kind, model in ARCHITECTURES.values() if type(config) is kind)(config, seed=seed)

@@ -1,13 +1,13 @@
-"""The shape of a Llama, with the keys of a Hugging Face `config.json`.
+"""The shapes of the models that are built here, with the keys of a Hugging Face `config.json`.
 
-    LlamaConfig ──to_dict──► config.json ──from_dict──► LlamaConfig
+    LlamaConfig, Qwen3Config, GPT2Config ──to_dict──► config.json ──from_dict──► the same
 
 What the architecture here does not do (biases, scaled rotary positions, another activation) is
 refused by name when a file asks for it, since ignoring it would load a different model.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from torchane.errors import ParseError, UsageError
@@ -43,10 +43,7 @@ class LlamaConfig:
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        for name in SIZES:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"{name} is {value!r}, and a model needs a whole number of 1 or more.")
+        require_sizes(self, SIZES)
         if self.num_attention_heads % self.num_key_value_heads:
             raise UsageError(
                 f"num_attention_heads is {self.num_attention_heads} and num_key_value_heads is "
@@ -62,6 +59,10 @@ class LlamaConfig:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.head_dim % 2:
             raise UsageError(f"head_dim is {self.head_dim}: rotary positions turn pairs, so it must be even.")
+
+    def with_positions(self, positions: int) -> "LlamaConfig":
+        """The same with room for so many positions, if it has fewer."""
+        return replace(self, max_position_embeddings=max(self.max_position_embeddings, positions))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `config.json`, as transformers' LlamaConfig reads it."""
@@ -123,6 +124,96 @@ class Qwen3Config(LlamaConfig):
     def from_dict(cls, values: Mapping[str, Any], *, source: str = "config.json") -> "Qwen3Config":
         """Raises ParseError naming the key that asks for what is not built here."""
         return super().from_dict({**values, "model_type": "llama"}, source=source)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The keys of a GPT-2 `config.json`; without arguments the smallest that OpenAI published. Embeddings and head are
+    tied, as in every GPT-2. What other configs call otherwise can be read under their names too, as in transformers.
+    """
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    layer_norm_epsilon: float = 1e-5
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    resid_pdrop: float = 0.1
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        require_sizes(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"))
+        if self.n_embd % self.n_head:
+            raise UsageError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}. Change one of them.")
+        for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop"):
+            share = getattr(self, name)
+            if not isinstance(share, int | float) or not 0 <= share < 1:
+                raise UsageError(f"{name} is {share!r}; it is the share of values that training drops, from 0 to below 1.")
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return self.n_positions
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.n_layer
+
+    @property
+    def num_key_value_heads(self) -> int:
+        return self.n_head
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    def with_positions(self, positions: int) -> "GPT2Config":
+        """The same with room for so many positions, if it has fewer."""
+        return replace(self, n_positions=max(self.n_positions, positions))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, as transformers' GPT2Config reads it."""
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "activation_function": "gelu_new",
+            "tie_word_embeddings": True,
+            "dtype": "float32",
+            **asdict(self),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "config.json") -> "GPT2Config":
+        """Reads the content of a `config.json`, ours or transformers'. Raises ParseError naming the key."""
+        known = {field.name for field in fields(cls)}
+        try:
+            config = cls(**{key: value for key, value in values.items() if key in known})
+        except UsageError as error:
+            raise ParseError(f"{source}: {error}") from error
+        for key, only in (*GPT2_ONLY, ("n_inner", 4 * config.n_embd)):
+            if values.get(key) not in (None, only):
+                raise ParseError(f"{source}: {key} is {values[key]!r}; the GPT-2 that is built here has {only!r}.")
+        return config
+
+
+Config = LlamaConfig | Qwen3Config | GPT2Config
+
+# What a GPT-2's `config.json` may say beside our own keys without changing the model that we build.
+GPT2_ONLY = (
+    ("activation_function", "gelu_new"), ("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False),
+    ("add_cross_attention", False), ("tie_word_embeddings", True),
+)  # fmt: skip
+
+
+def require_sizes(config: Config, names: Iterable[str]) -> None:
+    """Raises UsageError for the first that is no whole number of 1 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"{name} is {value!r}, and a model needs a whole number of 1 or more.")
 
 
 SIZES = (

@@ -1,6 +1,6 @@
 """A model's folder as Hugging Face lays it out: `config.json` and `model.safetensors`.
 
-transformers' `LlamaForCausalLM.from_pretrained(folder)` reads what `save_model` writes, and
+transformers' `AutoModelForCausalLM.from_pretrained(folder)` reads what `save_model` writes, and
 `load_model` reads what transformers' `save_pretrained` writes. Tied embeddings are stored once.
 """
 
@@ -12,51 +12,46 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from torchane.errors import ParseError, RunFolderError
-from torchane.models.build import build_model, read_config
-from torchane.models.config import LlamaConfig
+from torchane.models.build import CausalLM, build_model, read_config
+from torchane.models.config import Config
 from torchane.models.files import read_error, read_json, write_atomically, write_json
-from torchane.models.llama import LlamaForCausalLM
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-GENERATION_CONFIG = "generation_config.json"
 HEAD = "lm_head.weight"
 
 
-def save_config(folder: Path, config: LlamaConfig) -> None:
+def save_config(folder: Path, config: Config) -> None:
     """Writes `config.json`. Raises RunFolderError."""
     write_json(folder / CONFIG, config.to_dict())
 
 
-def save_weights(folder: Path, model: LlamaForCausalLM) -> None:
+def save_weights(folder: Path, model: CausalLM) -> None:
     """Writes `model.safetensors`, float32, under Hugging Face's names. Raises RunFolderError."""
     weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}  # a tied head once
     write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
 
 
-def load_config(folder: Path) -> LlamaConfig:
+def load_config(folder: Path) -> Config:
     """Raises RunFolderError if the file is missing, damaged or describes another architecture."""
     try:
-        config = read_config(read_json(folder / CONFIG), source=str(folder / CONFIG))
+        return read_config(read_json(folder / CONFIG), source=str(folder / CONFIG))
     except ParseError as error:
         raise RunFolderError(str(error)) from error
-    if not isinstance(config, LlamaConfig):
-        raise RunFolderError(
-            f"{folder / CONFIG} is a {type(config).__name__}; models that train and write here are Llama and Qwen3."
-        )
-    return config
 
 
-def load_model(folder: Path) -> LlamaForCausalLM:
-    """The model of the folder, its weights in float32. Raises RunFolderError naming the file and the weight."""
+def load_model(folder: Path) -> CausalLM:
+    """The model of the folder, its weights in float32, to write rather than to train: without dropout.
+    Raises RunFolderError naming the file and the weight.
+    """
     config = load_config(folder)
     weights = read_tensors(folder / WEIGHTS)
     model = build_model(config)
     own = dict(model.named_parameters())
-    if config.tie_word_embeddings:
+    if HEAD not in own:
         weights.pop(HEAD, None)  # some writers store a tied head a second time
     copy_weights(own, weights, source=folder / WEIGHTS)
-    return model
+    return model.eval()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -9,32 +9,13 @@ Sources: Touvron et al. 2023, arXiv 2302.13971; initial weights as in karpathy/l
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchane.errors import UsageError
+from torchane.models.common import KeyValueCache, require_positions, undrawn_weights
 from torchane.models.config import LlamaConfig
-
-
-class KeyValueCache:
-    """Keys and values of the positions already seen, for decoding one token at a time without gradients."""
-
-    def __init__(self, config: LlamaConfig, batch_size: int = 1) -> None:
-        shape = (batch_size, config.num_key_value_heads, config.max_position_embeddings, config.head_dim)
-        self.keys = [torch.zeros(shape) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.zeros(shape) for _ in range(config.num_hidden_layers)]
-        self.length = 0
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v (B, H, S, D) of the new positions -> those of all positions so far."""
-        end = self.length + k.shape[2]
-        self.keys[layer][:, :, self.length : end] = k
-        self.values[layer][:, :, self.length : end] = v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
 
 class LlamaRMSNorm(nn.Module):
@@ -143,12 +124,7 @@ class LlamaForCausalLM(nn.Module):
         """tokens (B, S) integers -> logits (B, S, V) float32.
         Raises UsageError where the tokens reach beyond `max_position_embeddings`.
         """
-        length = tokens.shape[1] + (0 if cache is None else cache.length)
-        if length > self.config.max_position_embeddings:
-            raise UsageError(
-                f"The model was given {length} tokens and its max_position_embeddings is "
-                f"{self.config.max_position_embeddings}. Pass fewer, or build it with more positions."
-            )
+        require_positions(self.config.max_position_embeddings, tokens, cache)
         return self.lm_head(self.model(tokens, cache))
 
     @torch.no_grad()
@@ -165,20 +141,6 @@ class LlamaForCausalLM(nn.Module):
             else:
                 into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 weight.normal_(0.0, residual_std if into_residual else std, generator=generator)
-
-
-@contextmanager
-def undrawn_weights() -> Iterator[None]:
-    """torch's own layers leave their weights as allocated, and its generator alone: `initialize` draws all of them,
-    and to draw 600 million numbers twice takes seconds."""
-    drawn = {kind: kind.reset_parameters for kind in (nn.Linear, nn.Embedding)}
-    try:
-        for kind in drawn:
-            kind.reset_parameters = lambda self: None  # type: ignore[method-assign]
-        yield
-    finally:
-        for kind, draw in drawn.items():
-            kind.reset_parameters = draw  # type: ignore[method-assign]
 
 
 def rotary_tables(config: LlamaConfig) -> tuple[Tensor, Tensor]:

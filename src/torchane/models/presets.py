@@ -1,8 +1,8 @@
 """The models that `torchane train --preset` knows, each with the settings that train it well.
 
 `tiny` is for the first two minutes on any machine. The others are the shapes of karpathy/llama2.c
-(README and train.py there) and of a Qwen3 config.json, so that results meet published ones; their batches
-are small enough for a laptop, and `--batch-size` or `--grad-accum` raises them.
+(README and train.py there), of OpenAI's GPT-2 and of a Qwen3 config.json, so that results meet published ones; their
+batches are small enough for a laptop, and `--batch-size` or `--grad-accum` raises them.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from torchane.errors import UsageError
-from torchane.models.config import LlamaConfig, Qwen3Config
+from torchane.models.config import Config, GPT2Config, LlamaConfig, Qwen3Config
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Preset:
 
     name: str
     summary: str
-    config: LlamaConfig
+    config: Config
     training: TrainingDefaults
 
 
@@ -81,6 +81,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
             "stories110m", "110 M parameters, llama2.c's largest",
             TrainingDefaults(batch_size=1, seq_len=256, steps=1000, lr=4e-4, warmup_steps=100),
             dim=768, layers=12, heads=12, kv_heads=12, hidden=2048, vocab=32000, positions=1024,
+        ),
+        Preset(
+            "gpt2", "124 M parameters, the smallest GPT-2, its dropout of 0.1 included",
+            GPT2Config(),
+            TrainingDefaults(batch_size=1, seq_len=256, steps=1000, lr=4e-4, warmup_steps=100),
         ),
         Preset(
             "qwen3-0.6b", "596 M parameters, the shape of Qwen3's smallest",

@@ -7,8 +7,9 @@ Source: Qwen team 2025, arXiv 2505.09388, section 2; weight names of transformer
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchane.models.config import LlamaConfig, Qwen3Config
-from torchane.models.llama import KeyValueCache, LlamaAttention, LlamaForCausalLM, LlamaRMSNorm, repeat_heads, rotate
+from torchane.models.common import KeyValueCache
+from torchane.models.config import LlamaConfig
+from torchane.models.llama import LlamaAttention, LlamaForCausalLM, LlamaRMSNorm, repeat_heads, rotate
 
 
 class Qwen3Attention(LlamaAttention):

@@ -3,6 +3,7 @@
     one forward and backward in `engine` arithmetic on the twin, every tensor of every program looked at
     the same under range control
     one forward and backward of the same weights in plain PyTorch, for the gradients that ought to be there
+    all with the same masks of dropout
 It names the products that are dropped, the sums near or past the range, and the parameters whose gradients are lost,
 says which loss scale would suit, and what range control makes of it: `report.controlled` is the same report under it.
 `report.table()`, `report.to_json()`, `report.to_svg()`.
@@ -51,7 +52,8 @@ def audit(model: nn.Module, batch: Batch | tuple[Any, Any], loss_fn: LossFunctio
     loss_fn = loss_fn or mean_cross_entropy
     plain = copy.deepcopy(model)
     plain.zero_grad()
-    exact = loss_fn(plain(inputs), targets)
+    with torch.random.fork_rng(devices=[]):
+        exact = loss_fn(plain(inputs), targets)
     exact.backward()
     before, after = (
         _audited(copy.deepcopy(model), plain, exact.item(), lambda compiled: loss_fn(compiled(inputs), targets), ranges)
@@ -73,7 +75,8 @@ def _audited(model: nn.Module, plain: nn.Module, loss_exact: float, loss_of: Cal
         records.clear()
         model.zero_grad()
         reruns = _reruns(backend.COMPILED[known:])
-        loss = loss_of(compiled)
+        with torch.random.fork_rng(devices=[]):  # so all forwards draw the same
+            loss = loss_of(compiled)
         loss.backward()
         if _reruns(backend.COMPILED[known:]) == reruns:  # each record is a dispatch
             break

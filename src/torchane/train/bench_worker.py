@@ -25,7 +25,8 @@ from torch import nn
 
 from torchane import native
 from torchane.data.batches import Batch
-from torchane.models.build import build_model, named_config
+from torchane.models.build import build_model
+from torchane.models.presets import preset
 from torchane.train.engine import EngineModel
 from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw, train_step
@@ -68,7 +69,7 @@ class Work:
 def make_step(work: Work) -> Callable[[], float]:
     """One optimizer step as a function; it gives the loss. All variants start from the same weights and batch."""
     variant = next(one for one in VARIANTS if one.name == work.variant)
-    model = build_model(named_config(work.preset), seed=work.seed)
+    model = build_model(preset(work.preset).config, seed=work.seed)
     settings = TrainSettings(
         steps=1, batch_size=work.batch_size, seq_len=work.seq_len, lr=1e-4, warmup_steps=0, grad_clip=GRAD_CLIP
     )

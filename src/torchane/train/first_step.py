@@ -23,8 +23,7 @@ from typing import Any
 
 from torchane.capture import backend
 from torchane.errors import TorchaneError
-from torchane.models.build import named_config
-from torchane.models.presets import PRESETS
+from torchane.models.presets import preset
 from torchane.train.bench_worker import Work, make_step, peak_memory_bytes, use_threads
 from torchane.train.provenance import provenance
 
@@ -58,11 +57,9 @@ def bench_first_step(
     FirstStepError with what went wrong in a process."""
     results = []
     for name in presets:
-        named_config(name)
-        sizes = PRESETS[name].training if name in PRESETS else None
+        sizes = preset(name).training
         said(f"{name}: a first step")
-        batch = batch_size or (sizes.batch_size if sizes else 1)
-        work = Work(device, name, batch, seq_len or (sizes.seq_len if sizes else 256), threads)
+        work = Work(device, name, batch_size or sizes.batch_size, seq_len or sizes.seq_len, threads)
         results.append(_measured(work))
     return {
         "question": "How long until the first training step is done, and where does it go?",

@@ -2,23 +2,26 @@
 
     for step in ...:  batch(seed, step) ─► train_step ─► metrics ─► now and then: validation, checkpoint
 
-A batch is a function of the seed and the step alone, so a run that is stopped and resumed sees the
-batches of one that was not.
+A batch and the masks of dropout are functions of the seed and the step alone, so a run that is stopped and
+resumed sees those of one that was not. Validation and samples are without dropout.
 """
 
 import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
+from torch import nn
 
 from torchane.data.batches import Batch
 from torchane.errors import NumericsError
-from torchane.models.llama import LlamaForCausalLM
+from torchane.models.build import CausalLM
 from torchane.train.checkpoint import TrainState
 from torchane.train.forward import CompiledModel
 from torchane.train.report import Reporter, StepReport, TrainResult, ValidationReport
@@ -45,14 +48,14 @@ class Batches(Protocol):
 class Trainer:
     """One run. `state` says where it stands; `run` takes it to the last step."""
 
-    model: LlamaForCausalLM
+    model: CausalLM
     compiled: CompiledModel
     optimizer: torch.optim.AdamW
     batches: Batches
     settings: TrainSettings
     folder: RunFolder
     reporter: Reporter
-    sample: Callable[[LlamaForCausalLM], str]
+    sample: Callable[[CausalLM], str]
     state: TrainState = field(default_factory=TrainState)
     saved_step: int | None = None
 
@@ -73,7 +76,7 @@ class Trainer:
         validation: ValidationReport | None = None
         if self.saved_step is None:  # a new run
             validation = self.record(self.validate())
-            self.reporter.sample(0, self.sample(self.model))
+            self.report_sample()
         times: deque[float] = deque(maxlen=RECENT_STEPS)
         first_time_s: float | None = None
         while self.state.step < self.settings.steps and not should_stop():
@@ -97,7 +100,7 @@ class Trainer:
             validation = self.validate()
             self.reporter.validation(validation)
         if not interrupted:
-            self.reporter.sample(self.state.step, self.sample(self.model))
+            self.report_sample()
         typical_s = statistics.median(times) if times else first_time_s
         return TrainResult(
             steps=self.state.step,
@@ -117,7 +120,8 @@ class Trainer:
         batch = self.batches.train(step - 1)
         start = time.perf_counter()
         try:
-            result = train_step(self.compiled, self.optimizer, batch, self.settings.grad_clip)
+            with drawing_from(self.settings.seed, step):
+                result = train_step(self.compiled, self.optimizer, batch, self.settings.grad_clip)
         except NumericsError as error:
             raise NumericsError(f"step {step}: {error} {self.last_checkpoint()}") from error
         time_s = time.perf_counter() - start
@@ -141,10 +145,11 @@ class Trainer:
         Raises NumericsError if it is not a finite number.
         """
         nll, count, size_bytes = 0.0, 0, 0
-        for batch in self.batches.valid():
-            nll += fixed_order_sum(token_losses(self.compiled(batch.tokens), batch.targets))
-            count += batch.target_count
-            size_bytes += batch.target_bytes
+        with evaluating(self.model):
+            for batch in self.batches.valid():
+                nll += fixed_order_sum(token_losses(self.compiled(batch.tokens), batch.targets))
+                count += batch.target_count
+                size_bytes += batch.target_bytes
         if not math.isfinite(nll):
             raise NumericsError(
                 f"step {self.state.step}: the validation loss is {nll}. Lower --lr. {self.last_checkpoint()}"
@@ -163,6 +168,10 @@ class Trainer:
         self.reporter.validation(validation)
         return validation
 
+    def report_sample(self) -> None:
+        with evaluating(self.model):
+            self.reporter.sample(self.state.step, self.sample(self.model))
+
     def save(self) -> None:
         self.state.backend = self.compiled.state()
         self.folder.save(self.model, self.optimizer, self.state)
@@ -174,3 +183,21 @@ class Trainer:
         if self.saved_step is None:
             return "Nothing was saved yet."
         return f"The checkpoint of step {self.saved_step} in {self.folder.path} is good."
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout is off inside."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+@contextmanager
+def drawing_from(seed: int, step: int) -> Iterator[None]:
+    """Inside, torch draws numbers that depend on seed and step alone; its own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
+        yield

@@ -21,7 +21,7 @@ from torchane.data.tokenizer import Tokenizer
 from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.models.files import make_folder, read_error, read_json, write_error, write_json, write_text
 from torchane.models.folder import save_config, save_weights
-from torchane.models.llama import LlamaForCausalLM
+from torchane.models.build import CausalLM
 from torchane.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
 RUN = "run.json"
@@ -38,7 +38,7 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, about: Mapping[str, Any], model: LlamaForCausalLM, tokenizer_json: str) -> "RunFolder":
+    def create(cls, path: Path, about: Mapping[str, Any], model: CausalLM, tokenizer_json: str) -> "RunFolder":
         """A new folder with its run.json, config.json and tokenizer.json. Raises UsageError where `path` holds
         something already, RunFolderError where it cannot be written.
         """
@@ -69,12 +69,12 @@ class RunFolder:
     def write_about(self, about: Mapping[str, Any]) -> None:
         write_json(self.path / RUN, about)
 
-    def save(self, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, state: TrainState) -> None:
+    def save(self, model: CausalLM, optimizer: torch.optim.AdamW, state: TrainState) -> None:
         """Writes the checkpoint, then the model for others to read. Raises RunFolderError; what was there stays."""
         save_checkpoint(self.path / TRAINING, model, optimizer, state)
         save_weights(self.path, model)
 
-    def load(self, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) -> TrainState:
+    def load(self, model: CausalLM, optimizer: torch.optim.AdamW) -> TrainState:
         """Puts the checkpoint into model and optimizer. Raises RunFolderError."""
         if not (self.path / TRAINING).exists():
             raise RunFolderError(
