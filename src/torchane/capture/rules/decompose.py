@@ -17,9 +17,13 @@ Some are taken apart our own way. `native_dropout`: the draw on the host, from t
 the product in a program. Batch norm in training: the batch's moments in a program (mean and standard deviation); the
 running averages through `_foreach_mul` and `_foreach_lerp`, which have no rule on purpose, so that they stay fp32 on the host.
 The gradient of max_pool2d: from the input instead of the integer indices, which no program could hold.
+Memory that nobody wrote (`torch.empty`) becomes zeros: a model that fills it slice by slice has it multiplied by zeros
+where it is filled, and what lies there may be NaN. A tensor of infinities (`full_like(scores, -inf)`) becomes a constant, since
+the rule that masks with it must see it. x ** -0.5 becomes rsqrt, whose cube in the gradient of a norm a pass knows to spread.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -160,9 +164,73 @@ def _max_pool2d_without_indices(
     return max_pool2d_backward(grad, x, kernel_size, stride, padding, dilation, ceil_mode)
 
 
+def _filled(
+    size: Sequence[int], value: float, dtype: torch.dtype | None, device: Any, stride: Sequence[int] | None = None
+) -> torch.Tensor:
+    """The axes lie in memory in the order of the strides; contiguous where these are not given."""
+    order = sorted(range(len(size)), key=lambda axis: -stride[axis]) if stride is not None else list(range(len(size)))
+    filled = aten.full.default([size[axis] for axis in order], value, dtype=dtype, device=device)
+    if order == sorted(order):
+        return filled
+    return aten.permute.default(filled, [order.index(axis) for axis in range(len(size))])
+
+
+def _empty(size: Sequence[int], *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
+    return _filled(size, 0, dtype or torch.get_default_dtype(), device)
+
+
+def _empty_strided(
+    size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, device: Any = None, **_: Any
+) -> torch.Tensor:
+    return _filled(size, 0, dtype or torch.get_default_dtype(), device, stride)
+
+
+def _empty_like(x: torch.Tensor, *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
+    return _filled(x.shape, 0, dtype or x.dtype, device or x.device, x.stride())
+
+
+def _new_empty(x: torch.Tensor, size: Sequence[int], *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
+    return _filled(size, 0, dtype or x.dtype, device or x.device)
+
+
+def _new_empty_strided(
+    x: torch.Tensor, size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, device: Any = None, **_: Any
+) -> torch.Tensor:
+    return _filled(size, 0, dtype or x.dtype, device or x.device, stride)
+
+
+def _full_like(x: torch.Tensor, value: float, *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
+    if not isinstance(value, float) or not math.isinf(value):
+        return NotImplemented
+    return _filled(x.shape, value, dtype or x.dtype, device or x.device, x.stride())
+
+
+def _new_full(
+    x: torch.Tensor, size: Sequence[int], value: float, *, dtype: Any = None, device: Any = None, **_: Any
+) -> torch.Tensor:
+    if not isinstance(value, float) or not math.isinf(value):
+        return NotImplemented
+    return _filled(size, value, dtype or x.dtype, device or x.device)
+
+
+def _power(x: torch.Tensor, exponent: float) -> torch.Tensor:
+    if exponent not in (-0.5, -1.5) or not x.is_floating_point():
+        return NotImplemented
+    root = aten.rsqrt.default(x)
+    return root if exponent == -0.5 else aten.pow.Tensor_Scalar(root, 3)
+
+
 _OURS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
     aten.native_dropout.default: _native_dropout,
     aten._native_batch_norm_legit_functional.default: _batch_norm,
     aten._native_batch_norm_legit_no_training.default: _batch_norm_fixed,
     aten.max_pool2d_with_indices_backward.default: _max_pool2d_without_indices,
+    aten.empty.memory_format: _empty,
+    aten.empty_strided.default: _empty_strided,
+    aten.empty_like.default: _empty_like,
+    aten.new_empty.default: _new_empty,
+    aten.new_empty_strided.default: _new_empty_strided,
+    aten.full_like.default: _full_like,
+    aten.new_full.default: _new_full,
+    aten.pow.Tensor_Scalar: _power,
 }
