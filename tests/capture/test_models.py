@@ -50,6 +50,7 @@ def test_a_batch_padded_on_the_left_trains_as_in_eager(name: str) -> None:
 @pytest.mark.filterwarnings("ignore::torchane.capture.report.TorchaneWarning")  # what no program holds is named, and right
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # BLOOM's own way with its gelu
 @pytest.mark.filterwarnings("ignore:.*lru_cache:UserWarning")  # Mamba's
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo, resuming in Longformer
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("name", TEXT)
 def test_a_strangers_text_model_trains_as_in_eager(name: str, padding: str) -> None:
