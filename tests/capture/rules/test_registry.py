@@ -5,6 +5,7 @@ import torch
 from harness import trace
 
 from torchane.capture import rules
+from torchane.capture.rules.decompose import SOMETIMES
 from torchane.capture.rules.registry import RULES, Rule
 
 aten = torch.ops.aten
@@ -72,7 +73,13 @@ def test_every_rule_is_in_the_coverage_table_once():
 
 
 def test_what_has_a_rule_is_not_decomposed():
-    assert not set(RULES) & set(rules.decompositions())
+    assert set(RULES) & set(rules.decompositions()) == set(SOMETIMES)
+
+
+def test_finite_numbers_and_other_powers_keep_their_rules():
+    x = torch.ones(3)
+    for arguments in ((aten.full_like.default, x, 2.0), (aten.new_full.default, x, (2,), 1), (aten.pow.Tensor_Scalar, x, 2)):
+        assert SOMETIMES[arguments[0]](*arguments[1:]) is NotImplemented
 
 
 def test_dropout_draws_the_mask_of_eager():

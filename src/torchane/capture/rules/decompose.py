@@ -49,7 +49,7 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
         for op, function in core_aten_decompositions().items()
         if op not in RULES and getattr(op, "overloadpacket", None) not in HOST_OPS
     }
-    return {**table, **_OURS}
+    return {**table, **_OURS, **SOMETIMES}
 
 
 def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,6 +230,10 @@ _OURS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
     aten.empty_like.default: _empty_like,
     aten.new_empty.default: _new_empty,
     aten.new_empty_strided.default: _new_empty_strided,
+}
+
+#: Ops with a rule, taken apart for some arguments only: for others these give NotImplemented.
+SOMETIMES: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
     aten.full_like.default: _full_like,
     aten.new_full.default: _new_full,
     aten.pow.Tensor_Scalar: _power,
