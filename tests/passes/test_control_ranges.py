@@ -49,6 +49,15 @@ def test_the_smaller_operand_of_a_product_is_multiplied_and_what_leaves_is_not_m
     assert ranges.multipliers == (V0 - I0 - I1,) and ranges.outputs == (V0,) and ranges.rows == 0
 
 
+def test_a_constant_that_leaves_is_a_true_number():
+    program = main(f"""(tensor<fp16, [1, 1, 32, 32]> w, tensor<fp16, [1, 1, 32, 64]> x) {{
+        tensor<fp16, [1, 1, 32, 64]> y = matmul(x = w, y = x);
+        tensor<fp16, [1, 1, 1, 32]> z = identity(x = tensor<fp16, [1, 1, 1, 32]>([[[[{", ".join(["2.0"] * 32)}]]]]));
+    }} -> (y, z)""")
+    assert runs_alike(program)
+    assert control_ranges(program)[1].outputs == (V0, ZERO)
+
+
 def test_a_product_that_stays_inside_is_measured_through_the_statistics_port_and_brought_down_for_elements():
     program = main("""(tensor<fp16, [1, 1, 32, 32]> w, tensor<fp16, [1, 1, 32, 64]> x) {
         tensor<fp16, [1, 1, 32, 64]> h = matmul(x = w, y = x);

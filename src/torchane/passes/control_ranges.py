@@ -386,7 +386,7 @@ class _Control:
             while var not in found:
                 found[var] = index
                 op = producer.get(var)
-                if op is None or op.kind.name not in MOVES:
+                if op is None or op.kind.name not in MOVES or not op.inputs:  # a constant may leave
                     break
                 var = op.inputs[0]
         return found
@@ -408,7 +408,7 @@ class _Control:
         if op is None:
             return False
         if op.kind.name in MOVES:
-            return self._only_feeds(op.inputs[0])
+            return bool(op.inputs) and self._only_feeds(op.inputs[0])
         if op.kind.name in ("add", "sub"):
             return all(isinstance(arg, Var) and self._only_feeds(arg) for arg in (op.args["x"], op.args["y"]))
         return op.kind.name in PRODUCTS
