@@ -37,6 +37,7 @@ from torchane.capture.rules import decompositions
 from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
 from torchane.capture.watch import Watch
 from torchane.errors import TorchaneWarning, UsageError
+from torchane.native import pages
 from torchane.passes.ports import PortLayout
 from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
@@ -101,6 +102,7 @@ class Compiled:
     device: Any
     pool: SurfacePool
     weights: Weights = field(default_factory=Weights)
+    memory: pages.Reused = field(default_factory=pages.Reused)
     loss_scale: LossScale = field(default_factory=LossScale)
     ranges: RangeControl | None = None
     true_names: frozenset[str] = frozenset()
@@ -116,7 +118,8 @@ class Compiled:
     """Seconds spent on "trace" (AOTAutograd), "lower" and "load"."""
 
     def rest(self) -> None:
-        """Frees the surfaces that no tensor holds."""
+        """Frees the surfaces that no tensor holds, and the memory of results that are gone."""
+        self.memory.trim()
         self.weights.forget()
         self.pool.trim()
 
@@ -319,7 +322,14 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned) -> Execu
         loaded = [compiled.device.load(spec.text, spec.blobs, name=spec.name) for spec in planned.plan.programs]
     states = None if compiled.ranges is None else compiled.ranges.of(planned.plan.name, len(planned.plan.dispatches))
     return Executor(
-        planned.plan, compiled.device, compiled.pool, compiled.weights, TorchHost(gm.graph), planned.host_calls, loaded, states
+        planned.plan,
+        compiled.device,
+        compiled.pool,
+        compiled.weights,
+        TorchHost(gm.graph, compiled.memory),
+        planned.host_calls,
+        loaded,
+        states,
     )
 
 

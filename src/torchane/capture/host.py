@@ -1,30 +1,21 @@
 """Torch tensors for the executor, which knows only arrays."""
 
-import math
-
 import numpy as np
 import torch
 from torch import fx
 
 from torchane.capture.sources import place_of
-
-#: From this size on NumPy asks Linux for pages of 2 MiB, which torch does not: fresh memory is had with fewer faults.
-LARGE_BYTES = 4 << 20
-
-
-def empty_floats(shape: tuple[int, ...]) -> torch.Tensor:
-    """A new float32 tensor, not filled."""
-    if math.prod(shape) * 4 < LARGE_BYTES:
-        return torch.empty(shape, dtype=torch.float32)
-    return torch.from_numpy(np.empty(shape, np.float32))
+from torchane.native import pages
 
 
 class TorchHost:
-    """Reads and makes CPU tensors of one graph's values."""
+    """Reads and makes CPU tensors of one graph's values. `memory` is where large ones lie, gradients above all: a step finds
+    the memory of the last one."""
 
-    def __init__(self, graph: fx.Graph):
+    def __init__(self, graph: fx.Graph, memory: pages.Reused):
         #: What the graph promised.
         self.dtypes = {node.name: node.meta["val"].dtype for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)}
+        self.memory = memory
         self._places = {node.name: place_of(node) for node in graph.nodes}
 
     def array(self, value: torch.Tensor) -> np.ndarray:
@@ -35,8 +26,8 @@ class TorchHost:
         return value.numpy()
 
     def empty(self, name: str, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
-        tensor = empty_floats(shape)
-        return tensor, tensor.numpy()
+        array = self.memory.empty(shape)
+        return torch.from_numpy(array), array
 
     def finish(self, name: str, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.dtypes[name])

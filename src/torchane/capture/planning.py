@@ -15,6 +15,7 @@ from torch import fx
 from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
 from torchane.capture.graph import Cut, Place, cut
+from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
 from torchane.passes.ports import PortLayout
@@ -312,9 +313,12 @@ class _Planner:
                 make(node)
         for node in nodes:
             make(node)
-        segment.output(tuple(made[node] for node in nodes))
+        own = set(nodes)
+        leaving = [node for node in nodes if not own.issuperset(node.users)]
+        segment.output(tuple(made[node] for node in leaving))
+        add_rows_in_place(segment, self.cut, made)
         self.host_calls[key] = fx.GraphModule(self.module, segment)
-        self.steps.append(HostCall(key, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in nodes)))
+        self.steps.append(HostCall(key, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in leaving)))
         self.on_host.update(nodes)
 
     def _bring_home(self, nodes: list[fx.Node]) -> None:

@@ -12,6 +12,7 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry
 
 from torchane.capture.graph import Cut, Place
+from torchane.capture.host_graph import never_made
 from torchane.capture.rules import ON_THE_HOST
 from torchane.capture.sources import line_of, module_of
 from torchane.errors import TorchaneWarning
@@ -64,7 +65,8 @@ def _why(cut: Cut, node: fx.Node) -> str:
 
 def host_bytes_of(cut: Cut) -> int:
     """Bytes of every float tensor that PyTorch computes in one run of the graph, as fp32."""
-    made = [node for node in cut.graph.nodes if cut.place.get(node) is Place.HOST]
+    left_out = never_made(cut)
+    made = [node for node in cut.graph.nodes if cut.place.get(node) is Place.HOST and node not in left_out]
     tensors = [tensor for node in made for tensor in _tensors(node.meta.get("val")) if tensor.is_floating_point()]
     return sum(4 * tensor.numel() for tensor in tensors)
 

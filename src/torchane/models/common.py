@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from torchane.errors import UsageError
 from torchane.models.config import Config
+from torchane.native import pages
 
 
 class KeyValueCache:
@@ -39,13 +40,18 @@ def require_positions(positions: int, tokens: Tensor, cache: KeyValueCache | Non
 
 @contextmanager
 def undrawn_weights() -> Iterator[None]:
-    """torch's own layers leave their weights as allocated, and its generator alone: `initialize` draws all of them,
-    and to draw 600 million numbers twice takes seconds."""
+    """torch's own layers draw no weights and leave its generator alone: `initialize` draws all of them, and to draw 600
+    million numbers twice takes seconds. Weights lie in large pages, which the kernel hands out sooner."""
     drawn = {kind: kind.reset_parameters for kind in (nn.Linear, nn.Embedding)}
     try:
         for kind in drawn:
-            kind.reset_parameters = lambda self: None  # type: ignore[method-assign]
+            kind.reset_parameters = _take_large_pages  # type: ignore[method-assign]
         yield
     finally:
         for kind, draw in drawn.items():
             kind.reset_parameters = draw  # type: ignore[method-assign]
+
+
+def _take_large_pages(module: nn.Linear | nn.Embedding) -> None:
+    if module.weight.is_cpu:  # under torch.device("meta") there is no memory
+        module.weight = nn.Parameter(torch.from_numpy(pages.empty(tuple(module.weight.shape))))

@@ -8,7 +8,7 @@
     surfaces     the most that one plan has in use at once beside those
     results      fp32, what the forward gives to the loss, and what the loss makes of it: torch's cross-entropy keeps
                  logarithms and makes a gradient, so three times
-    host         fp32, what PyTorch computes between programs: a tied table's two gradients and their sum
+    host         fp32, what PyTorch computes between programs: a head too wide for programs, and its gradients
 
 Python, torch and what compiling leaves behind are not in it: RESERVE stands for them. What a step takes
 beyond the forecast was measured as 60 to 110 MiB (tests/train/test_memory.py has the bound).
@@ -77,7 +77,7 @@ def forecast(
         gradients=FP32 * parameters,
         optimizer=FP32 * parameters * optimizer_states,
         staged=sum(weights.values()),
-        saved=sum(sum(sizes_of(plan)[name] for name in plan.kept_names) for plan in plans),
+        saved=sum(_kept_bytes(plan) for plan in plans),
         surfaces=max((peak_of(plan) for plan in plans), default=0),
         results=sum(result_copies * results_of(plan) for plan in plans if plan.name == "forward"),
         host=host_bytes,
@@ -116,6 +116,11 @@ def sizes_of(plan: Plan) -> dict[str, int]:
         elif isinstance(step, Stage | Unstage):
             sizes |= {copy.value: copy.layout.type.size_bytes for copy in step.copies}
     return sizes
+
+
+def _kept_bytes(plan: Plan) -> int:
+    sizes = sizes_of(plan)
+    return sum(sizes[name] for name in plan.kept_names)
 
 
 def peak_of(plan: Plan) -> int:

@@ -26,6 +26,7 @@ from torchane.mil.constants import inline_constants, load_blobs
 from torchane.mil.ir import Arg, Literal, Op, Program, Var
 from torchane.mil.text import parse
 from torchane.mil.types import FP16, TensorType
+from torchane.native import pages
 from torchane.runtime import twin_engine
 from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
 from torchane.runtime.twin_arena import ALIGNMENT, place_scratch
@@ -88,7 +89,7 @@ class TwinDevice:
 
     def allocate(self, type: TensorType) -> TwinBuffer:
         _require_fp16(type, "a surface")
-        return TwinBuffer(type, _aligned(type.shape))  # type: ignore[arg-type]
+        return TwinBuffer(type, pages.zeros(type.shape, np.float16))  # type: ignore[arg-type]
 
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         if not isinstance(program, TwinProgram):
@@ -226,11 +227,3 @@ def _weights(blobs: Mapping[str, bytes], path: str) -> BlobFile:
         given = ", ".join(blobs) or "none"
         raise DeviceError(f"the text names the weight file {path!r}, which was not handed over (given: {given}).")
     return BlobFile.from_bytes(blobs[path], path)
-
-
-def _aligned(shape: Shape) -> np.ndarray:
-    """Zeros in fp16 that begin at a multiple of 64 bytes."""
-    size = math.prod(shape) * FP16.bits // 8
-    memory = np.zeros(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(np.float16).reshape(shape)

@@ -1,0 +1,105 @@
+"""Large arrays in large pages, so that fresh memory costs one fault for 2 MiB instead of 512.
+
+    | rest | 2 MiB page | 2 MiB page | ... |      NumPy asks Linux for large pages from 4 MiB on; an array gets them
+           ^ the array begins                    only where a whole page fits, hence the beginning at one's border
+
+torch and NumPy begin an array anywhere, and torch asks for nothing. Elsewhere than on Linux nothing changes.
+`Reused` keeps what nobody refers to any more for the next step, instead of handing it back to the kernel and faulting it
+in anew; `fetch` has another thread take the memory that will be needed, while this one compiles.
+Sources: numpy/_core/src/multiarray/alloc.c, indicate_hugepages; madvise(2).
+"""
+
+import ctypes
+import math
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+PAGE_BYTES = 2 << 20
+#: Surfaces are promised to begin at a multiple of this (runtime/device.py).
+LINE_BYTES = 64
+#: Linux 5.14: take pages for writing and leave what they hold.
+MADV_POPULATE_WRITE = 23
+#: Between two pieces other threads get their turn at the address space.
+PIECE_BYTES = 16 << 20
+
+
+def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray[Any, Any]:
+    """A new dense array, not filled."""
+    return _aligned(np.empty, shape, np.dtype(dtype))
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray[Any, Any]:
+    """A new dense array of zeros; a large one takes no memory before it is written."""
+    return _aligned(np.zeros, shape, np.dtype(dtype))
+
+
+def _aligned(make: Callable[..., np.ndarray[Any, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    size = math.prod(shape) * dtype.itemsize
+    border = PAGE_BYTES if size >= PAGE_BYTES else LINE_BYTES
+    memory = make(size + border, np.uint8)
+    start = -memory.ctypes.data % border
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+class Reused:
+    """Makes float32 arrays and takes large ones back once nothing refers to them. Any thread may call, or let go."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[np.ndarray[Any, Any]]] = {}
+        self._lock = threading.RLock()  # an array may die while this thread is inside
+
+    def empty(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """An array whose contents are whatever was there."""
+        size = math.prod(shape)
+        if size * 4 < PAGE_BYTES:
+            return empty(shape)
+        with self._lock:
+            free = self._free.get(size)
+            memory = free.pop() if free else None
+        if memory is None:
+            memory = empty((size,))
+        loan = _Loan(memory, shape)
+        weakref.finalize(loan, self._give, memory).atexit = False
+        return np.asarray(loan)
+
+    def trim(self) -> None:
+        """Frees what nothing refers to."""
+        with self._lock:
+            self._free = {}
+
+    def _give(self, memory: np.ndarray[Any, Any]) -> None:
+        with self._lock:
+            self._free.setdefault(memory.size, []).append(memory)
+
+
+class _Loan:
+    """What a lent array and every view of it refer to; of two arrays NumPy would let the view refer to the first alone."""
+
+    def __init__(self, memory: np.ndarray[Any, Any], shape: tuple[int, ...]):
+        self.__array_interface__ = {**memory.__array_interface__, "shape": shape}
+
+
+def fetch(arrays: Sequence[np.ndarray[Any, Any]]) -> threading.Thread:
+    """Has the kernel give these arrays their pages, in the thread that it gives; what they hold stays, so they may be used
+    meanwhile. Where the system cannot, nothing happens, and the first write takes them."""
+    thread = threading.Thread(target=_populate, args=(arrays,), daemon=True)
+    thread.start()
+    return thread
+
+
+def _populate(arrays: Sequence[np.ndarray[Any, Any]]) -> None:
+    if sys.platform != "linux":
+        return
+    madvise = ctypes.CDLL(None).madvise  # ctypes lets go of the interpreter's lock
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    for array in arrays:
+        for begin in range(0, array.nbytes if array.nbytes >= PAGE_BYTES else 0, PIECE_BYTES):
+            size = min(PIECE_BYTES, array.nbytes - begin)
+            if madvise(array.ctypes.data + begin, size, MADV_POPULATE_WRITE) != 0:
+                return

@@ -1,0 +1,70 @@
+"""Large arrays: where they begin, that memory comes back, that fetching it ahead changes nothing."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torchane.native import pages
+
+LARGE = (700, 1000)  # 2.7 MiB of fp32
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_a_large_array_begins_at_a_large_page_and_a_small_one_at_a_cache_line():
+    assert address(pages.empty(LARGE)) % pages.PAGE_BYTES == 0
+    assert address(pages.zeros((3, 5), np.float16)) % pages.LINE_BYTES == 0
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4), (3, 5), LARGE])
+def test_zeros_is_what_numpy_gives(shape):
+    array = pages.zeros(shape, np.float16)
+    assert array.dtype == np.float16 and array.flags.c_contiguous and array.flags.writeable
+    np.testing.assert_array_equal(array, np.zeros(shape, np.float16))
+
+
+def test_memory_comes_back_when_the_last_view_is_gone_and_not_before():
+    memory = pages.Reused()
+    first = memory.empty(LARGE)
+    view, where = first[3:], address(first)
+    del first
+    assert address(memory.empty(LARGE)) != where, "a view still reads it"
+    del view
+    assert address(memory.empty((1000, 700))) == where, "of the same size, whatever the shape"
+
+
+def test_two_arrays_at_once_share_nothing():
+    memory = pages.Reused()
+    first, second = memory.empty(LARGE), memory.empty(LARGE)
+    assert not np.shares_memory(first, second)
+
+
+def test_trimmed_memory_is_not_given_out_again():
+    memory = pages.Reused()
+    kept = memory.empty(LARGE)
+    memory.empty(LARGE)
+    memory.trim()
+    assert not memory._free
+    del kept
+    assert sum(map(len, memory._free.values())) == 1
+
+
+def test_what_is_fetched_keeps_its_numbers_and_is_in_memory():
+    array = pages.zeros((64 << 20,), np.uint8)
+    array[:: 8 << 20] = 7
+    before = resident_bytes()
+    pages.fetch([array]).join()
+    np.testing.assert_array_equal(np.flatnonzero(array), np.arange(0, array.size, 8 << 20))
+    if sys.platform == "linux":
+        assert resident_bytes() - before > 40 << 20
+
+
+def resident_bytes():
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    return int(next(line for line in status.read_text().splitlines() if line.startswith("VmRSS:")).split()[1]) * 1024
