@@ -25,7 +25,7 @@ from torchane.runtime.surfaces import SurfacePool
 
 FP16_MAX = 65504.0
 #: Data at or below this is a mask's "left out", -1e9 or finfo.min, and no number that a model computes with.
-LEFT_OUT = -1e6
+LEFT_OUT = np.float32(-1e6)  # a type of its own: fp16 values are compared in fp32
 #: The same numbers that rules write for a masked score, finite or -inf (reference: mil-text, section 5).
 MASKED = -1e4
 EXCLUDED = -3e4
