@@ -1,4 +1,4 @@
-"""Copies of a compiled model, by deepcopy, pickle and torch.save: what holds for torch's own backends."""
+"""A compiled model and its copies, by deepcopy, pickle and torch.save: what holds for torch's own backends."""
 
 import copy
 import io
@@ -92,3 +92,11 @@ def test_a_state_dict_goes_to_the_plain_model_and_back(in_place: bool) -> None:
         plain.layers[0].weight.mul_(0.5)
     model.load_state_dict(plain.state_dict())
     assert distance(compiled(X), plain(X)) < 4 * 2**-11
+
+
+def test_torch_compiles_its_own_containers_by_torch_compile_alone() -> None:
+    plain = nn.Sequential(nn.Linear(32, 32), nn.GELU())
+    in_place = copy.deepcopy(plain)
+    in_place.compile(backend=backend.ane, options={"device": "twin"})
+    assert torch.equal(in_place(X), plain(X))
+    assert 0 < distance(compile_for_twin(plain)(X), plain(X)) < 4 * 2**-11
