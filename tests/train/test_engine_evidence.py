@@ -72,11 +72,11 @@ def compare(path: Path, evidence, **options) -> tuple[dict[int, float], dict[int
     return engine, exact
 
 
-STRETCH_STEPS = 50
+STRETCH_STEPS = 20
 
 
 def test_tiny_with_range_control_keeps_to_exact_arithmetic_in_stretches_of_its_default_run(tmp_path, evidence, monkeypatch):
-    """The engine's run is set back to the weights and the optimizer of the exact one every 50 steps: left alone for
+    """The engine's run is set back to the weights and the optimizer of the exact one every 20 steps: left alone for
     longer, even PyTorch's float32 leaves itself (the next test)."""
     snapshots: dict[int, tuple] = {}
     save = Trainer.save
