@@ -5,13 +5,14 @@ power of two for all gradients of a backward pass, cannot hold every product in 
 """
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from torchane.capture import backend
-from torchane.errors import NumericsError
+from torchane.errors import NumericsError, TorchaneWarning
 
 SIZES = (32, 64, 96)
 
@@ -56,7 +57,10 @@ def errors(seed: int, ranges: str, arithmetic: str = "engine") -> list[float]:
     exact = copy.deepcopy(ours).double()
     compiled = torch.compile(ours, backend="ane", options={"device": "twin", "arithmetic": arithmetic, "ranges": ranges})
     try:
-        compiled(ours.x).backward(ours.gradient)
+        with warnings.catch_warnings():
+            if ranges == "off":
+                warnings.simplefilter("ignore", TorchaneWarning)  # its forward overflows and says so
+            compiled(ours.x).backward(ours.gradient)
     except NumericsError:
         return [float("inf")]
     exact(ours.x.double()).backward(ours.gradient.double())
