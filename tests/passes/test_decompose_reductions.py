@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 from golden import main, moves, same_text
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchane.mil.evaluate import evaluate
 from torchane.passes.decompose_reductions import RULES, decompose_reductions
 
 
@@ -35,6 +37,23 @@ def test_a_mean_is_a_sum_and_a_factor():
         tensor<fp16, [2, 1, 1]> y = mul(x = reduce_sum, y = fp16(0x1.554p-5));
     } -> (y);"""
     assert same_text(decompose_reductions(program), golden)
+
+
+@pytest.mark.parametrize("level", [1e-3, 30.0])
+@pytest.mark.parametrize(
+    ("shape", "axes", "result"),
+    [((20011,), (0,), ()), ((4, 3, 64, 64), (0, 1, 2, 3), ()), ((2, 16384, 3), (-2,), (2, 1, 3)), ((9, 5000), (1, 0), (1, 1))],
+)
+def test_a_mean_of_many_numbers_stays_in_fp16_where_their_sum_does_not(shape, axes, result, level):
+    program = main(f"""(tensor<fp16, {list(shape)}> x) {{
+        tensor<fp16, {list(result)}> y = reduce_mean(
+            x = x, axes = tensor<int32, [{len(axes)}]>({list(axes)}), keep_dims = bool({str(len(result) == len(shape)).lower()}));
+    }} -> (y)""")
+    x = (level * np.random.default_rng(0).uniform(0.5, 1.5, shape)).astype(np.float16)
+    (y,) = evaluate(decompose_reductions(program), {"x": x}).values()
+    expected = np.mean(x, axes, np.float64).reshape(result)
+    # a rounding of each number that is scaled down, of the sum and of 1 / n along each axis, of each product
+    np.testing.assert_allclose(y.astype(np.float64), expected, rtol=4 * len(axes) * 2**-11)
 
 
 def test_sums_and_maxima_stay():

@@ -7,7 +7,9 @@
     y = reduce_l2_norm(x)      ->  y = sqrt(reduce_sum(x * x))
     y = reduce_log_sum_exp(x)  ->  m = reduce_max(x);  y = m + log(reduce_sum(exp(x - m)))
 and reduce_log_sum. Nothing moves in exact numbers. In fp16 the factor 1 / n is rounded, by at most 2^-12 of
-itself, and a sum overflows at 65504 where a mean would not: callers keep n * max below that.
+itself, and a sum overflows at 65504 where a mean would not. So a mean of more than 4096 numbers (a loss over a batch of
+images) is taken axis by axis, and along an axis longer than 1024 of x * 2^-k: each sum overflows only where the mean of its
+part is 63 or more. What that costs: numbers below 2^(k - 14) lose digits, at most 2^(k - 25) each.
 """
 
 import math
@@ -18,8 +20,11 @@ from torchane.mil.ir import Literal, Op, Program, Var
 from torchane.passes.rewrite import Rule, rewrite, shape_of, unless_taken
 
 
-#: Beyond it 1 / n is subnormal, and has too few digits for a factor.
-_LONG_ROW = 2**14
+#: Up to it a mean is one sum, which overflows where the mean is 16 or more.
+_LONG_MEAN = 2**12
+
+#: How many halvings a part's mean may stand below its sum.
+_PART_BITS = 10
 
 
 def decompose_reductions(program: Program, chip: Chip | None = None) -> Program:
@@ -32,12 +37,22 @@ def _reduced(b: Builder, kind: str, x: Var | Literal, op: Op) -> Var:
 
 def _mean(b: Builder, op: Op) -> Var:
     x = op.args["x"]
-    n = math.prod(shape_of(x)) // max(math.prod(shape_of(op.output)), 1)
-    total = _reduced(b, "reduce_sum", x, op)
-    if n > _LONG_ROW:
-        halvings = (n - 1).bit_length()
-        return b.mul(x=b.mul(x=total, y=2.0**halvings / n), y=2.0**-halvings)
-    return b.mul(x=total, y=1.0 / n)
+    shape = shape_of(x)
+    n = math.prod(shape) // max(math.prod(shape_of(op.output)), 1)
+    if n <= _LONG_MEAN:
+        return b.mul(x=_reduced(b, "reduce_sum", x, op), y=1.0 / n)
+    for axis in sorted((axis % len(shape) for axis in op.value("axes", range(len(shape)))), reverse=True):
+        x = _mean_along(b, x, axis, shape[axis])
+    return x if shape_of(x) == shape_of(op.output) else b.reshape(x=x, shape=shape_of(op.output))
+
+
+def _mean_along(b: Builder, x: Var | Literal, axis: int, n: int) -> Var | Literal:
+    """The mean along one axis, which stays with size 1."""
+    if n == 1:
+        return x
+    factor = 2.0 ** -max((n - 1).bit_length() - _PART_BITS, 0)
+    part = x if factor == 1.0 else b.mul(x=x, y=factor)
+    return b.mul(x=b.reduce_sum(x=part, axes=(axis,), keep_dims=True), y=1.0 / (n * factor))
 
 
 def _min(b: Builder, op: Op) -> Var:
