@@ -115,3 +115,23 @@ def test_data_beyond_fp16_is_not_taken_for_a_mask():
         assert model(torch.tensor([[-1e9, 0.5]]))[0, 0].isfinite()
         with pytest.warns(TorchaneWarning, match="65504"):
             assert model(torch.tensor([[-80000.0, 0.5]]))[0, 0] == -torch.inf
+
+
+BEYOND = {
+    "added": lambda x: x * 0.5 + 1e5,
+    "subtracted with a factor": lambda x: torch.sub(x * 0.5, 5e4, alpha=2),
+    "subtracted from": lambda x: 1e5 - x * 0.5,
+    "a tensor": lambda x: x * 0.5 * torch.tensor([1e5, -2e5, 3.0, 0.0]),
+    "selected": lambda x: torch.where(x > 0, x * 0.5, -80000.0),
+}
+
+
+@pytest.mark.parametrize("way", BEYOND)
+def test_a_constant_beyond_fp16_that_is_no_mask_is_left_to_the_host(way):
+    class Model(nn.Module):
+        def forward(self, x):
+            return BEYOND[way](x)
+
+    x = torch.tensor([[1.0, 2.0, -3.0, 4.0]])
+    with torch.no_grad(), pytest.warns(TorchaneWarning, match="65504"):
+        torch.testing.assert_close(compile_for_twin(Model())(x), Model()(x))

@@ -30,6 +30,7 @@ from torchane.mil.ir import Literal, Op, Program, Var, literal
 from torchane.mil.types import FP16
 from torchane.passes.ports import PortLayout
 from torchane.plan import PortSpec, ProgramSpec
+from torchane.runtime.execute import FP16_MAX, LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,11 @@ def natural_program(
             elif node.target is operator.getitem:
                 made[node] = value(node.args[0])[node.args[1]]
             else:
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
                 try:
+                    args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
                     made[node] = RULES[node.target](builder, *args, **kwargs)
+                except RegionError:
+                    raise
                 except CompileError as error:
                     raise RegionError(f"{node.target}{place_of(node)}: {error}", [node]) from error
         return made[node]
@@ -192,11 +195,17 @@ def _renamed(program: Program, new: Mapping[Var, Var]) -> Program:
 
 
 def fp16_literal(tensor: torch.Tensor) -> Literal:
-    """A folded tensor as an fp16 constant; True is 1, -inf EXCLUDED, and what else fp16 cannot hold MASKED or its mirror."""
+    """A folded tensor as an fp16 constant; True is 1, -inf EXCLUDED, what is 1e6 or more in magnitude MASKED or its mirror.
+
+    Raises CompileError for numbers between that and fp16's largest: they are no mask's, and fp16 has none in their place.
+    """
     array = tensor.detach().to(torch.float32).numpy()
+    magnitude = np.abs(array)
+    data = array[(magnitude > FP16_MAX) & (magnitude < -LEFT_OUT)]
+    if data.size:
+        raise CompileError(f"a constant holds {data.flat[0]:g}, and programs hold numbers up to 65504")
     beyond = np.where(np.isneginf(array), np.float32(EXCLUDED), np.copysign(np.float32(-MASKED), array))
-    array = np.where(np.abs(array) > np.finfo(np.float16).max, beyond, array)
-    return literal(array, FP16)
+    return literal(np.where(magnitude >= -LEFT_OUT, beyond, array), FP16)
 
 
 def structure_of(

@@ -14,6 +14,7 @@ from torchane.capture.rules.common import number, scaled, uniform
 from torchane.capture.rules.registry import Value, lowers, values
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Var
+from torchane.runtime.execute import FP16_MAX, LEFT_OUT
 
 aten = torch.ops.aten
 
@@ -43,7 +44,16 @@ def _scalar(x: Operand) -> float | None:
     return uniform(x) if not isinstance(x, Var | Literal) or not x.shape else None
 
 
-@lowers(aten.add.Tensor, aten.add.Scalar, masks=True)
+def _holds_the_number(node: Node) -> str | None:
+    """What is added fits fp16, or is a mask's "left out", which only has to be large."""
+    other, alpha = values(node, "other", "alpha")
+    if isinstance(other, Node):
+        return None
+    amount = abs(other if node.target == aten.rsub.Scalar else other * alpha)
+    return f"it adds {amount:g}, and programs hold numbers up to 65504" if FP16_MAX < amount < -LEFT_OUT else None
+
+
+@lowers(aten.add.Tensor, aten.add.Scalar, masks=True, when=_holds_the_number)
 def add(b: Builder, x: Operand, other: Operand, alpha: float = 1) -> Value:
     """x + alpha * other. A positive number stays positive in fp16: it may guard a division."""
     amount = _scalar(other)
@@ -55,13 +65,13 @@ def add(b: Builder, x: Operand, other: Operand, alpha: float = 1) -> Value:
     return b.add(x=x, y=scaled(b, other, alpha))
 
 
-@lowers(aten.sub.Tensor, aten.sub.Scalar, masks=True)
+@lowers(aten.sub.Tensor, aten.sub.Scalar, masks=True, when=_holds_the_number)
 def sub(b: Builder, x: Operand, other: Operand, alpha: float = 1) -> Var:
     x, other = operands(x, other)
     return b.sub(x=x, y=scaled(b, other, alpha))
 
 
-@lowers(aten.rsub.Tensor, aten.rsub.Scalar, masks=True)
+@lowers(aten.rsub.Tensor, aten.rsub.Scalar, masks=True, when=_holds_the_number)
 def rsub(b: Builder, x: Operand, other: Operand, alpha: float = 1) -> Var:
     """other - alpha * x."""
     x, other = operands(x, other)
