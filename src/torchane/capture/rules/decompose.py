@@ -164,6 +164,19 @@ def _max_pool2d_without_indices(
     return max_pool2d_backward(grad, x, kernel_size, stride, padding, dilation, ceil_mode)
 
 
+def _gradient_scaled_first(op: torch._ops.OpOverload) -> Callable[..., torch.Tensor]:
+    """The gradient of a mean loss as that of a sum whose incoming gradient is divided by n. torch divides the difference,
+    which the partitioner then keeps from the forward, where no loss scale reaches: 0.01 / 10^6 is no number in fp16."""
+
+    def backward(grad: torch.Tensor, x: torch.Tensor, target: torch.Tensor, reduction: int, *rest: float) -> torch.Tensor:
+        mean, total = 1, 2  # torch.nn._reduction
+        if reduction != mean:
+            return _TORCH[op](grad, x, target, reduction, *rest)
+        return _TORCH[op](grad / x.numel(), x, target, total, *rest)
+
+    return backward
+
+
 def _filled(
     size: Sequence[int], value: float, dtype: torch.dtype | None, device: Any, stride: Sequence[int] | None = None
 ) -> torch.Tensor:
@@ -220,9 +233,13 @@ def _power(x: torch.Tensor, exponent: float) -> torch.Tensor:
     return root if exponent == -0.5 else aten.pow.Tensor_Scalar(root, 3)
 
 
+_TORCH = core_aten_decompositions()
+
 _OURS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
     aten.native_dropout.default: _native_dropout,
     aten._native_batch_norm_legit_functional.default: _batch_norm,
+    aten.mse_loss_backward.default: _gradient_scaled_first(aten.mse_loss_backward.default),
+    aten.huber_loss_backward.default: _gradient_scaled_first(aten.huber_loss_backward.default),
     aten._native_batch_norm_legit_no_training.default: _batch_norm_fixed,
     aten.max_pool2d_with_indices_backward.default: _max_pool2d_without_indices,
     aten.empty.memory_format: _empty,
