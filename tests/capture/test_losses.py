@@ -31,3 +31,13 @@ def test_small_differences_among_many_keep_their_gradient(loss):
     eager(x, target).backward()
     compile_for_twin(model)(x, target).backward()
     assert distance(model.linear.weight.grad, eager.linear.weight.grad) < 0.02
+
+
+def test_a_loss_with_a_small_factor_keeps_its_gradient():
+    torch.manual_seed(0)
+    eager = Fitted(lambda y, target: 1e-4 * F.mse_loss(y, target))
+    model = copy.deepcopy(eager)
+    x, target = torch.randn(2, 2048, 64)
+    eager(x, target).backward()
+    compile_for_twin(model)(x, target).backward()
+    assert distance(model.linear.weight.grad, eager.linear.weight.grad) < 0.02

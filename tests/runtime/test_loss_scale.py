@@ -64,6 +64,25 @@ def test_a_loss_that_is_not_finite_is_named_at_once(tangent: float) -> None:
         LossScale().run(tangent, lambda scale: pytest.fail("no program may run"))
 
 
+def test_faint_results_run_once_more_with_a_larger_scale_and_keep_it() -> None:
+    state, scales = LossScale(), []
+    for _ in range(2):
+        state.run(1.0, lambda scale: (scales.append(scale), reading(largest=scale * 2**-10)))
+    assert scales == [2**7, 2**13, 2**13]
+
+
+def test_faint_results_do_not_raise_the_scale_to_where_it_overflowed() -> None:
+    state, scales = LossScale(), []
+
+    def backward(scale: float) -> tuple[None, Reading]:
+        scales.append(scale)
+        return None, reading(largest=2**-5, nonfinite=int(scale > 2**10))
+
+    for _ in range(2):
+        state.run(1.0, backward)
+    assert scales == [2**7, 2**13, 2**11, 2**9, 2**9]
+
+
 def test_a_growing_share_of_zeros_raises_the_scale() -> None:
     state = LossScale()
     for _ in range(PATIENCE):

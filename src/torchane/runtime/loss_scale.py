@@ -4,7 +4,8 @@
 
 2^k is a power of two, so the scaling itself loses nothing. k follows the incoming gradient: its largest
 magnitude is brought to 2^target. Where any program output overflows, the backward runs again with a
-smaller target; where a growing share of results is exactly zero, the target rises. So a loop that
+smaller target, and where all of them are faint (the gradient of a mean over many numbers, close to the optimum), once
+more with a larger one; where a growing share of results is exactly zero, the target rises. So a loop that
 scales its own loss sees the same results, and no step is lost.
 Source of the idea: Micikevicius et al. 2018, arXiv 1710.03740, section 3.2.
 """
@@ -23,6 +24,10 @@ CEILING = 32752.0
 START_TARGET = 8
 HIGHEST_TARGET = 12
 MAX_TRIES = 24
+#: Results that all lie below are faint: fp16 keeps 2^14 below it in full, and a model's gradients spread that far.
+FAINT = 1.0
+#: As far as faint results raise the target: the incoming gradient is itself fp16, and stays below the ceiling.
+FAINT_TARGET = 14
 #: The share of exact zeros may exceed the lowest seen by this much before the scale rises.
 ZERO_SHARE_MARGIN = 0.02
 #: Steps without overflow before the scale may rise.
@@ -68,9 +73,11 @@ class LossScale:
     calm_steps: int = 0
     lowest_zero_share: float = field(default=1.0)
     last_scale: float = 1.0
+    #: What faint results may raise the target to: less than what has overflowed.
+    highest: int = FAINT_TARGET
 
     def run(self, largest_tangent: float, backward: Callable[[float], tuple[Result, Reading]]) -> Result:
-        """Runs `backward(scale)` until nothing overflows.
+        """Runs `backward(scale)` until nothing overflows, and not everything is faint for want of a larger scale.
 
         largest_tangent: the largest magnitude of the incoming gradients. Raises NumericsError where it
         is not finite (the loss itself is NaN or infinite), or where no scale helps.
@@ -81,18 +88,28 @@ class LossScale:
         for _ in range(MAX_TRIES):
             self.last_scale = math.ldexp(1.0, max(-126, min(126, self.target - exponent)))
             result, reading = backward(self.last_scale)
-            if not reading.overflowed:
+            if reading.overflowed:
+                self.target -= 2
+                self.highest = min(self.highest, self.target)
+                self.retries += 1
+                self.calm_steps = 0
+            elif largest_tangent > 0 and reading.count and reading.largest < FAINT and self.target < self.highest:
+                self.target = self._raised(reading.largest)
+                self.raises += 1
+            else:
                 self._settle(reading)
                 return result
-            self.target -= 2
-            self.retries += 1
-            self.calm_steps = 0
         raise NumericsError(
             f"The backward programs overflow at every loss scale down to {self.last_scale:g}: {reading.where} "
             f"{'is not finite' if reading.nonfinite else f'reaches {reading.largest:g}'}. The forward pass saved "
             "something that is not finite in fp16: an activation beyond 65504, or a NaN or infinity of the batch itself. Look at the "
             "batch, lower the learning rate, or resume from an earlier checkpoint."
         )
+
+    def _raised(self, largest: float) -> int:
+        """A target at which the largest result would be 2^START_TARGET or so, if one is allowed."""
+        missing = START_TARGET - math.frexp(largest)[1] if largest else FAINT_TARGET
+        return min(self.target + missing, self.highest)
 
     def _settle(self, reading: Reading) -> None:
         self.calm_steps += 1
