@@ -182,19 +182,3 @@ def test_a_run_shorter_than_its_warm_up_reaches_its_peak_half_way():
     assert [learning_rate(step, short) for step in range(1, 5)][:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     one = TrainSettings(steps=1, batch_size=1, seq_len=8, lr=1.0, warmup_steps=100)
     assert learning_rate(1, one) == pytest.approx(0.1)
-
-
-def test_the_averages_that_a_first_step_begins_with_are_torchs():
-    """Three steps beside an optimizer that made its own."""
-    ours, theirs = LlamaForCausalLM(CONFIG), LlamaForCausalLM(CONFIG)
-    optimizer, plain = adamw(ours, SETTINGS), adamw(theirs, SETTINGS)
-    for _ in range(3):
-        train_step(ours, optimizer, batch(), grad_clip=1.0)
-        plain.zero_grad()
-        nll = token_losses(theirs(batch().tokens), batch().targets)
-        nll.backward(torch.full_like(nll, 1.0 / batch().target_count))
-        clip_gradients(parameters(plain), 1.0)
-        plain.step()
-    assert sha(*ours.parameters()) == sha(*theirs.parameters())
-    kept = [[opt.state[param][name] for param in parameters(opt) for name in ("step", "exp_avg", "exp_avg_sq")] for opt in (optimizer, plain)]
-    assert sha(*kept[0]) == sha(*kept[1])

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from torchane.models.common import KeyValueCache, require_positions, undrawn_weights
 from torchane.models.config import LlamaConfig
-from torchane.native import pages
 
 
 class LlamaRMSNorm(nn.Module):
@@ -134,8 +133,6 @@ class LlamaForCausalLM(nn.Module):
         is divided by sqrt(2 N), so that N layers start with the variance of one. Norms start at one.
         """
         generator = torch.Generator().manual_seed(seed)
-        # Drawn from the first to the last in this thread, given pages from the last to the first in another.
-        pages.fetch([weight.numpy() for weight in reversed(list(self.parameters())) if weight.is_cpu])
         std = self.config.initializer_range
         residual_std = std / math.sqrt(2 * self.config.num_hidden_layers)
         for name, weight in self.named_parameters():

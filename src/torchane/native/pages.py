@@ -5,16 +5,13 @@
 
 torch and NumPy begin an array anywhere, and torch asks for nothing. Elsewhere than on Linux nothing changes.
 `Reused` keeps what nobody refers to any more for the next step, instead of handing it back to the kernel and faulting it
-in anew; `fetch` has another thread take the memory that will be needed, while this one compiles.
-Sources: numpy/_core/src/multiarray/alloc.c, indicate_hugepages; madvise(2).
+in anew. Source: numpy/_core/src/multiarray/alloc.c, indicate_hugepages.
 """
 
-import ctypes
 import math
-import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,10 +20,6 @@ from numpy.typing import DTypeLike
 PAGE_BYTES = 2 << 20
 #: Surfaces are promised to begin at a multiple of this (runtime/device.py).
 LINE_BYTES = 64
-#: Linux 5.14: take pages for writing and leave what they hold.
-MADV_POPULATE_WRITE = 23
-#: Between two pieces other threads get their turn at the address space.
-PIECE_BYTES = 16 << 20
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray[Any, Any]:
@@ -83,23 +76,3 @@ class _Loan:
 
     def __init__(self, memory: np.ndarray[Any, Any], shape: tuple[int, ...]):
         self.__array_interface__ = {**memory.__array_interface__, "shape": shape}
-
-
-def fetch(arrays: Sequence[np.ndarray[Any, Any]]) -> threading.Thread:
-    """Has the kernel give these arrays their pages, in the thread that it gives; what they hold stays, so they may be used
-    meanwhile. Where the system cannot, nothing happens, and the first write takes them."""
-    thread = threading.Thread(target=_populate, args=(arrays,), daemon=True)
-    thread.start()
-    return thread
-
-
-def _populate(arrays: Sequence[np.ndarray[Any, Any]]) -> None:
-    if sys.platform != "linux":
-        return
-    madvise = ctypes.CDLL(None).madvise  # ctypes lets go of the interpreter's lock
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    for array in arrays:
-        for begin in range(0, array.nbytes if array.nbytes >= PAGE_BYTES else 0, PIECE_BYTES):
-            size = min(PIECE_BYTES, array.nbytes - begin)
-            if madvise(array.ctypes.data + begin, size, MADV_POPULATE_WRITE) != 0:
-                return

@@ -14,7 +14,7 @@ from torch._functorch import config as functorch_config
 
 from torchane.capture import backend
 from torchane.errors import RunFolderError, TorchaneError
-from torchane.plan.memory import forecast, free_bytes, require_fits
+from torchane.plan.memory import forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.range_control import RangeControl
@@ -46,8 +46,7 @@ class EngineModel:
         self._options |= {} if dump is None else {"dump": str(dump)}
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self.announce: Callable[[str], None] = lambda text: None
-        self._free_bytes = free_bytes()  # at the first step the optimizer's averages may be there already, or half of them
-        require_fits(forecast((), self._parameters, param_copies=0), self._free_bytes)
+        require_fits(forecast((), self._parameters, param_copies=0))
         self._scales: list[LossScale] = []
         self._restored: list[LossScale] = []
         self._ranges: list[tuple[str, RangeControl]] = []  # by what identifies a graph
@@ -96,7 +95,7 @@ class EngineModel:
                     forecast, plans, self._parameters, host_bytes=compiled.host_bytes, result_copies=LOGITS_COPIES
                 )
                 self.announce(str(needed()))
-                require_fits(needed(param_copies=0), self._free_bytes)  # the weights were in memory then; the rest is to come
+                require_fits(needed(param_copies=0))  # the weights are in memory already; the rest is to come
                 if self._restored:  # compiled only now, so the state of the checkpoint is due only now
                     compiled.loss_scale = self._restored.pop(0)
                 self._scales.append(compiled.loss_scale)

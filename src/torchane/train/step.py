@@ -24,7 +24,6 @@ from torchane import native
 from torchane.data.batches import IGNORE, Batch
 from torchane.errors import NumericsError
 from torchane.native import pages
-from torchane.train.checkpoint import MOMENTS
 from torchane.train.settings import TrainSettings
 
 Forward = Callable[[Tensor], Tensor]
@@ -46,7 +45,6 @@ def train_step(forward: Forward, optimizer: torch.optim.Optimizer, batch: Batch,
     Raises NumericsError, with the parameters untouched, if the loss or a gradient is not a finite number.
     """
     optimizer.zero_grad(set_to_none=True)
-    _fetch_averages(optimizer)
     nll = token_losses(forward(batch.tokens), batch.targets)
     loss = fixed_order_sum(nll) / batch.target_count
     if not math.isfinite(loss):
@@ -123,20 +121,6 @@ def adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True
     )
-
-
-def _fetch_averages(optimizer: torch.optim.Optimizer) -> None:
-    """Before the first step: makes AdamW's averages, 8 bytes a parameter, as torch would after the backward. The kernel
-    gives them their pages on a core that the compiling forward leaves idle."""
-    params = parameters(optimizer)
-    if not isinstance(optimizer, torch.optim.AdamW) or any(optimizer.state.get(param) for param in params):
-        return
-    arrays = []
-    for param in params:
-        averages = {name: pages.zeros(tuple(param.shape)) for name in MOMENTS}
-        optimizer.state[param] = {"step": torch.zeros(()), **{name: torch.from_numpy(averages[name]) for name in MOMENTS}}
-        arrays += averages.values()
-    pages.fetch(arrays)
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
