@@ -56,6 +56,17 @@ def test_rows_cut_anew_stay_within_the_widest():
     assert layout.shape[3] <= 16384 and layout.is_legal()
 
 
+@pytest.mark.parametrize(
+    ("size", "shape", "used"), [(50_000, (1, 1, 2000, 32), 25), (5_001, (1, 1, 1667, 32), 3), (50_021, (1, 50_021, 1, 32), 1)]
+)
+def test_a_long_row_is_cut_before_it_is_padded(size, shape, used):
+    """A row of 50,000 would be padded by a matrix of 50,000 x 50,016; 50,021 is prime."""
+    layout = port_layout((size,), (0,))
+    assert (layout.shape, layout.used) == (shape, used)
+    array = np.arange(size, dtype=np.float32)
+    np.testing.assert_array_equal(layout.logical_of(layout.stored(array)), array)
+
+
 def test_what_no_row_divides_is_padded():
     assert port_layout((3, 5), (1, 0)) == PortLayout((3, 5), (1, 0), (1, 1, 5, 32), 3)
 

@@ -19,6 +19,8 @@ LAST_AXIS_MULTIPLE = 32
 
 #: A row no longer than this is within what every chip takes as a width (M1: 16384).
 _WIDEST_ROW = 16384
+#: A longer row is cut before it is padded: what pads it is a matrix of its length times its width (passes/layout.py).
+_LONGEST_PADDED = 2048
 
 Shape4 = tuple[int, int, int, int]
 
@@ -95,7 +97,11 @@ def port_layout(logical: tuple[int, ...], order: tuple[int, ...], multiple: int 
     if row is not None:
         return PortLayout(logical, perm, (1, math.prod(logical) // row, 1, row), row)
     rows, used = math.prod(shape[:3]), shape[3]
-    return PortLayout(logical, perm, (1, 1, rows, -(-used // multiple) * multiple), used)
+    if used > _LONGEST_PADDED:
+        used = _short_row_of(rows * used, multiple)
+        rows = math.prod(logical) // used
+    width = -(-used // multiple) * multiple
+    return PortLayout(logical, perm, (1, 1, rows, width) if rows <= _WIDEST_ROW else (1, rows, 1, width), used)
 
 
 def weight_port_layout(logical: tuple[int, ...], multiple: int = LAST_AXIS_MULTIPLE) -> PortLayout:
@@ -141,6 +147,15 @@ def _four(sizes: list[int]) -> Shape4:
     if len(sizes) == 2:
         return (1, sizes[0], 1, sizes[1])
     return (1, math.prod(sizes[:-2]), sizes[-2], sizes[-1])
+
+
+def _short_row_of(size: int, multiple: int) -> int:
+    """The length of rows that cut `size` elements evenly and take the least memory, padded, with the matrix that pads them."""
+
+    def taken(row: int) -> int:
+        return (size // row + row) * -(-row // multiple) * multiple
+
+    return min((row for row in range(1, _LONGEST_PADDED + 1) if size % row == 0), key=taken)
 
 
 def _row_of(size: int, runs: list[int], multiple: int) -> int | None:
