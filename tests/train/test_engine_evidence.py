@@ -98,26 +98,18 @@ def test_tiny_with_range_control_keeps_to_exact_arithmetic_in_stretches_of_its_d
     monkeypatch.setattr(Trainer, "save", set_back)
     engine = run(tmp_path / "engine", "engine", "on", **options)
     keep(evidence, engine, exact)
-    float32 = run(tmp_path / "float32", "exact", "off", in_float32, **options)
-    evidence("largest gap of PyTorch in float32, so set back too", largest_gap(float32, exact), unit="relative")
     assert sorted(snapshots) == list(range(STRETCH_STEPS, 1201, STRETCH_STEPS))
     assert largest_gap(engine, exact) < 0.02
 
 
-def test_tiny_left_to_itself_is_no_further_from_exact_arithmetic_than_float32_from_itself(tmp_path, evidence):
-    """This model learns to copy names and to count within a few dozen steps each, and when it does is chance: one weight
-    moved by its last bit changes the rest of a float32 run by more than 2 %."""
-    engine, exact = compare(tmp_path, evidence)
+def test_float32_leaves_itself_when_one_weight_moves_by_its_last_bit(tmp_path, evidence):
+    """Why the test above takes stretches: this model learns to copy names and to count within a few dozen steps each, and when
+    it does is chance."""
     float32 = run(tmp_path / "float32", "exact", "off", in_float32)
     nudged = run(tmp_path / "nudged", "exact", "off", in_float32_nudged)
-    chance = {
-        "float32 and itself, one weight moved by its last bit": largest_gap(nudged, float32),
-        "float32 and exact": largest_gap(float32, exact),
-    }
-    evidence("largest gaps by chance", chance, unit="relative")
+    evidence("largest gap at every tenth step", largest_gap(nudged, float32), unit="relative")
     evidence("validation loss, float32 and nudged", [float32[0], nudged[0]], unit="nats per token")
-    assert largest_gap(engine, exact) < 2 * max(chance.values())
-    assert engine[0] == pytest.approx(exact[0], rel=0.02 + abs(nudged[0] / float32[0] - 1))
+    assert largest_gap(nudged, float32) > 0.02
 
 
 def test_stories15m_keeps_to_exact_arithmetic_for_300_steps_with_range_control_and_not_so_well_without(tmp_path, evidence):
