@@ -15,14 +15,17 @@ aten = torch.ops.aten
 class Tied(nn.Module):
     """tokens (B, S) -> scores (B, S, V), the table of the look-up being the head's weight."""
 
-    def __init__(self, padding: int | None = None, by_frequency: bool = False, also_scaled: bool = False) -> None:
+    def __init__(self, padding: int | None = None, by_frequency: bool = False, also_scaled: bool = False, read_twice: bool = False) -> None:
         super().__init__()
         self.table = nn.Embedding(64, 32, padding_idx=padding, scale_grad_by_freq=by_frequency)
         self.mix = nn.Linear(32, 32)
-        self.also_scaled = also_scaled
+        self.also_scaled, self.read_twice = also_scaled, read_twice
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        scores = nn.functional.linear(torch.tanh(self.mix(self.table(tokens))), self.table.weight)
+        looked_up = self.table(tokens)
+        if self.read_twice:  # as an encoder and a decoder do
+            looked_up = looked_up + torch.tanh(self.table(tokens.flip(1)))
+        scores = nn.functional.linear(torch.tanh(self.mix(looked_up)), self.table.weight)
         return scores * self.table.weight.square().mean() if self.also_scaled else scores
 
 
@@ -31,7 +34,7 @@ def trained(model: nn.Module, forward: nn.Module, tokens: torch.Tensor) -> torch
     return model.table.weight.grad
 
 
-@pytest.mark.parametrize("keywords", [{}, {"padding": 3}, {"by_frequency": True}, {"also_scaled": True}])
+@pytest.mark.parametrize("keywords", [{}, {"padding": 3}, {"by_frequency": True}, {"also_scaled": True}, {"read_twice": True}])
 def test_a_tied_tables_gradient_is_that_of_float64(keywords: dict[str, object]) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)

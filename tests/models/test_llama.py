@@ -8,7 +8,7 @@ from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaForCausalLM as TheirModel
 
 from torchane.errors import UsageError
-from torchane.models.common import KeyValueCache
+from torchane.models.common import FIRST_POSITIONS, KeyValueCache
 from torchane.models.config import LlamaConfig
 from torchane.models.llama import LlamaForCausalLM
 
@@ -55,6 +55,17 @@ def test_a_cache_gives_the_logits_of_the_whole_sequence():
         cache = KeyValueCache(model.config)
         parts = [model(tokens[:, :5], cache)] + [model(tokens[:, i : i + 1], cache) for i in range(5, 12)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cache_grows_beyond_what_it_had_room_for_at_first():
+    model = LlamaForCausalLM(small(initializer_range=0.2, max_position_embeddings=40960), seed=2)
+    tokens = torch.randint(0, 96, (1, 3 * FIRST_POSITIONS), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = model(tokens)
+        cache = KeyValueCache(model.config)
+        parts = [model(tokens[:, i : i + 1], cache) for i in range(tokens.shape[1])]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-5)
+    assert cache.keys[0].shape[2] < 8 * FIRST_POSITIONS
 
 
 def test_the_seed_alone_fixes_the_weights_and_the_global_generator_is_left_alone():

@@ -27,6 +27,7 @@ def add_rows_in_place(segment: fx.Graph, cut: Cut, copies: dict[fx.Node, fx.Node
             added = segment.call_function(_add_rows, (total, grad, tokens, padding))
         copies[node].replace_all_uses_with(added)
         segment.erase_node(copies[node])
+        copies[node] = added  # the next sum may read it
         segment.erase_node(rows)
 
 

@@ -11,11 +11,18 @@ from torchane.models.config import Config
 from torchane.native import pages
 
 
+#: What a cache has room for at first.
+FIRST_POSITIONS = 64
+
+
 class KeyValueCache:
-    """Keys and values of the positions already seen, for decoding one token at a time without gradients."""
+    """Keys and values of the positions already seen, for decoding one token at a time without gradients.
+
+    It grows with them: a model's 40,960 positions, were all of them held from the start, would take more than its weights.
+    """
 
     def __init__(self, config: Config, batch_size: int = 1) -> None:
-        shape = (batch_size, config.num_key_value_heads, config.max_position_embeddings, config.head_dim)
+        shape = (batch_size, config.num_key_value_heads, FIRST_POSITIONS, config.head_dim)
         self.keys = [torch.zeros(shape) for _ in range(config.num_hidden_layers)]
         self.values = [torch.zeros(shape) for _ in range(config.num_hidden_layers)]
         self.length = 0
@@ -23,9 +30,16 @@ class KeyValueCache:
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v (B, H, S, D) of the new positions -> those of all positions so far."""
         end = self.length + k.shape[2]
+        if end > self.keys[layer].shape[2]:
+            self.keys[layer], self.values[layer] = (_longer(held, 2 * end) for held in (self.keys[layer], self.values[layer]))
         self.keys[layer][:, :, self.length : end] = k
         self.values[layer][:, :, self.length : end] = v
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+def _longer(held: Tensor, positions: int) -> Tensor:
+    """held (B, H, S, D) with room for so many positions."""
+    return torch.cat([held, held.new_zeros(*held.shape[:2], positions - held.shape[2], held.shape[3])], dim=2)
 
 
 def require_positions(positions: int, tokens: Tensor, cache: KeyValueCache | None) -> None:
