@@ -38,10 +38,11 @@ threading.Thread(target=watch, daemon=True).start()
 step = bench_worker.make_step(bench_worker.Work("twin", name, sizes.batch_size, sizes.seq_len, 2))
 for _ in range(3):
     step()
+taken = max(seen) - before
 plans = [plan for compiled in backend.COMPILED for plan in compiled.plans.values()]
 parameters = sum(parameter.numel() for parameter in build_model(preset(name).config).parameters())
 needed = forecast(plans, parameters, host_bytes=backend.COMPILED[-1].host_bytes, result_copies=LOGITS_COPIES)
-print(json.dumps([max(seen) - before, needed.total]))
+print(json.dumps([taken, needed.total]))
 """
 
 #: glibc keeps what is freed for later, and how much of it depends on chance: 104 MiB of stories15m, or none. Blocks of a

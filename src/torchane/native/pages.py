@@ -34,7 +34,8 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray[A
 
 def _aligned(make: Callable[..., np.ndarray[Any, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     size = math.prod(shape) * dtype.itemsize
-    border = PAGE_BYTES if size >= PAGE_BYTES else LINE_BYTES
+    is_worth_it = size >= PAGE_BYTES and -size % PAGE_BYTES <= size // 8  # the last page is taken whole
+    border = PAGE_BYTES if is_worth_it else LINE_BYTES
     memory = make(size + border, np.uint8)
     start = -memory.ctypes.data % border
     return memory[start : start + size].view(dtype).reshape(shape)
