@@ -111,6 +111,7 @@ class Compiled:
     layouts: dict[str, PortLayout] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
     weight_names: frozenset[str] = frozenset()
+    wide: frozenset[int] = frozenset()
     static_names: frozenset[str] = frozenset()
     data_names: frozenset[str] = frozenset()
     rows: list[Row] = field(default_factory=list)
@@ -262,6 +263,8 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     compiled.layouts = planned.layouts
     compiled.kept = planned.plan.kept_names
     compiled.true_names = planned.true
+    compiled.wide = planned.blocks.sizes
+    compiled.weight_names |= planned.blocks.weights
     execute = _executor(compiled, gm, planned)
 
     def forward(args: list[Any]) -> list[Any]:
@@ -286,6 +289,7 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
         layouts={name: layout for name, layout in compiled.layouts.items() if name in compiled.kept | compiled.weight_names},
         surfaces_in=compiled.kept,
         true=compiled.true_names & compiled.kept,
+        wide=compiled.wide,
     )
     planned = _plan(compiled, "backward", gm, roles)
     execute = _executor(compiled, gm, planned)

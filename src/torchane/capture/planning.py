@@ -18,9 +18,10 @@ from torchane.capture.graph import Cut, Place, cut
 from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
+from torchane.capture.wide import Blocks, cut_wide_products
 from torchane.passes.ports import PortLayout
 from torchane.passes.ranges import ZERO
-from torchane.plan import Copy, Dispatch, HostCall, Plan, Stage, Unstage
+from torchane.plan import Copy, Dispatch, HostCall, Part, Plan, Stage, Unstage
 
 aten = torch.ops.aten
 
@@ -34,7 +35,7 @@ class Roles:
     gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
     positions saved for the backward pass. layouts: of surfaces that exist before this graph runs, by
     name; `surfaces_in` of them come in as surfaces, the others are staged that way. true: of those, the ones that range
-    control stored as they are.
+    control stored as they are. wide: sizes of axes that products are cut along in the forward, since a parameter has them.
     """
 
     weights: Collection[str] = ()
@@ -46,18 +47,20 @@ class Roles:
     layouts: Mapping[str, PortLayout] = field(default_factory=dict)
     surfaces_in: Collection[str] = ()
     true: Collection[str] = ()
+    wide: Collection[int] = ()
 
 
 @dataclass
 class Planned:
     """A plan, its host segments by key, the layout of every surface by the value's name, the graph
-    as it was cut, and the values that range control stored as they are."""
+    as it was cut, the values that range control stored as they are, and the products that were cut into blocks."""
 
     plan: Plan
     host_calls: dict[str, Callable[..., Sequence[Any]]]
     layouts: dict[str, PortLayout]
     cut: Cut
     true: frozenset[str] = frozenset()
+    blocks: Blocks = field(default_factory=Blocks)
 
 
 def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler) -> Planned:
@@ -68,13 +71,15 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     """
     _fill_missing_values(graph)
     _leave_out_empty_tensors(graph)
+    blocks = cut_wide_products(graph, roles.weights, roles.wide, compiler.chip.widest_matrix)
+    roles = replace(roles, weights={*roles.weights, *blocks.weights})
     nodes = {node.name: node for node in graph.nodes}
     static = {nodes[name] for name in roles.static if name in nodes}
-    refused: dict[fx.Node, str] = {}
+    refused: dict[fx.Node, str] = dict(blocks.reasons)
     while True:
         cut_graph = cut(graph, lambda node: refused.get(node) or why_not(node), static)
         try:
-            return _Planner(name, graph, module, roles, replace(compiler), cut_graph, nodes).run()
+            return _Planner(name, graph, module, roles, replace(compiler), cut_graph, nodes, blocks).run()
         except RegionError as error:
             assert not refused.keys() >= set(error.nodes), "a region was refused again after its ops went to the host"
             refused.update(dict.fromkeys(error.nodes, str(error)))
@@ -125,6 +130,7 @@ class _Planner:
         compiler: RegionCompiler,
         cut_graph: Cut,
         nodes: dict[str, fx.Node],
+        blocks: Blocks,
     ):
         self.name = name
         self.graph = graph
@@ -132,6 +138,7 @@ class _Planner:
         self.roles = roles
         self.compiler = compiler
         self.cut = cut_graph
+        self.blocks = blocks
         self.inputs = [node for node in graph.nodes if node.op == "placeholder"]
         self.results: list[Any] = list(graph.output_node().args[0])
         self.kept = {self.results[i] for i in roles.kept if self._is_kept(self.results[i])}
@@ -148,6 +155,8 @@ class _Planner:
         self.constants: dict[fx.Node, torch.Tensor] = {}
         self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
         self.in_surface: set[fx.Node] = set(self.surfaces_in)
+        self.parts_there: set[fx.Node] = set()
+        self.whole_of = {part: node for node in blocks.wholes if self._is_made_of_parts(node) for part in blocks.wholes[node].parts}
         self.steps: list[Any] = []
         self.host_calls: dict[str, Callable[..., Sequence[Any]]] = {}
         self.region_ports = [self._ports(index) for index in range(len(cut_graph.regions))]
@@ -155,6 +164,10 @@ class _Planner:
     def _is_kept(self, result: Any) -> bool:
         """A saved value stays in a surface if a program computed it."""
         return isinstance(result, fx.Node) and self.cut.place[self.cut.base(result)] is Place.PROGRAM
+
+    def _is_made_of_parts(self, whole: fx.Node) -> bool:
+        """Programs compute every part: none needs a tensor of its own."""
+        return all(self.cut.place[part] is Place.PROGRAM for part in self.blocks.wholes[whole].parts)
 
     # ---- which values cross
 
@@ -217,7 +230,7 @@ class _Planner:
             {i: result for i, result in enumerate(self.results) if not isinstance(result, fx.Node | None)},
         )
         layouts = {node.name: layout for node, layout in self.layouts.items()}
-        return Planned(plan, self.host_calls, layouts, self.cut, frozenset(node.name for node in self.true))
+        return Planned(plan, self.host_calls, layouts, self.cut, frozenset(node.name for node in self.true), self.blocks)
 
     def _program_stage(self, stage: int) -> None:
         indices = [i for i, region in enumerate(self.cut.regions) if region.stage == stage]
@@ -239,8 +252,21 @@ class _Planner:
             self.in_surface.update(needed, ports.outputs)
             leaving = [node for node in ports.outputs if self._host_reads(node)]
             if leaving:
-                self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in leaving)))
-                self.on_host.update(leaving)
+                self.steps.append(Unstage(tuple(self._copy_out(node) for node in leaving)))
+
+    def _copy_out(self, node: fx.Node) -> Copy:
+        """Afterwards the value is on the host, or the one that it is the last missing part of."""
+        whole = self.whole_of.get(node)
+        if whole is None:
+            self.on_host.add(node)
+            return Copy(node.name, self.layouts[node])
+        made = self.blocks.wholes[whole]
+        self.parts_there.add(node)
+        is_last = self.parts_there.issuperset(made.parts)
+        if is_last:
+            self.on_host.add(whole)
+        start = made.starts()[made.parts.index(node)]
+        return Copy(node.name, self.layouts[node], part=Part(whole.name, tuple(whole.meta["val"].shape), made.axis, start, is_last))
 
     def _known(self) -> Known:
         return Known(frozenset(self.true), frozenset(self.cut.static), self.linear)
@@ -255,6 +281,7 @@ class _Planner:
     def _weight_ports(self, ports: Ports) -> set[fx.Node]:
         gradients = {self.results[i] for i in self.roles.weight_gradients if isinstance(self.results[i], fx.Node)}
         bases = {self.cut.base(node) for node in gradients}
+        bases |= {part for part, whole in self.whole_of.items() if whole in bases}
         return {node for node in ports.inputs if node.name in self.roles.weights} | (bases & set(ports.outputs))
 
     def _host_reads(self, node: fx.Node) -> bool:
@@ -269,7 +296,7 @@ class _Planner:
         return False
 
     def _host_stage(self, stage: int) -> None:
-        nodes = [n for n in self.graph.nodes if self.cut.place.get(n) is Place.HOST and self.cut.stage[n] == stage]
+        nodes = [n for n in self.graph.nodes if self.cut.place.get(n) is Place.HOST and self.cut.stage[n] == stage and n not in self.on_host]
         if nodes:
             self._host_call(f"{self.name}.host{stage}", nodes)
 

@@ -15,6 +15,7 @@ from torchane.capture.graph import Cut, Place
 from torchane.capture.host_graph import never_made
 from torchane.capture.rules import ON_THE_HOST
 from torchane.capture.sources import line_of, module_of
+from torchane.capture.wide import BLOCK, WHOLE
 from torchane.errors import TorchaneWarning
 
 SMALL_SEGMENT = "its segment holds no matrix product, and a dispatch costs more than it"
@@ -67,8 +68,15 @@ def host_bytes_of(cut: Cut) -> int:
     """Bytes of every float tensor that PyTorch computes in one run of the graph, as fp32."""
     left_out = never_made(cut)
     made = [node for node in cut.graph.nodes if cut.place.get(node) is Place.HOST and node not in left_out]
-    tensors = [tensor for node in made for tensor in _tensors(node.meta.get("val")) if tensor.is_floating_point()]
+    tensors = [tensor for node in made if not _takes_no_memory(cut, node) for tensor in _tensors(node.meta.get("val")) if tensor.is_floating_point()]
     return sum(4 * tensor.numel() for tensor in tensors)
+
+
+def _takes_no_memory(cut: Cut, node: fx.Node) -> bool:
+    """A block is a view, and what programs compute in parts is counted as their results."""
+    if cut.reasons.get(node) == WHOLE:
+        return all(cut.place[part] is Place.PROGRAM for part in node.args[0])
+    return cut.reasons.get(node) == BLOCK
 
 
 def macs_of(node: fx.Node) -> int:
@@ -112,7 +120,7 @@ def _listed(rows: Iterable[Row], most: int = 4) -> str:
 
 def _is_surprising(node: fx.Node, row: Row) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
-    if packet is None or packet in ON_THE_HOST or row.why in (SMALL_SEGMENT, STATIC) or row.why.endswith("is empty"):
+    if packet is None or packet in ON_THE_HOST or row.why in (SMALL_SEGMENT, STATIC, BLOCK, WHOLE) or row.why.endswith("is empty"):
         return False
     return any(tensor.is_floating_point() or tensor.is_complex() for tensor in _tensors(node.meta.get("val")))
 

@@ -117,6 +117,15 @@ class Chip:
     def takes(self, kind: str) -> bool:
         return kind in self.kinds
 
+    @property
+    def widest_matrix(self) -> int:
+        """The most rows or columns that every operand and result of a matmul may have, wherever they lie and whether they
+        are summed over."""
+        refused = [*self.op("matmul").conditions, *self.every_op]
+        sums = [c.value for c in refused if c.rule == "inner_size_at_most" and c.level is Level.REFUSE]
+        sizes = [size for c in refused if c.rule == "size_at_most" and c.level is Level.REFUSE for size in c.value if size]
+        return min([*sums, *sizes])
+
     def op(self, kind: str) -> OpFact:
         """What is known of an op; an op that no entry names is not taken."""
         return self.ops.get(kind) or OpFact(

@@ -46,11 +46,24 @@ class ProgramSpec:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Where a value lies in a larger one on the host: in `whole`, of that shape, along `axis` from `start` on. is_last:
+    with it the whole is complete."""
+
+    whole: str
+    shape: tuple[int, ...]
+    axis: int
+    start: int
+    is_last: bool
+
+
+@dataclass(frozen=True)
 class Copy:
     """A value that crosses the boundary between the host and a surface, and how it lies there.
 
     is_mask: what lies below fp16's range, as -inf in an additive mask does, is staged as a score that no
-    softmax keeps, since -inf minus -inf is NaN. is_pinned: under range control, it is staged as it is.
+    softmax keeps, since -inf minus -inf is NaN. is_pinned: under range control, it is staged as it is. part: unstaged, it
+    goes straight into a larger value, and has no tensor of its own.
     """
 
     value: str
@@ -58,6 +71,7 @@ class Copy:
     is_weight: bool = False
     is_mask: bool = False
     is_pinned: bool = False
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torchane import native
 from torchane.errors import TorchaneWarning
 from torchane.mil.types import FP16, TensorType
 from torchane.passes.ports import PortLayout
-from torchane.plan import Dispatch, Plan, Stage, Unstage
+from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.loss_scale import Reading
 from torchane.runtime.range_control import DispatchRanges, Placed
@@ -148,6 +148,7 @@ class _Run:
         self.surfaces: dict[str, Buffer] = dict(executor.weights.surfaces)
         self.placed: dict[str, Placed] = {}
         self.own: set[str] = set()
+        self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
         self.weights_are_staged = False
         self.last_of: dict[int, DispatchRanges] = {}  # by program
         for name, layout in executor.plan.surfaces_in.items():
@@ -235,7 +236,7 @@ class _Run:
         executor = self.executor
         for copy in step.copies:
             is_gradient = copy.value in executor.plan.gradients
-            value, target = executor.host.empty(copy.value, copy.layout.logical)
+            name, value, target = self._room_for(copy)
             source = copy.layout.logical_of(self.surfaces[copy.value].array)
             factor = 1.0 / self.scale if is_gradient else 1.0
             if executor.ranges is not None:
@@ -245,7 +246,19 @@ class _Run:
                 self.reading.add(executor.named(copy.value), *read)
             elif not is_gradient and read[1] and not executor.said_overflow:
                 self._say_overflow(copy.value, read[1])
-            self.values[copy.value] = executor.host.finish(copy.value, value)
+            is_complete = copy.part is None or copy.part.is_last
+            self.values[name] = executor.host.finish(name, value) if is_complete else value
+
+    def _room_for(self, copy: Copy) -> tuple[str, Any, np.ndarray]:
+        """The value that is made, a tensor for it, and where in it the copy goes."""
+        if copy.part is None:
+            return copy.value, *self.executor.host.empty(copy.value, copy.layout.logical)
+        part = copy.part
+        if part.whole not in self.wholes:
+            self.wholes[part.whole] = self.executor.host.empty(part.whole, part.shape)
+        value, array = self.wholes[part.whole]
+        room = slice(part.start, part.start + copy.layout.logical[part.axis])
+        return part.whole, value, array[(slice(None),) * part.axis + (room,)]
 
     def _say_overflow(self, name: str, count: int) -> None:
         executor = self.executor
