@@ -185,6 +185,13 @@ def test_a_chip_of_shorter_axes_gets_more_blocks() -> None:
     assert sum("_rows_" in name for name in backend.COMPILED[-1].weights.surfaces) == 2
 
 
+def test_a_gradient_that_sums_over_more_tokens_than_a_matmul_takes_is_a_programs() -> None:
+    model, exact = seeded(lambda: nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 64)))
+    x = torch.randn(40, 1024, 32)
+    assert_alike(step(compile_for_twin(model), model, x), step(exact, exact, x.double()), 0.004)
+    assert ops_on_the_host() == set()
+
+
 # ---- the rewriting alone, in float64
 
 

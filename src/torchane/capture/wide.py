@@ -108,7 +108,7 @@ def _axis_to_cut(node: fx.Node, sizes: Collection[int]) -> str | None:
         first, second = (factor.meta["val"].shape for factor in node.args[-2:])
         if second[1] in sizes:
             return "n"
-        if first[1] in sizes and node.kwargs.get("alpha", 1) == 1:
+        if first[1] in sizes:
             return "k"
         return "m" if first[0] in sizes else None
     if node.target is aten.sum.dim_IntList and node.args[0].meta["val"].dim() == 2:
@@ -160,8 +160,8 @@ class _Cutter:
             if total is None:
                 total = self._call(node, node.target, (*added, *factors), node.kwargs)
             else:
-                product = self._call(node, aten.mm.default, factors)
-                total = self._call(node, aten.add.Tensor, (total, product))
+                alpha = {name: value for name, value in node.kwargs.items() if name == "alpha"}
+                total = self._call(node, aten.addmm.default, (total, *factors), alpha)
         assert total is not None, "an axis that is cut has blocks"
         return total
 

@@ -121,10 +121,14 @@ class Chip:
     def widest_matrix(self) -> int:
         """The most rows or columns that every operand and result of a matmul may have, wherever they lie and whether they
         are summed over."""
-        refused = [*self.op("matmul").conditions, *self.every_op]
-        sums = [c.value for c in refused if c.rule == "inner_size_at_most" and c.level is Level.REFUSE]
-        sizes = [size for c in refused if c.rule == "size_at_most" and c.level is Level.REFUSE for size in c.value if size]
-        return min([*sums, *sizes])
+        refused = [c.value for c in self.every_op if c.rule == "size_at_most" and c.level is Level.REFUSE]
+        return min([size for sizes in refused for size in sizes if size] + ([self.longest_sum] if self.longest_sum else []))
+
+    @property
+    def longest_sum(self) -> int | None:
+        """The most products that a matmul may add up; None where nothing is known."""
+        conditions = self.op("matmul").conditions
+        return min((c.value for c in conditions if c.rule == "inner_size_at_most" and c.level is Level.REFUSE), default=None)
 
     def op(self, kind: str) -> OpFact:
         """What is known of an op; an op that no entry names is not taken."""

@@ -43,6 +43,7 @@ from torchane.passes.scale_squares import scale_squares
 from torchane.passes.settle_outputs import settle_outputs
 from torchane.passes.sink_expands import sink_expands
 from torchane.passes.spread_powers import spread_powers
+from torchane.passes.split_sums import split_sums
 
 __all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "CONTROL", "PIPELINE", "Inputs", "Lowered", "PortLayout", "Step", "has_form", "lower", "run"]
 
@@ -77,6 +78,7 @@ BEFORE_LAYOUT: tuple[Step, ...] = (
     Step(merge_duplicates, "equal factors are recognised as equal"),
     Step(spread_powers, "after all that makes powers; products are whole now"),
     Step(lower_selections, "slices, joins and pads of one value become one product, as far as it goes", spares=True),
+    Step(split_sums, "after all that makes products; its reshapes are views that the layout joins with others", spares=True),
     Step(fold_constants, "constants that met on the way"),
     Step(drop_noops, "what the rewriting left"),
     Step(merge_duplicates, "what the rewriting made twice: x * r of a norm and of its gradient"),

@@ -8,7 +8,7 @@
     surfaces     the most that one plan has in use at once beside those
     results      fp32, what the forward gives to the loss, and what the loss makes of it: torch's cross-entropy keeps
                  logarithms and makes a gradient, so three times
-    host         fp32, what PyTorch computes between programs: a head too wide for programs, and its gradients
+    host         fp32, what PyTorch computes between programs: ops without a rule, a softcap of scores too wide for programs
 
 Python, torch and what compiling leaves behind are not in it: RESERVE stands for them. What a step takes
 beyond the forecast was measured as 60 to 110 MiB (tests/train/test_memory.py has the bound).

@@ -1,0 +1,45 @@
+"""Sum in parts what is longer than the chip's matmul takes.
+
+    y = matmul(x, w)          x [M, K], w [K, N]
+        ->  p = matmul(x', w')     x' [n, M, K/n], w' [n, K/n, N]: the same bytes under other names
+            y = reduce_sum(p)      over n
+A weight's gradient sums over every token of the batch. n is the least divisor of K whose parts are short enough;
+where there is none, the op stays and the chip refuses it. The parts are rounded to fp16 before they are added.
+"""
+
+from torchane.chips import Chip
+from torchane.mil.build import Builder
+from torchane.mil.ir import Arg, Op, Program, Var
+from torchane.passes.rewrite import rewrite, shape_of
+
+
+def split_sums(program: Program, chip: Chip | None = None) -> Program:
+    """Every matmul of two matrices whose sum is too long; without a chip, none."""
+    longest = None if chip is None else chip.longest_sum
+    if longest is None:
+        return program
+    return rewrite(program, {"matmul": lambda b, op: _matmul(b, op, longest)})
+
+
+def _matmul(b: Builder, op: Op, longest: int) -> Var | None:
+    x, y = op.args["x"], op.args["y"]
+    is_turned = op.value("transpose_x", False), op.value("transpose_y", False)
+    if len(shape_of(x)) != 2 or len(shape_of(y)) != 2:
+        return None
+    size = shape_of(x)[0 if is_turned[0] else 1]
+    count = next((n for n in range(2, size // 2) if size % n == 0 and size // n <= longest), None)
+    if size <= longest or count is None:
+        return None
+    parts = b.matmul(
+        x=_parted(b, x, 0 if is_turned[0] else 1, count), y=_parted(b, y, 1 if is_turned[1] else 0, count),
+        transpose_x=is_turned[0], transpose_y=is_turned[1],
+    )  # fmt: skip
+    return b.reshape(x=b.reduce_sum(x=parts, axes=[0], keep_dims=True), shape=shape_of(op.output))
+
+
+def _parted(b: Builder, x: Arg, axis: int, count: int) -> Var:
+    """A matrix as `count` matrices of neighbouring rows (axis 0) or columns."""
+    rows, columns = shape_of(x)
+    if axis == 0:
+        return b.reshape(x=x, shape=[count, rows // count, columns])
+    return b.transpose(x=b.reshape(x=x, shape=[rows, count, columns // count]), perm=[1, 0, 2])
