@@ -164,3 +164,34 @@ def test_every_layer_keeps_its_own_name_in_forward_and_backward() -> None:
     for plan in found.plans:
         assert {dispatch.where for dispatch in plan.dispatches} >= {f"layers.{i}" for i in range(4)}
     torch._dynamo.reset()
+
+
+# ---- layers that the user marked
+
+
+class Marked(Layer):
+    forward = torch.compiler.nested_compile_region(Layer.forward)
+
+
+@pytest.mark.parametrize(
+    "keywords", [{}, {"dropout": 0.3}, {"norm": nn.RMSNorm}], ids=["plain", "dropout", "RMSNorm"]
+)
+def test_marked_layers_give_the_programs_and_bits_of_unmarked_ones(keywords: dict) -> None:
+    found = []
+    for kind in (Layer, Marked):
+        model, eager = trained(lambda kind=kind: Stack(*(kind(**keywords) for _ in range(4))))
+        plans = torchane.capture.backend.COMPILED[-1].plans
+        programs = [(program.text, dispatch.where) for plan in plans.values() for dispatch in plan.dispatches for program in [plan.programs[dispatch.program]]]
+        found.append((programs, gradients(model)))
+        assert max(distance(ours.grad, theirs.grad) for ours, theirs in zip(model.parameters(), eager.parameters())) < GRADIENT_BAR
+    (texts, ours), (marked_texts, marked) = found
+    assert texts == marked_texts
+    assert all(torch.equal(ours[name], marked[name]) for name in ours)
+
+
+def test_marked_layers_that_write_to_buffers_get_torchs_own_refusal() -> None:
+    torch._dynamo.reset()
+    model = compile_for_twin(Stack(*(Marked(norm=nn.BatchNorm1d) for _ in range(3))))
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="in-place input or buffer mutations"):
+        model(batch())
+    torch._dynamo.reset()

@@ -1,6 +1,8 @@
 """Training through engine programs on the twin: beside PyTorch, stopped and resumed, on any number of threads."""
 
+import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from small_run import CONFIG, GPT2, SETTINGS, make_trainer
 
 from torchane import native
 from torchane.errors import CompileError, DeviceError, RunFolderError, UsageError
+from torchane.models.build import build_model
 from torchane.train import engine as module
 from torchane.train.engine import EngineModel
 
@@ -128,3 +131,38 @@ def test_a_loss_scale_of_another_version_is_refused():
 
 def read(trainer) -> bytes:
     return Path(trainer.folder.path, "training.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("config", [CONFIG, GPT2], ids=["llama", "gpt2 with dropout"])
+def test_dynamo_reads_equal_blocks_once_and_no_bit_changes(monkeypatch, config):
+    model = build_model(config)
+    plain = copy.deepcopy(model)
+    tokens = torch.arange(2 * 16).reshape(2, 16) % config.vocab_size
+    seen = []
+    ane = module.backend.ane
+    monkeypatch.setattr(module.backend, "ane", lambda gm, *rest, **options: seen.append(str(gm.graph)) or ane(gm, *rest, **options))
+    for forward in (EngineModel(model, "twin"), torch.compile(plain, backend="ane", options={"device": "twin"}, dynamic=False)):
+        torch.manual_seed(0)
+        forward(tokens).square().mean().backward()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+    bodies = re.findall(r"get_attr\[target=(subgraph\w*)\]", seen[0])
+    assert len(bodies) == config.num_hidden_layers
+    assert len(set(bodies)) == 1
+
+
+def test_blocks_read_once_are_what_they_were_to_everybody_else():
+    model = build_model(CONFIG)
+    tokens = torch.arange(16)[None] % CONFIG.vocab_size
+    before = model(tokens), list(model.state_dict())
+    blocks = type(model.model.layers[0])
+    EngineModel(model, "twin")
+    EngineModel(model, "twin")
+    assert torch.equal(model(tokens), before[0])
+    assert list(model.state_dict()) == before[1]
+    assert isinstance(model.model.layers[0], blocks)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.model.layers[0].mlp.up_proj.weight.zero_()
+    assert torch.equal(model(tokens), before[0])
+    assert not torch.equal(twin(tokens), before[0])

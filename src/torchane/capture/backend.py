@@ -24,6 +24,7 @@ from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor import list_mode_options
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
@@ -32,7 +33,7 @@ from torchane.capture.inputs import check_inputs
 from torchane.capture.kept import Kept, Recent
 from torchane.capture.planning import Planned, Roles, plan_graph
 from torchane.capture.region import RegionCompiler
-from torchane.capture.repeats import inline, layers_write_to_nothing, partition, share_layers
+from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
 from torchane.capture.report import Row, host_bytes_of, rows_of, warn_of_host_work
 from torchane.capture.rules import decompositions
 from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
@@ -199,7 +200,12 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
     )
     # Attention is traced as products and a softmax, which rules can lower. Buffers are not donated to the
     # backward: surfaces go back to their pool by themselves, and retain_graph keeps working.
-    with sdpa_kernel(SDPBackend.MATH), functorch_config.patch(donated_buffer=False), layers_write_to_nothing():
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        functorch_config.patch(donated_buffer=False),
+        written_layers_known(gm),
+        _use_lazy_graph_module(True),  # Python code is written for graphs that are called, and ours are not
+    ):
         start = time.perf_counter()
         call = compile_with(gm, example_inputs)
         compiled.times_s["trace"] = time.perf_counter() - start - compiled.times_s["lower"] - compiled.times_s["load"]

@@ -170,11 +170,15 @@ def _of_layer(stack: Stack) -> Stack:
 
 
 @contextmanager
-def layers_write_to_nothing() -> Iterator[None]:
+def written_layers_known(gm: fx.GraphModule) -> Iterator[None]:
     """While AOTAutograd traces: torch would trace a layer's subgraph anew at each call, to see whether it
-    writes to its inputs. `share_layers` takes none that does."""
+    writes to its inputs. Nothing that `share_layers` takes does; what a user marked as a nested_compile_region may, and torch
+    then looks, and refuses."""
     before = invoke_subgraph._supports_training_input_mutation
-    invoke_subgraph._supports_training_input_mutation = True
+    bodies = {node.args[0].target for node in gm.graph.nodes if node.target is invoke_subgraph}
+    nodes = (node for body in bodies for node in getattr(gm, body).graph.nodes if node.op.startswith("call_"))
+    if not any(map(_writes, nodes)):
+        invoke_subgraph._supports_training_input_mutation = True
     try:
         yield
     finally:

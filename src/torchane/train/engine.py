@@ -21,6 +21,22 @@ from torchane.runtime.range_control import RangeControl
 from torchane.train.step import LOGITS_COPIES
 
 
+@functools.cache
+def _as_region(kind: type[nn.Module]) -> type[nn.Module]:
+    forward = torch.compiler.nested_compile_region(kind.forward)
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__, "_is_region": True})
+
+
+def trace_blocks_once(model: nn.Module) -> None:
+    """Dynamo reads the forward of equal blocks once and repeats what it saw, as far as its guards allow. In eager
+    PyTorch nothing changes."""
+    for blocks in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
+        kinds = {type(block) for block in blocks}
+        if len(blocks) > 1 and len(kinds) == 1 and not hasattr(blocks[0], "_is_region"):
+            for block in blocks:
+                block.__class__ = _as_region(type(block))
+
+
 class EngineModel:
     """A `CompiledModel`. It remembers the loss scale and the powers of two of range control, on which the last bits of a
     gradient depend.
@@ -51,6 +67,7 @@ class EngineModel:
         self._restored: list[LossScale] = []
         self._ranges: list[tuple[str, RangeControl]] = []  # by what identifies a graph
         self._restored_ranges: list[tuple[str, Mapping[str, Any]]] = []
+        trace_blocks_once(model)
         # By the name "ane", a second model of the same shape in this process would share graph and loss scale.
         self._forward = torch.compile(model, backend=self._compile, dynamic=False, fullgraph=True)
 
