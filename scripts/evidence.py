@@ -30,7 +30,7 @@ def main(paths: list[str]) -> int:
         runs = _run([paths])
     else:
         runs = _run([_others(), [CAPTURE]]) + _run([[TRAINING]])
-    codes = [code for code, _ in runs]
+    failure = next((code for code, _ in runs if code), 0)  # a killed run has a negative one
     record = {
         "command": " ".join(["python scripts/evidence.py", *paths]),
         "commit": _git("rev-parse", "HEAD"),
@@ -38,13 +38,13 @@ def main(paths: list[str]) -> int:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": _machine(),
         "duration_s": round(time.time() - started, 1),
-        "exit_code": max(codes),
+        "exit_code": failure,
         "outcomes": {outcome: sum(test["outcome"] == outcome for _, tests in runs for test in tests) for outcome in ("passed", "failed", "skipped")},
         "tests": [test for _, tests in runs for test in tests],
     }
     target.write_text(json.dumps(record, indent=1) + "\n")
     print(f"Written: {target.relative_to(ROOT)}, after {record['duration_s'] / 60:.0f} minutes: {record['outcomes']}")
-    return max(codes)
+    return failure
 
 
 def _others() -> list[str]:
@@ -61,7 +61,7 @@ def _run(lanes: Sequence[Sequence[str]]) -> list[tuple[int, list[dict]]]:
         return [one for lane in lanes for one in _run([lane])]
     started = []
     for number, lane in enumerate(lanes):
-        collected = ROOT / "evidence" / f"{number}.tmp"
+        collected = ROOT / "evidence" / f"{os.getpid()}-{number}.tmp"
         collected.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-m", "long", "-q", "-p", "no:cacheprovider", *lane]
         pin = (lambda cpu=processors[number]: os.sched_setaffinity(0, {cpu})) if own else None

@@ -3,6 +3,7 @@
 Tolerances: a gradient passes about 50 fp16 roundings of 2^-11; 2 % of its norm is the bar for training.
 """
 
+import copy
 from collections import Counter
 
 import pytest
@@ -109,6 +110,50 @@ def test_a_forward_sees_weights_however_they_were_changed(llama, change) -> None
     after = model(tokens()).detach()
     assert distance(after, eager(tokens()).detach()) < OUTPUT_BAR
     assert distance(after, before) > 10 * OUTPUT_BAR
+
+
+class ReadLate(nn.Module):
+    """PyTorch multiplies by w in the forward, behind a look-up; in the backward a program does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.w = nn.Parameter(torch.randn(32))
+
+    def forward(self, x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.a(x)[rows] * self.w, torch.tanh(self.b(x))
+
+
+class ReadLateAlone(nn.Module):
+    """No program of the forward reads a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(32))
+
+    def forward(self, x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed = torch.tanh(x @ x.t())
+        return mixed[rows], (mixed @ x)[rows] * self.w
+
+
+@pytest.mark.parametrize("make", [ReadLate, ReadLateAlone])
+def test_a_weight_that_only_the_backward_stages_is_staged_at_every_step(make) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = make()
+    eager = copy.deepcopy(model)
+    compiled = compile_for_twin(model)
+    x, rows = torch.randn(16, 32).requires_grad_(), torch.randint(0, 16, (16,))
+    for _ in range(3):
+        found = []
+        for forward, owner in ((compiled, model), (eager, eager)):
+            owner.zero_grad()
+            x.grad = None
+            owner.w.data.mul_(2)
+            first, second = forward(x, rows)
+            (first.sum() + second.square().sum()).backward()
+            found.append({**gradients(owner), "x": x.grad.clone()})
+        assert max(distance(found[0][name], found[1][name]) for name in found[1]) < GRADIENT_BAR
 
 
 def test_a_backward_uses_the_weights_of_its_own_forward(llama) -> None:

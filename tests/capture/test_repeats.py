@@ -195,3 +195,37 @@ def test_marked_layers_that_write_to_buffers_get_torchs_own_refusal() -> None:
     with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="in-place input or buffer mutations"):
         model(batch())
     torch._dynamo.reset()
+
+
+class MarkedTwice(nn.Module):
+    """Marked layers in a marked layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList(Marked() for _ in range(2))
+
+    @torch.compiler.nested_compile_region
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.inner:
+            x = layer(x)
+        return x
+
+
+def test_marked_layers_in_marked_layers_run_in_programs() -> None:
+    model, eager = trained(lambda: Stack(MarkedTwice(), MarkedTwice()))
+    assert max(distance(ours.grad, theirs.grad) for ours, theirs in zip(model.parameters(), eager.parameters())) < GRADIENT_BAR
+    with torch.no_grad():
+        assert distance(compile_for_twin(model)(batch()), eager(batch())) < GRADIENT_BAR
+    assert torchane.capture.backend.COMPILED[-1].plans["forward"].host_ops == ()
+    torch._dynamo.reset()
+
+
+class InPlace(Layer):
+    """Writes to what it is given: F.hardtanh's last argument says so by its place alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.tanh(self.up(self.norm(nn.functional.hardtanh(x, -1.0, 1.0, True)))))
+
+
+def test_layers_that_write_to_their_input_by_a_positional_flag_are_not_shared() -> None:
+    assert calls(Stack(nn.Linear(16, 16), *(InPlace() for _ in range(3))), batch().requires_grad_()) == []

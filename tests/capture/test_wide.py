@@ -13,8 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchane
 from torchane import chips
-from torchane.capture import backend
+from torchane.capture import backend, planning
 from torchane.capture.wide import cut_wide_products
+from torchane.errors import TorchaneWarning
 from torchane.plan import HostCall, Stage, Unstage
 
 aten = torch.ops.aten
@@ -192,6 +193,22 @@ def test_a_gradient_that_sums_over_more_tokens_than_a_matmul_takes_is_a_programs
     assert ops_on_the_host() == set()
 
 
+def test_a_head_of_which_a_block_has_no_program_is_joined_by_torch_and_reported(monkeypatch) -> None:
+    why_not = planning.why_not
+
+
+    def without_the_last(node: fx.Node) -> str | None:
+        is_last = node.target is aten.mm.default and node.meta["val"].shape == (32, 23280)
+        return "taken out" if is_last else why_not(node)
+
+    monkeypatch.setattr(planning, "why_not", without_the_last)
+    model, exact = seeded(lambda: Head(70000))
+    tokens = some_tokens(70000)
+    with pytest.warns(TorchaneWarning, match="joined by PyTorch: not all of its blocks are programs'"):
+        ours = step(compile_for_twin(model), model, tokens)
+    assert_alike(ours, step(exact, exact, tokens))
+
+
 # ---- the rewriting alone, in float64
 
 
@@ -228,8 +245,27 @@ def test_a_graph_cut_into_blocks_computes_what_it_did(function, rows, columns, o
     blocks = cut_wide_products(graph, {names[1]}, (), widest)
     graph.lint()
     assert torch.allclose(fx.GraphModule({}, graph)(x, w, b), before, rtol=1e-9, atol=1e-9)
-    assert blocks.sizes == {size for size in w.shape if size > widest}
+    assert blocks.shapes == ({tuple(w.shape)} if max(w.shape) > widest else set())
+    wide = [size for size in w.shape if size > widest]
     products = [node for node in graph.nodes if node.target in (aten.mm.default, aten.addmm.default)]
     axes = {size for node in products for factor in node.args[-2:] for size in factor.meta["val"].shape}
-    assert len(blocks.sizes) != 1 or len({rows, columns, outputs}) < 3 or not blocks.sizes & axes
+    assert len(wide) != 1 or len({rows, columns, outputs}) < 3 or wide[0] not in axes
     assert {node for node in graph.nodes if node.target is aten.cat.default} == blocks.wholes.keys()
+
+
+def test_only_the_wide_parameters_products_are_cut_where_there_are_as_many_tokens_as_rows() -> None:
+    def backward(x, trunk, head, g):
+        hidden = aten.mm(x, aten.t(trunk))
+        scores = aten.mm(hidden, aten.t(head))
+        dx = aten.mm(g, head)
+        return scores, aten.mm(aten.t(g), hidden), dx, aten.mm(aten.t(dx), x), aten.mm(dx, trunk)
+
+    x, trunk, head, g = (torch.randn(*size, dtype=torch.float64) for size in ((64, 8), (8, 8), (64, 8), (64, 64)))
+    graph = make_fx(backward, tracing_mode="fake")(x, trunk, head, g).graph
+    names = [node.name for node in graph.find_nodes(op="placeholder")]
+    blocks = cut_wide_products(graph, set(names[1:3]), (), 32)
+    assert blocks.shapes == {(64, 8)}
+    assert sorted(tuple(whole.meta["val"].shape) for whole in blocks.wholes) == [(64, 8), (64, 64)]
+    assert sum(node.target in (aten.mm.default, aten.addmm.default) for node in graph.nodes) == 1 + 2 + 2 + 2 + 1 + 1
+    for found, wanted in zip(fx.GraphModule({}, graph)(x, trunk, head, g), backward(x, trunk, head, g), strict=True):
+        assert torch.allclose(found, wanted)

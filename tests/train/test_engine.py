@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +167,31 @@ def test_blocks_read_once_are_what_they_were_to_everybody_else():
         twin.model.layers[0].mlp.up_proj.weight.zero_()
     assert torch.equal(model(tokens), before[0])
     assert not torch.equal(twin(tokens), before[0])
+
+
+class Block(torch.nn.Module):
+    def __init__(self, norm=False):
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 8)
+        self.norm = torch.nn.BatchNorm1d(8) if norm else torch.nn.Identity()
+
+    def forward(self, x):
+        return x + self.norm(self.linear(x))
+
+
+def test_blocks_that_torch_takes_no_region_of_stay():
+    for blocks in ([Block()], [Block(norm=True), Block(norm=True)], [torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)]):
+        kinds = [type(block) for block in blocks]
+        module.trace_blocks_once(torch.nn.ModuleList(blocks))
+        assert [type(block) for block in blocks] == kinds
+
+
+def test_copies_and_pickles_of_blocks_are_of_the_class_from_before():
+    shared = Block()
+    blocks = torch.nn.ModuleList([shared, shared, Block()])
+    module.trace_blocks_once(blocks)
+    assert {type(block) for block in blocks} != {Block}
+    for again in (copy.deepcopy(blocks), pickle.loads(pickle.dumps(blocks))):
+        assert {type(block) for block in again} == {Block}
+        assert again[0] is again[1]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.parameters(), blocks.parameters(), strict=True))

@@ -112,7 +112,7 @@ class Compiled:
     layouts: dict[str, PortLayout] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
     weight_names: frozenset[str] = frozenset()
-    wide: frozenset[int] = frozenset()
+    wide: frozenset[tuple[int, int]] = frozenset()
     static_names: frozenset[str] = frozenset()
     data_names: frozenset[str] = frozenset()
     rows: list[Row] = field(default_factory=list)
@@ -269,7 +269,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     compiled.layouts = planned.layouts
     compiled.kept = planned.plan.kept_names
     compiled.true_names = planned.true
-    compiled.wide = planned.blocks.sizes
+    compiled.wide = planned.blocks.shapes
     compiled.weight_names |= planned.blocks.weights
     execute = _executor(compiled, gm, planned)
 

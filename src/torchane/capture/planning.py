@@ -18,7 +18,7 @@ from torchane.capture.graph import Cut, Place, cut
 from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
-from torchane.capture.wide import Blocks, cut_wide_products
+from torchane.capture.wide import BLOCK, Blocks, cut_wide_products
 from torchane.passes.ports import PortLayout
 from torchane.passes.ranges import ZERO
 from torchane.plan import Copy, Dispatch, HostCall, Part, Plan, Stage, Unstage
@@ -35,7 +35,7 @@ class Roles:
     gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
     positions saved for the backward pass. layouts: of surfaces that exist before this graph runs, by
     name; `surfaces_in` of them come in as surfaces, the others are staged that way. true: of those, the ones that range
-    control stored as they are. wide: sizes of axes that products are cut along in the forward, since a parameter has them.
+    control stored as they are. wide: shapes of parameters whose products the forward was cut for.
     """
 
     weights: Collection[str] = ()
@@ -47,13 +47,13 @@ class Roles:
     layouts: Mapping[str, PortLayout] = field(default_factory=dict)
     surfaces_in: Collection[str] = ()
     true: Collection[str] = ()
-    wide: Collection[int] = ()
+    wide: Collection[tuple[int, int]] = ()
 
 
 @dataclass
 class Planned:
     """A plan, its host segments by key, the layout of every surface by the value's name, the graph
-    as it was cut, the values that range control stored as they are, and the products that were cut into blocks."""
+    as it was cut, the values that range control stored as they are, and what was cut into blocks."""
 
     plan: Plan
     host_calls: dict[str, Callable[..., Sequence[Any]]]
@@ -272,7 +272,8 @@ class _Planner:
         return Known(frozenset(self.true), frozenset(self.cut.static), self.linear)
 
     def _copy_in(self, node: fx.Node) -> Copy:
-        may_mask = node in self.cut.static or node.name in self.roles.data
+        origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
+        may_mask = node in self.cut.static or self.cut.base(origin).name in self.roles.data
         return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true)
 
     def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:

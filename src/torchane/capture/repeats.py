@@ -12,9 +12,11 @@ layer's name. torch calls such a call `invoke_subgraph`; its rules are that noth
 and that no result aliases an input.
 """
 
+import inspect
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch
 from torch import fx
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
-from torch._ops import HigherOrderOperator
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 from torchane.capture.graph import VIEWS, layer_name
 
@@ -114,10 +116,33 @@ def _writes(node: fx.Node) -> bool:
     """Whether a node may write to what it is given, or is a call of a subgraph already."""
     name = _name(node)
     in_place = name.endswith("_") and not name.endswith("__")
-    flagged = "out" in node.kwargs or node.kwargs.get("inplace") is True
-    positional = name in ("dropout", "relu", "silu", "elu", "leaky_relu") and node.args[-1:] == (True,)
+    flagged = "out" in node.kwargs or _asks_for_in_place(node) or _is_mutable(node.target)
     augmented = getattr(operator, name, None) is node.target and name.startswith("i") and hasattr(operator, name[1:])
-    return isinstance(node.target, HigherOrderOperator) or in_place or flagged or positional or augmented or name in _WRITERS
+    return isinstance(node.target, HigherOrderOperator) or in_place or flagged or augmented or name in _WRITERS
+
+
+def _asks_for_in_place(node: fx.Node) -> bool:
+    """F.hardtanh(x, 0, 6, True) and its like."""
+    place = _place_of_inplace(node.target) if callable(node.target) else None
+    given = place is not None and len(node.args) > place and bool(node.args[place])
+    return given or node.kwargs.get("inplace") is True
+
+
+@lru_cache
+def _place_of_inplace(function: Callable[..., Any]) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # written in C: in-place ones are other functions there
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+def _is_mutable(target: Any) -> bool:
+    """A custom op that says it writes to an argument."""
+    overloads = [target] if isinstance(target, OpOverload) else []
+    if isinstance(target, OpOverloadPacket):
+        overloads = [getattr(target, name) for name in target.overloads()]
+    return any(overload._schema.is_mutable for overload in overloads)
 
 
 def _name(node: fx.Node) -> str:
@@ -246,14 +271,20 @@ def inline(gm: fx.GraphModule, stacks: Mapping[int, Stack] = MappingProxyType({}
 
     stacks: the module stack of calls that have none of their own, by number.
     """
-    calls = [node for node in gm.graph.nodes if node.target is invoke_subgraph]
+    calls = _calls(gm)
     if not calls:
         return gm
-    for call in calls:
-        _inline(gm, call, stacks.get(_call_id(call)) or call.meta.get("nn_module_stack"))
+    while calls:  # a call's own nodes may be calls
+        for call in calls:
+            _inline(gm, call, stacks.get(_call_id(call)) or call.meta.get("nn_module_stack"))
+        calls = _calls(gm)
     gm.graph.eliminate_dead_code()
     gm.recompile()
     return gm
+
+
+def _calls(gm: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in gm.graph.nodes if node.target is invoke_subgraph]
 
 
 def _inline(gm: fx.GraphModule, call: fx.Node, stack: Stack | None) -> None:

@@ -59,6 +59,8 @@ def _why(cut: Cut, node: fx.Node) -> str:
     if place is Place.PROGRAM:
         where = cut.regions[cut.region_of[node]].where
         return f"it has a rule; with {where}" if where else "it has a rule"
+    if cut.reasons.get(node) == WHOLE and not _leaves_in_parts(cut, node):
+        return "joined by PyTorch: not all of its blocks are programs'"
     if place is Place.HOST:
         return cut.reasons.get(node) or "it belongs to an op on the host"
     return NOWHERE[place]
@@ -73,10 +75,14 @@ def host_bytes_of(cut: Cut) -> int:
 
 
 def _takes_no_memory(cut: Cut, node: fx.Node) -> bool:
-    """A block is a view, and what programs compute in parts is counted as their results."""
-    if cut.reasons.get(node) == WHOLE:
-        return all(cut.place[part] is Place.PROGRAM for part in node.args[0])
+    """A block is a view; what programs compute in parts, and leaves, is counted as a result or a gradient."""
+    if cut.reasons.get(node) == WHOLE and _leaves_in_parts(cut, node):
+        return any(user.op == "output" for reader in (node, *node.users) for user in reader.users)
     return cut.reasons.get(node) == BLOCK
+
+
+def _leaves_in_parts(cut: Cut, whole: fx.Node) -> bool:
+    return all(cut.place[part] is Place.PROGRAM for part in whole.args[0])
 
 
 def macs_of(node: fx.Node) -> int:

@@ -43,52 +43,56 @@ class Whole:
         return tuple(sum(sizes[:i]) for i in range(len(sizes)))
 
 
+Shape = tuple[int, int]
+
+
 @dataclass
 class Blocks:
-    """What was cut. sizes: of the axes; reasons: why the nodes that are views or put together are on the host; weights: the names
-    of the blocks of parameters."""
+    """What was cut. shapes: of the parameters; reasons: why the nodes that are views or put together are on the host; weights: the
+    names of the blocks of parameters."""
 
-    sizes: frozenset[int] = frozenset()
+    shapes: frozenset[Shape] = frozenset()
     wholes: dict[fx.Node, Whole] = field(default_factory=dict)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
     weights: set[str] = field(default_factory=set)
 
 
-def cut_wide_products(graph: fx.Graph, weights: Collection[str], sizes: Collection[int], widest: int) -> Blocks:
+def cut_wide_products(graph: fx.Graph, weights: Collection[str], shapes: Collection[Shape], widest: int) -> Blocks:
     """Rewrites the graph in place.
 
-    weights: placeholders that hold parameters. sizes: axes that are known to be cut, from another graph of the same
-    model. widest: the longest axis that need not be cut.
+    weights: placeholders that hold parameters. shapes: of parameters that another graph of the same model was cut for, whose
+    gradients may be computed here. widest: the longest axis that need not be cut.
     """
-    found = frozenset(sizes) | _wide_sizes(graph, weights, widest)
+    widest -= widest % _MULTIPLE
+    found = frozenset(shapes) | _wide_shapes(graph, weights, widest)
     cutter = _Cutter(graph, frozenset(weights), widest, Blocks(found))
     for node in list(graph.nodes) if found else ():
-        axis = _axis_to_cut(node, found)
+        axis = cutter.axis_to_cut(node)
         if axis is not None:
             cutter.cut(node, axis)
     return cutter.blocks
 
 
-def _wide_sizes(graph: fx.Graph, weights: Collection[str], widest: int) -> frozenset[int]:
-    """The axes, too wide for a program, of parameters that products read."""
-    origins = (_origin(factor) for node in graph.nodes if node.target in _PRODUCTS for factor in node.args[-2:])
+def _wide_shapes(graph: fx.Graph, weights: Collection[str], widest: int) -> frozenset[Shape]:
+    """Of parameters that products read and that have an axis too wide for a program."""
+    origins = (_origin(factor)[0] for node in graph.nodes if node.target in _PRODUCTS for factor in node.args[-2:])
     return frozenset(
-        size
+        tuple(origin.meta["val"].shape)
         for origin in origins
-        if origin.op == "placeholder" and origin.name in weights and origin.meta["val"].dim() == 2
-        for size in origin.meta["val"].shape
-        if size > widest
+        if origin.op == "placeholder" and origin.name in weights and max(origin.meta["val"].shape) > widest
     )
 
 
-def _origin(node: fx.Node) -> fx.Node:
+def _origin(node: fx.Node) -> tuple[fx.Node, bool]:
+    """What a matrix is a view or a copy of, and whether the axes have changed places."""
+    is_swapped = False
     while (source := _turned(node)) is not None:
-        node = source[0]
-    return node
+        node, is_swapped = source[0], is_swapped != source[1]
+    return node, is_swapped
 
 
 def _turned(node: fx.Node) -> tuple[fx.Node, bool] | None:
-    """What a node of two axes is a view or a copy of, and whether the axes have changed places."""
+    """One step of `_origin`."""
     if node.op != "call_function" or not node.all_input_nodes or node.meta["val"].dim() != 2:
         return None
     source = node.all_input_nodes[0]
@@ -102,21 +106,6 @@ def _turned(node: fx.Node) -> tuple[fx.Node, bool] | None:
     return (source, True) if is_swap else None
 
 
-def _axis_to_cut(node: fx.Node, sizes: Collection[int]) -> str | None:
-    """Which axis of a product (M, K) @ (K, N) is one of `sizes`, or "n" for a sum over the rows of (M, N)."""
-    if node.target in _PRODUCTS:
-        first, second = (factor.meta["val"].shape for factor in node.args[-2:])
-        if second[1] in sizes:
-            return "n"
-        if first[1] in sizes:
-            return "k"
-        return "m" if first[0] in sizes else None
-    if node.target is aten.sum.dim_IntList and node.args[0].meta["val"].dim() == 2:
-        is_over_rows = [axis % 2 for axis in node.args[1] or (0, 1)] == [0]
-        return "n" if is_over_rows and node.args[0].meta["val"].shape[1] in sizes else None
-    return None
-
-
 class _Cutter:
     def __init__(self, graph: fx.Graph, weights: frozenset[str], widest: int, blocks: Blocks):
         self.graph = graph
@@ -124,6 +113,36 @@ class _Cutter:
         self.widest = widest
         self.blocks = blocks
         self.made: dict[tuple[fx.Node, int, int], fx.Node] = {}
+
+    def axis_to_cut(self, node: fx.Node) -> str | None:
+        """Which axis of a product (M, K) @ (K, N) is a parameter's that is cut, or "n" for a sum over the rows of (M, N)."""
+        shapes = self.blocks.shapes
+        if node.target is aten.sum.dim_IntList:  # the gradient of a bias
+            source = node.args[0].meta["val"]
+            is_over_rows = source.dim() == 2 and [axis % 2 for axis in node.args[1] or (0, 1)] == [0]
+            return "n" if is_over_rows and any(source.shape[1] == rows > self.widest for rows, _ in shapes) else None
+        if node.target not in _PRODUCTS:
+            return None
+        first, second = (self._wide_axis(factor) for factor in node.args[-2:])
+        if first is not None or second is not None:
+            return ("m", "k")[first] if second is None else ("k", "n")[second]  # type: ignore[index]
+        if any(_origin(factor)[0].name in self.weights for factor in node.args[-2:]):
+            return None
+        rows, columns = node.meta["val"].shape  # the gradient of a parameter, or its transpose
+        if (rows, columns) in shapes:
+            return "m" if rows > self.widest else "n"
+        if (columns, rows) in shapes:
+            return "n" if columns > self.widest else "m"
+        return None
+
+    def _wide_axis(self, factor: fx.Node) -> int | None:
+        """The axis of a factor that is cut, where it is a parameter, or one that was saved in another dtype (autocast)."""
+        origin, is_swapped = _origin(factor)
+        value = origin.meta["val"]
+        is_saved = origin.op == "placeholder" and value.dtype in (torch.bfloat16, torch.float16)
+        if (origin.name not in self.weights and not is_saved) or tuple(value.shape) not in self.blocks.shapes:
+            return None
+        return int((value.shape[0] <= self.widest) != is_swapped)
 
     def cut(self, node: fx.Node, axis: str) -> None:
         with self.graph.inserting_before(node):

@@ -8,6 +8,7 @@ Source tags (GDE, MDX, QANE, ...) are explained in SOURCES.md beside the data fi
 """
 
 import enum
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -119,10 +120,10 @@ class Chip:
 
     @property
     def widest_matrix(self) -> int:
-        """The most rows or columns that every operand and result of a matmul may have, wherever they lie and whether they
-        are summed over."""
+        """The longest axis for which no matmul is refused, be it rows, columns or what is summed over."""
         refused = [c.value for c in self.every_op if c.rule == "size_at_most" and c.level is Level.REFUSE]
-        return min([size for sizes in refused for size in sizes if size] + ([self.longest_sum] if self.longest_sum else []))
+        sizes = [size for sizes in refused for size in sizes if size]
+        return min([*sizes, self.longest_sum or sys.maxsize])
 
     @property
     def longest_sum(self) -> int | None:

@@ -78,7 +78,7 @@ BEFORE_LAYOUT: tuple[Step, ...] = (
     Step(merge_duplicates, "equal factors are recognised as equal"),
     Step(spread_powers, "after all that makes powers; products are whole now"),
     Step(lower_selections, "slices, joins and pads of one value become one product, as far as it goes", spares=True),
-    Step(split_sums, "after all that makes products; its reshapes are views that the layout joins with others", spares=True),
+    Step(split_sums, "after all that makes products; the layout joins its moves with others", spares=True),
     Step(fold_constants, "constants that met on the way"),
     Step(drop_noops, "what the rewriting left"),
     Step(merge_duplicates, "what the rewriting made twice: x * r of a norm and of its gradient"),

@@ -1,16 +1,21 @@
 """Sum in parts what is longer than the chip's matmul takes.
 
     y = matmul(x, w)          x [M, K], w [K, N]
-        ->  p = matmul(x', w')     x' [n, M, K/n], w' [n, K/n, N]: the same bytes under other names
+        ->  p = matmul(x', w')     x' [n, M, K/n], w' [n, K/n, N]
             y = reduce_sum(p)      over n
-A weight's gradient sums over every token of the batch. n is the least divisor of K whose parts are short enough;
-where there is none, the op stays and the chip refuses it. The parts are rounded to fp16 before they are added.
+A weight's gradient sums over every token of the batch. n is the least divisor of K whose parts are short enough; where it
+is large (p is n times y) or there is none, the op stays and the chip refuses it. The parts are rounded to fp16
+before they are added.
 """
 
 from torchane.chips import Chip
 from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Op, Program, Var
 from torchane.passes.rewrite import rewrite, shape_of
+
+
+#: More parts are more memory than the sum is worth.
+_MOST_PARTS = 16
 
 
 def split_sums(program: Program, chip: Chip | None = None) -> Program:
@@ -27,8 +32,10 @@ def _matmul(b: Builder, op: Op, longest: int) -> Var | None:
     if len(shape_of(x)) != 2 or len(shape_of(y)) != 2:
         return None
     size = shape_of(x)[0 if is_turned[0] else 1]
-    count = next((n for n in range(2, size // 2) if size % n == 0 and size // n <= longest), None)
-    if size <= longest or count is None:
+    if size <= longest:
+        return None
+    count = next((n for n in range(2, _MOST_PARTS + 1) if size % n == 0 and size // n <= longest), None)
+    if count is None:
         return None
     parts = b.matmul(
         x=_parted(b, x, 0 if is_turned[0] else 1, count), y=_parted(b, y, 1 if is_turned[1] else 0, count),

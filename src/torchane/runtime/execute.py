@@ -60,10 +60,11 @@ class Host(Protocol):
 
 
 class Weights:
-    """Surfaces of parameters: they live as long as the model and every forward stages them anew.
+    """Surfaces of parameters: they live as long as the model and every forward stages anew what it reads.
 
-    `generation` counts stagings. A backward run whose own forward was the last to stage reads the
-    surfaces as they are; any other stages again, from the tensors that autograd saved.
+    `generation` counts forwards, and backwards that had to stage again. `staged` is the generation in which each was
+    staged last. A backward whose own forward was the last to run reads what that staged, and stages what that did not;
+    any other stages all, from the tensors that autograd saved.
     """
 
     def __init__(self) -> None:
@@ -71,10 +72,12 @@ class Weights:
         self.placed: dict[str, Placed] = {}
         self.kept: dict[str, set[int]] = {}  # exponents that saved values have had
         self.generation = 0
+        self.staged: dict[str, int] = {}
 
     def forget(self) -> None:
         """Frees the surfaces. A backward that waits for its turn stages again, from the tensors that autograd saved."""
         self.surfaces = {}
+        self.staged = {}
         self.generation += 1
 
 
@@ -149,7 +152,9 @@ class _Run:
         self.placed: dict[str, Placed] = {}
         self.own: set[str] = set()
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
-        self.weights_are_staged = False
+        self.generation: int | None = None  # of the weights that this run reads; None until it stages one
+        if not executor.plan.gradients:
+            self._begin_generation()
         self.last_of: dict[int, DispatchRanges] = {}  # by program
         for name, layout in executor.plan.surfaces_in.items():
             self._receive(name, layout)
@@ -161,13 +166,18 @@ class _Run:
         if found is not None and tuple(found[0].type.shape) == layout.shape:
             self.surfaces[name], notes = found
             if notes["generation"] == self.executor.weights.generation:
-                self.weights_are_staged = True
+                self.generation = self.executor.weights.generation
             self.placed[name] = notes["placed"]  # type: ignore[assignment]
             return
         if self.executor.ranges is not None:
             self.placed[name] = placed_for(name, self.executor.weights.kept, self.executor.host.array(tensor))
         self._take(name, layout.shape)
         np.copyto(self.surfaces[name].array, self.executor.host.array(tensor).reshape(layout.shape))
+
+    def _begin_generation(self) -> int:
+        self.executor.weights.generation += 1
+        self.generation = self.executor.weights.generation
+        return self.generation
 
     def _take(self, name: str, shape: tuple[int, ...]) -> None:
         self.surfaces[name] = self.executor.pool.take(shape)
@@ -181,16 +191,19 @@ class _Run:
     def stage(self, step: Stage) -> None:
         jobs = []
         weights = self.executor.weights
+        if self.generation is None and any(copy.is_weight for copy in step.copies):
+            self._begin_generation()
         for copy in step.copies:
             if copy.is_weight:
                 surface = weights.surfaces.get(copy.value)
                 if surface is None:
                     surface = self.executor.device.allocate(TensorType(FP16, copy.layout.shape))
                     weights.surfaces[copy.value] = surface
-                elif self.weights_are_staged:
+                elif weights.staged.get(copy.value) == self.generation:
                     self.placed[copy.value] = weights.placed.get(copy.value, Placed())
                     continue
                 self.surfaces[copy.value] = surface
+                weights.staged[copy.value] = self.generation  # type: ignore[assignment]
             elif copy.value not in self.own:
                 self._take(copy.value, copy.layout.shape)
             is_gradient = copy.value in self.executor.plan.gradients
@@ -205,8 +218,6 @@ class _Run:
                 if copy.is_weight:
                     weights.placed[copy.value] = placed
             jobs.append((*_meeting(self.surfaces[copy.value].array, source, copy.layout), factor))
-        if any(copy.is_weight for copy in step.copies) and not self.weights_are_staged:
-            weights.generation += 1
         native.stage_many(jobs)
 
     def dispatch(self, step: Dispatch, state: DispatchRanges | None) -> None:
@@ -248,6 +259,8 @@ class _Run:
                 self._say_overflow(copy.value, read[1])
             is_complete = copy.part is None or copy.part.is_last
             self.values[name] = executor.host.finish(name, value) if is_complete else value
+            if is_complete:
+                self.wholes.pop(name, None)
 
     def _room_for(self, copy: Copy) -> tuple[str, Any, np.ndarray]:
         """The value that is made, a tensor for it, and where in it the copy goes."""

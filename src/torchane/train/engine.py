@@ -21,20 +21,36 @@ from torchane.runtime.range_control import RangeControl
 from torchane.train.step import LOGITS_COPIES
 
 
+def _undrawn(kind: type[nn.Module]) -> nn.Module:
+    return kind.__new__(kind)
+
+
 @functools.cache
-def _as_region(kind: type[nn.Module]) -> type[nn.Module]:
-    forward = torch.compiler.nested_compile_region(kind.forward)
-    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__, "_is_region": True})
+def _as_region(kind: type[nn.Module], count: int) -> type[nn.Module]:
+    forward = torch.compiler.nested_compile_region(kind.forward, max_reuse_entries=count)
+
+    def reduced(block: nn.Module, protocol: int) -> tuple[Any, ...]:
+        return _undrawn, (kind,), block.__dict__
+
+    own = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__reduce_ex__": reduced, "is_region": True}
+    return type(kind.__name__, (kind,), own)
 
 
 def trace_blocks_once(model: nn.Module) -> None:
-    """Dynamo reads the forward of equal blocks once and repeats what it saw, as far as its guards allow. In eager
-    PyTorch nothing changes."""
-    for blocks in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
+    """Dynamo reads the forward of equal blocks once and repeats what it saw, as far as its guards allow.
+
+    Blocks are the modules of a ModuleList of one class, of the user's own, without buffers (torch takes no region that writes
+    to one) and without further lists. Their class becomes a subclass; a copy or pickle has the class from before.
+    """
+    for blocks in (module for module in model.modules() if type(module) is nn.ModuleList):
+        inside = [module for block in blocks for module in block.modules()]
         kinds = {type(block) for block in blocks}
-        if len(blocks) > 1 and len(kinds) == 1 and not hasattr(blocks[0], "_is_region"):
-            for block in blocks:
-                block.__class__ = _as_region(type(block))
+        if (
+            len(blocks) > 1 and len(kinds) == 1 and not any(kind.__module__.startswith("torch.") for kind in kinds)
+            and not any(isinstance(module, nn.ModuleList) or module._buffers or hasattr(module, "is_region") for module in inside)
+        ):  # fmt: skip
+            for block in set(blocks):
+                block.__class__ = _as_region(type(block), len(blocks))
 
 
 class EngineModel:
