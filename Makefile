@@ -1,6 +1,6 @@
 # make demo       build what is needed and watch a Transformer learn through Neural Engine programs
 # make test       the same build, then the tests (minutes)
-# make test-long  the whole evidence (over an hour); results land in evidence/
+# make test-long  the whole evidence (about an hour); results land in evidence/
 #
 # Everything lives in .venv. Point pip elsewhere with PIP_ARGS, e.g. make demo PIP_ARGS="--index-url ...".
 
