@@ -229,3 +229,51 @@ class InPlace(Layer):
 
 def test_layers_that_write_to_their_input_by_a_positional_flag_are_not_shared() -> None:
     assert calls(Stack(nn.Linear(16, 16), *(InPlace() for _ in range(3))), batch().requires_grad_()) == []
+
+
+class WithPenalty(nn.Module):
+    """A layer that returns two tensors, as one with a loss for its router does."""
+
+    def __init__(self, make: Callable[[], nn.Module], norm: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = make(), make()
+        self.norm = nn.LayerNorm(16) if norm else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = x + self.second(torch.tanh(self.first(self.norm(x))))
+        return y, y.square().mean()
+
+
+class Penalised(nn.Module):
+    def __init__(self, count: int, make: Callable[[], nn.Module], norm: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(WithPenalty(make, norm) for _ in range(count))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = 0.0
+        for layer in self.layers:
+            x, penalty = layer(x)
+            total = total + penalty
+        return x.square().mean() + 0.1 * total
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("make", "norm", "shape"),
+    [
+        (lambda: nn.Conv2d(16, 16, 3, padding=1), False, (1, 16, 16, 16)),
+        (lambda: nn.Linear(16, 16), False, (4, 16)),
+        (lambda: nn.Linear(16, 16), True, (2, 8, 16)),
+    ],
+    ids=["images", "rows", "sequences"],
+)  # fmt: skip
+def test_a_layers_result_that_leaves_it_and_is_saved_too_has_both_names(make, norm, shape, count) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Penalised(count, make, norm)
+    eager, x = copy.deepcopy(model), torch.randn(*shape)
+    compile_for_twin(model)(x).backward()
+    eager(x).backward()
+    for (name, ours), theirs in zip(gradients(model).items(), gradients(eager).values(), strict=True):
+        assert distance(ours, theirs) < GRADIENT_BAR, name
+    torch._dynamo.reset()

@@ -286,6 +286,8 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
 def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., Any]:
     placeholders = [node.name for node in gm.graph.find_nodes(op="placeholder")]
     tangents = [name for name in placeholders if name.startswith("tangents")]
+    unknown = compiled.kept.difference(placeholders)
+    assert not unknown, f"the forward keeps {sorted(unknown)} for a backward that knows it by another name"
     results = gm.graph.output_node().args[0]
     roles = Roles(
         weights=compiled.weight_names,

@@ -303,21 +303,32 @@ def _inline(gm: fx.GraphModule, call: fx.Node, stack: Stack | None) -> None:
                     made[node].target = f"{attribute.target}_{node.target}"
                     setattr(gm, made[node].target, getattr(body, node.target))
                 made[node].meta = _renamed(node.meta, call.meta, stack)
-    own = set(made.values())
+    own, named = set(made.values()), set[fx.Node]()
     for reader in list(call.users):
         result, name = results[reader.args[1]], reader.name
         if result is None:
             for user in list(reader.users):
                 user.args = fx.node.map_arg(user.args, lambda arg, gone=reader: None if arg is gone else arg)
         else:
+            if result in named and any(user.op == "output" for user in reader.users):
+                result = _another_name(gm.graph, result)  # returned twice: a layer's result that is saved too
+                own.add(result)
             reader.replace_all_uses_with(result)
         gm.graph.erase_node(reader)
         if result in own:
             result.name = name  # the forward's outputs and the backward's inputs are known by it
             own.discard(result)
+            named.add(result)
     gm.graph.erase_node(call)
     if not attribute.users:
         gm.graph.erase_node(attribute)
+
+
+def _another_name(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    with graph.inserting_after(node):
+        alias = graph.call_function(torch.ops.aten.alias.default, (node,))
+    alias.meta = dict(node.meta)
+    return alias
 
 
 def _renamed(meta: Mapping[str, Any], call: Mapping[str, Any], stack: Stack | None) -> dict[str, Any]:

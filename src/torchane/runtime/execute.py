@@ -305,6 +305,7 @@ class _Run:
 
 def _meeting(surface: np.ndarray, source: np.ndarray, layout: PortLayout) -> tuple[np.ndarray, np.ndarray]:
     """The surface and the host's values as two arrays of one shape."""
+    assert source.shape == layout.logical, f"a value of shape {source.shape} was to be staged as {layout.logical}"
     stored = source.transpose(layout.perm)
     if layout.used == layout.shape[-1]:
         return surface.reshape(stored.shape), stored
