@@ -297,7 +297,8 @@ class _Planner:
         return False
 
     def _host_stage(self, stage: int) -> None:
-        nodes = [n for n in self.graph.nodes if self.cut.place.get(n) is Place.HOST and self.cut.stage[n] == stage and n not in self.on_host]
+        here = [n for n in self.graph.nodes if self.cut.place.get(n) is Place.HOST and self.cut.stage[n] == stage]
+        nodes = [n for n in here if n not in self.on_host]  # what programs wrote in parts is there
         if nodes:
             self._host_call(f"{self.name}.host{stage}", nodes)
 

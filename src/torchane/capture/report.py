@@ -61,6 +61,8 @@ def _why(cut: Cut, node: fx.Node) -> str:
         return f"it has a rule; with {where}" if where else "it has a rule"
     if cut.reasons.get(node) == WHOLE and not _leaves_in_parts(cut, node):
         return "joined by PyTorch: not all of its blocks are programs'"
+    if cut.reasons.get(node) == BLOCK and cut.place[cut.base(node.args[0])] is Place.PROGRAM:
+        return "a program's value is brought home to be cut into blocks, which are staged again"
     if place is Place.HOST:
         return cut.reasons.get(node) or "it belongs to an op on the host"
     return NOWHERE[place]
@@ -69,8 +71,9 @@ def _why(cut: Cut, node: fx.Node) -> str:
 def host_bytes_of(cut: Cut) -> int:
     """Bytes of every float tensor that PyTorch computes in one run of the graph, as fp32."""
     left_out = never_made(cut)
-    made = [node for node in cut.graph.nodes if cut.place.get(node) is Place.HOST and node not in left_out]
-    tensors = [tensor for node in made if not _takes_no_memory(cut, node) for tensor in _tensors(node.meta.get("val")) if tensor.is_floating_point()]
+    on_host = [node for node in cut.graph.nodes if cut.place.get(node) is Place.HOST and node not in left_out]
+    made = [node for node in on_host if not _takes_no_memory(cut, node)]
+    tensors = [tensor for node in made for tensor in _tensors(node.meta.get("val")) if tensor.is_floating_point()]
     return sum(4 * tensor.numel() for tensor in tensors)
 
 
@@ -126,7 +129,8 @@ def _listed(rows: Iterable[Row], most: int = 4) -> str:
 
 def _is_surprising(node: fx.Node, row: Row) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
-    if packet is None or packet in ON_THE_HOST or row.why in (SMALL_SEGMENT, STATIC, BLOCK, WHOLE) or row.why.endswith("is empty"):
+    is_expected = row.why in (SMALL_SEGMENT, STATIC, BLOCK, WHOLE) or row.why.endswith("is empty")
+    if packet is None or packet in ON_THE_HOST or is_expected:
         return False
     return any(tensor.is_floating_point() or tensor.is_complex() for tensor in _tensors(node.meta.get("val")))
 
