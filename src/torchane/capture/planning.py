@@ -16,6 +16,7 @@ from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
 from torchane.capture.graph import Cut, Place, cut
 from torchane.capture.host_graph import add_rows_in_place
+from torchane.capture.policies import Facts, host_reasons
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
 from torchane.capture.wide import BLOCK, Blocks, cut_wide_products
@@ -75,7 +76,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     roles = replace(roles, weights={*roles.weights, *blocks.weights})
     nodes = {node.name: node for node in graph.nodes}
     static = {nodes[name] for name in roles.static if name in nodes}
-    refused: dict[fx.Node, str] = dict(blocks.reasons)
+    refused = host_reasons(graph, _facts(graph, roles, static, compiler, blocks))
     while True:
         cut_graph = cut(graph, lambda node: refused.get(node) or why_not(node), static)
         try:
@@ -83,6 +84,20 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
         except RegionError as error:
             assert not refused.keys() >= set(error.nodes), "a region was refused again after its ops went to the host"
             refused.update(dict.fromkeys(error.nodes, str(error)))
+
+
+def _facts(graph: fx.Graph, roles: Roles, static: Collection[fx.Node], compiler: RegionCompiler, blocks: Blocks) -> Facts:
+    inputs = {node.name: node for node in graph.find_nodes(op="placeholder")}
+    results = graph.output_node().args[0]
+    return Facts(
+        compiler.chip,
+        frozenset(inputs[name] for name in roles.tangents if name in inputs),
+        frozenset(inputs[name] for name in roles.weights if name in inputs),
+        frozenset(static),
+        frozenset(results[i] for i in roles.kept if isinstance(results[i], fx.Node)),
+        dict(blocks.reasons),
+        compiler.ranges,
+    )
 
 
 def _fill_missing_values(graph: fx.Graph) -> None:
