@@ -15,7 +15,7 @@
 namespace torchane {
 
 // Element-wise ops as the tape names them. Powers are pow with that constant exponent.
-enum class Unary : int { copy, abs, exp, sqrt, tanh, sigmoid, silu, relu, square, cube, inverse, pow_minus_half, count };
+enum class Unary : int { copy, abs, exp, sqrt, tanh, sigmoid, silu, relu, square, cube, inverse, pow_minus_half, log, erf, count };
 enum class Binary : int { add, sub, mul, div, max, min, pow, count };
 // Which operands of a binary op are vectors and which a single number.
 enum class Form : int { vector_vector, vector_scalar, scalar_vector, count };

@@ -223,7 +223,7 @@ void bind_tape(nb::module_& m) {
         for (const char* name : names) codes[name] = code++;
         m.attr(attribute) = codes;
     };
-    named("UNARY", {"copy", "abs", "exp", "sqrt", "tanh", "sigmoid", "silu", "relu", "square", "cube", "inverse", "pow_minus_half"});
+    named("UNARY", {"copy", "abs", "exp", "sqrt", "tanh", "sigmoid", "silu", "relu", "square", "cube", "inverse", "pow_minus_half", "log", "erf"});
     named("BINARY", {"add", "sub", "mul", "div", "max", "min", "pow"});
     named("FORM", {"vector_vector", "vector_scalar", "scalar_vector"});
     named("REDUCTION", {"sum", "mean", "max", "min"});

@@ -72,6 +72,12 @@ void power(half_t* d, const half_t* a, const half_t* b, int64_t n) {
         d[i] = float_to_half(static_cast<float>(pow(half_to_float(a[i * a_step]), half_to_float(b[i * b_step]))));
 }
 
+// In double, number by number: few programs have a logarithm of more than a number a row.
+template <double (*function)(double)>
+void in_double(half_t* d, const half_t* a, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) d[i] = float_to_half(static_cast<float>(function(half_to_float(a[i]))));
+}
+
 template <typename Op>
 void fill(Kernels& table, Binary op) {
     auto& forms = table.binary[static_cast<int>(op)];
@@ -96,6 +102,8 @@ void fill_elementwise(Kernels& table) {
     unary(Unary::cube, each<Cube>);
     unary(Unary::inverse, each<Inverse>);
     unary(Unary::pow_minus_half, each<PowMinusHalf>);
+    unary(Unary::log, in_double<::log>);
+    unary(Unary::erf, in_double<::erf>);
     fill<Add>(table, Binary::add);
     fill<Sub>(table, Binary::sub);
     fill<Mul>(table, Binary::mul);

@@ -14,7 +14,7 @@ def test_what_the_forward_keeps_in_surfaces_is_there_for_host_work_of_the_backwa
     """The norm's backward reads the norm's input, which a program of the forward computed and kept."""
     lacking = torch.ops.aten.native_layer_norm_backward.default
     why_not = planning.why_not
-    monkeypatch.setattr(planning, "why_not", lambda node: "taken out" if node.target is lacking else why_not(node))
+    monkeypatch.setattr(planning, "why_not", lambda node, chip: "taken out" if node.target is lacking else why_not(node, chip))
     monkeypatch.setattr(backend, "warn_of_host_work", lambda *_: None)
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -199,9 +199,9 @@ def test_a_head_of_which_a_block_has_no_program_is_joined_by_torch_and_reported(
     why_not = planning.why_not
 
 
-    def without_the_last(node: fx.Node) -> str | None:
+    def without_the_last(node: fx.Node, chip: chips.Chip) -> str | None:
         is_last = node.target is aten.mm.default and node.meta["val"].shape == (32, 23280)
-        return "taken out" if is_last else why_not(node)
+        return "taken out" if is_last else why_not(node, chip)
 
     monkeypatch.setattr(planning, "why_not", without_the_last)
     model, exact = seeded(lambda: Head(70000))

@@ -57,6 +57,13 @@ def test_a_chip_says_what_it_refuses(tmp_path):
     found = Inspection(mil.save(small_program(), tmp_path)).on_chip(load("portable"))
     assert {"the output cast", "cast"} <= {refusal["name"] for refusal in found["refusals"]}
     assert all(refusal["reason"] and refusal["do"] and refusal["source"] for refusal in found["refusals"])
+    assert found["verdict"] == "refuses" and found["doubts"] == []
+
+
+def test_a_chip_says_what_is_in_doubt(tmp_path):
+    found = Inspection(mil.save(small_program(), tmp_path)).on_chip(load("m4"))
+    assert found["ops"]["cast"]["verdict"] == "takes"
+    assert {finding["verdict"] for finding in found["doubts"]} <= {"reports disagree", "unknown"}
 
 
 def test_a_package_does_what_its_text_does(tmp_path):

@@ -1,5 +1,7 @@
 """What the twin promises beyond the contract: counts, outputs of every kind, refusals of a chosen chip."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -102,3 +104,37 @@ def test_a_convolution_with_a_window_is_refused_with_its_form() -> None:
     program = b.program(b.conv(x=x, weight=literal(np.zeros((8, 8, 3, 3), np.float16)), name="window"))
     with pytest.raises(DeviceError, match=r"layer3: op window \(conv\).*1x1"):
         load_program(program, "layer3")
+
+
+@pytest.mark.parametrize("kind", ["log", "erf"])
+def test_every_number_goes_through_a_function_as_float64_has_it(kind: str) -> None:
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, -1)
+    b = Builder()
+    x = b.input("x", numbers.shape)
+    program = b.program(b.log(x=x, epsilon=0.0) if kind == "log" else b.erf(x=x))
+    (found,) = run(program, numbers)
+    with np.errstate(all="ignore"):
+        wanted = np.log(numbers.astype(np.float64)) if kind == "log" else np.vectorize(math.erf)(numbers.astype(np.float64))
+    # rounded to fp32 on the way, as every kernel does
+    assert np.array_equal(found, wanted.astype(np.float32).astype(np.float16), equal_nan=True)
+
+
+def test_a_logarithm_with_an_epsilon_of_its_own_is_refused_with_the_reason() -> None:
+    b = Builder()
+    with pytest.raises(DeviceError, match="its epsilon is 0.001000.*, and the twin adds none"):
+        load_program(b.program(b.log(x=b.input("x", (1, 32)), epsilon=1e-3)), "test")
+
+
+@pytest.mark.parametrize("pad", [(0, 0, 1, 2), (3, 0, 0, 0), (1, 2, 3, 4), (5, 5)])
+def test_a_pad_puts_its_number_around(pad: tuple[int, ...]) -> None:
+    b = Builder()
+    x = b.input("x", (2, 3, 32))
+    y = b.exp(x=x)
+    padded = b.pad(x=y, pad=(0, 0) * (3 - len(pad) // 2) + pad, mode="constant", constant_val=-2.5)
+    program = b.program(padded, b.add(x=padded, y=1.0))
+    given = np.random.default_rng(0).standard_normal((2, 3, 32)).astype(np.float16)
+    wanted = evaluate(program, {"x": given})
+    for got, var in zip(run(program, given), program.outputs):
+        assert np.array_equal(got, wanted[var.name]), var.name
+    with pytest.raises(DeviceError, match="it pads by reflect"):
+        load_program(b.program(b.pad(x=y, pad=(0, 0, 0, 0, 1, 1), mode="reflect")), "test")

@@ -78,7 +78,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     static = {nodes[name] for name in roles.static if name in nodes}
     refused = host_reasons(graph, _facts(graph, roles, static, compiler, blocks))
     while True:
-        cut_graph = cut(graph, lambda node: refused.get(node) or why_not(node), static)
+        cut_graph = cut(graph, lambda node: refused.get(node) or why_not(node, compiler.chip), static)
         try:
             return _Planner(name, graph, module, roles, replace(compiler), cut_graph, nodes, blocks).run()
         except RegionError as error:

@@ -28,13 +28,25 @@ class Certainty(enum.Enum):
     """Nobody has reported on it."""
 
 
+class Verdict(enum.Enum):
+    """What a chip does with an op or a form, as far as reports go."""
+
+    TAKES = "takes"
+    REFUSES = "refuses"
+    """It is reported to fail or to give wrong numbers there, and nobody reports otherwise."""
+    DISAGREE = "reports disagree"
+    """Some report that it works there, or on other machines or routes, and some that it fails."""
+    UNKNOWN = "unknown"
+    """Nobody has reported on it there."""
+
+
 class Level(enum.Enum):
     """What breaking a rule means."""
 
     REFUSE = "refuse"
-    """The program is not legal: it fails to compile, fails to run, or gives wrong numbers."""
+    """What we write keeps it. A program that breaks it is refused or doubted, by the entry's certainty (`Chip.judges`)."""
     WARN = "warn"
-    """Reports disagree or the cost is time only: said once, not refused."""
+    """What we write may break it too: it costs time only, or too much would be lost. Said once."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,8 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Chip:
-    """One target. `ports` and `programs` are conditions on the signature and on the program as a whole."""
+    """One target. `ports` and `programs` are conditions on the signature and on the program as a whole. A strict target
+    refuses what is not known to work."""
 
     name: str
     title: str
@@ -109,6 +122,7 @@ class Chip:
     prefers: Mapping[str, str]
     costs: Mapping[str, Quantity]
     arithmetic: Mapping[str, Assumption] = field(default_factory=dict)
+    is_strict: bool = False
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -117,6 +131,17 @@ class Chip:
 
     def takes(self, kind: str) -> bool:
         return kind in self.kinds
+
+    def verdict(self, kind: str) -> Verdict:
+        """What is known of an op, its conditions aside."""
+        fact = self.op(kind)
+        return Verdict.TAKES if fact.is_taken else self.judges(fact.certainty)
+
+    def judges(self, certainty: Certainty) -> Verdict:
+        """What it means to use an op that is not taken, or to break a rule, of an entry of that certainty."""
+        if self.is_strict or certainty in (Certainty.SEVERAL, Certainty.ONE):
+            return Verdict.REFUSES
+        return Verdict.DISAGREE if certainty is Certainty.CONFLICT else Verdict.UNKNOWN
 
     @property
     def widest_matrix(self) -> int:

@@ -40,8 +40,8 @@ def _on_program(check: ProgramCheck) -> ProgramCheck:
 
 @_on_op
 def fp16_only(view: ProgramView, op: Op, value: object) -> str | None:
-    """Results are tensors of fp16: no int, bool or wider floats are computed."""
-    for var in op.outputs:
+    """Results are tensors of fp16: no int, bool or wider floats are computed. A cast has conditions of its own."""
+    for var in () if op.kind.name == "cast" else op.outputs:
         if not isinstance(var.type, TensorType) or var.type.dtype != FP16:
             return f"its result is {var.type}, and only fp16 is computed"
     return None
@@ -137,6 +137,14 @@ def argument(view: ProgramView, op: Op, value: object) -> str | None:
 
 
 @_on_op
+def argument_among(view: ProgramView, op: Op, value: object) -> str | None:
+    """`value` is (name, one choice, another, ..)."""
+    name, *choices = value
+    found = view.value(op, name)
+    return None if found in choices else f"{name} is {found}, and must be {' or '.join(choices)}"
+
+
+@_on_op
 def last_axis(view: ProgramView, op: Op, value: object) -> str | None:
     """The argument named by `value` (axis or axes) says the last axis and no other."""
     found, rank = view.value(op, str(value)), len(shape_of(op.args["x"]))
@@ -208,9 +216,10 @@ def input_channels_at_most(view: ProgramView, op: Op, value: object) -> str | No
 
 @_on_port
 def port_dtype(view: ProgramView, port: Var, value: object) -> str | None:
-    if isinstance(port.type, TensorType) and port.type.dtype.mil_name == value:
+    """`value` lists the element types that are taken."""
+    if isinstance(port.type, TensorType) and port.type.dtype.mil_name in value:
         return None
-    return f"it is {port.type}, and must be of {value}"
+    return f"it is {port.type}, and must be of {' or '.join(value)}"
 
 
 @_on_port
@@ -226,9 +235,12 @@ def port_fixed(view: ProgramView, port: Var, value: object) -> str | None:
 
 @_on_port
 def port_row_multiple(view: ProgramView, port: Var, value: object) -> str | None:
+    """`value` entries of fp16, and half as many of fp32: what counts is the bytes of a row."""
     shape = shape_of(port)
     size = shape[-1] if shape else 1
-    return None if size is None or size % value == 0 else f"its last axis has {size} entries, no multiple of {value}"
+    wide = isinstance(port.type, TensorType) and port.type.dtype.mil_name == "fp32"
+    multiple = value // 2 if wide else value
+    return None if size is None or size % multiple == 0 else f"its last axis has {size} entries, no multiple of {multiple}"
 
 
 # --- programs: (name, fault) for each ----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
     load("m4") ── m4.toml, what it extends ──► Chip
 A file groups ops that share a verdict: [[ops]] names = [..], taken = true, certainty, source, conditions = [..].
 With `extends` it says only what differs: an op, a limit, a quantity or a rule that it names replaces the other
-file's. An entry without source or certainty, an unknown key and an op named twice are errors of ours, found by the
+file's; `strict` is not inherited. An entry without source or certainty, an unknown key and an op named twice are errors of ours, found by the
 tests, which read every file.
 """
 
@@ -35,7 +35,7 @@ def load(name: str = DEFAULT) -> Chip:
 
 def parse_chip(data: Mapping) -> Chip:
     """A chip from a data file's content; asserts that it is complete."""
-    known = {"name", "title", "extends", "ops", "every_op", "ports", "programs", "limits", "prefers", "costs", "arithmetic"}
+    known = {"name", "title", "strict", "extends", "ops", "every_op", "ports", "programs", "limits", "prefers", "costs", "arithmetic"}
     assert set(data) <= known, f"{data.get('name')}: unknown keys {sorted(set(data) - known)}"
     base = load(data["extends"]) if "extends" in data else _NOTHING
     ops: dict[str, OpFact] = {}
@@ -54,6 +54,7 @@ def parse_chip(data: Mapping) -> Chip:
         prefers={**base.prefers, **data.get("prefers", {})},
         costs={**base.costs, **{entry["name"]: _quantity(entry) for entry in data.get("costs", ())}},
         arithmetic={**base.arithmetic, **{entry["name"]: _assumption(entry) for entry in data.get("arithmetic", ())}},
+        is_strict=data.get("strict", False),
     )
 
 

@@ -13,7 +13,7 @@ from torchane.errors import TorchaneError
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--ops", "with_ops", is_flag=True, help="List every op with its result and its multiply-adds.")
 @click.option("--weights", "with_weights", is_flag=True, help="List every constant with its size and place.")
-@click.option("--chip", metavar="NAME", help="Say what this chip refuses of the program, and why (portable, m1, ...).")
+@click.option("--chip", metavar="NAME", help="Say what this chip takes, refuses, and what reports disagree on, each with its sources (portable, m1, ...).")
 @click.option("--diff", "other", type=click.Path(path_type=Path), metavar="OTHER",
               help="Say what the program in OTHER does differently.")  # fmt: skip
 @click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.svg",

@@ -98,14 +98,25 @@ def _show_program(out: Console, program: Mapping[str, Any]) -> None:
 
 
 def _show_chip(out: Console, chip: Mapping[str, Any]) -> None:
-    refused, warned = chip["refusals"], chip["warnings"]
-    verdict = f"[red]refuses {len(refused)}[/red]" if refused else "[green]takes it[/green]"
-    out.print(f"\n{escape(chip['title'] or chip['name'])}: {verdict}, {len(warned)} warnings")
-    columns = ("what", "why", "what to do", "source")
-    for title, found in (("refused", refused), ("warnings", warned)):
+    refused, doubtful, warned = chip["refusals"], chip["doubts"], chip["warnings"]
+    verdict = _VERDICTS[chip["verdict"]].format(len(refused))
+    doubted = f", doubts: {len(doubtful)}" if doubtful else ""
+    out.print(f"\n{escape(chip['title'] or chip['name'])}: {verdict}{doubted}, {len(warned)} warnings")
+    columns = ("what", "verdict", "why", "what to do", "source")
+    for title, found in (("refused", refused), ("doubts: reports disagree, or nobody has tried", doubtful), ("warnings", warned)):
         if found:
-            rows = ((_within(r), r["reason"], r["do"], f"{r['source']}; {r['certainty']}") for r in found)
+            rows = ((_within(r), r["verdict"], r["reason"], r["do"], f"{r['source']}; {r['certainty']}") for r in found)
             _table(out, title, columns, rows)
+    rows = ((kind, op["verdict"], f"{op['source']}; {op['certainty']}") for kind, op in chip["ops"].items())
+    _table(out, "ops on this chip", ("op", "verdict", "source"), rows)
+
+
+_VERDICTS = {
+    "takes": "[green]takes it[/green]",
+    "refuses": "[red]refuses {}[/red]",
+    "reports disagree": "[yellow]reports disagree whether it takes it[/yellow]",
+    "unknown": "[yellow]nobody has reported whether it takes it[/yellow]",
+}
 
 
 def _within(refusal: Mapping[str, str]) -> str:

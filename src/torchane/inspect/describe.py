@@ -8,8 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torchane.chips import Chip, refusals
-from torchane.chips.legality import Refusal, warnings
+from torchane.chips import Chip, Finding, Verdict, doubts, refusals, warnings
 from torchane.errors import CompileError, ParseError, UsageError
 from torchane.inspect import e5, hwx, mlmodelc, mlpackage
 from torchane.inspect.hwx.describe import describe as describe_hwx
@@ -20,7 +19,7 @@ from torchane.mil.blobs import BlobFile
 from torchane.mil.check import check
 from torchane.mil.diff import diff
 from torchane.mil.files import read_whole
-from torchane.mil.ir import Program
+from torchane.mil.ir import Program, walk
 
 _LONG = ("lines", "weights")
 
@@ -85,15 +84,20 @@ class Inspection:
         return found
 
     def on_chip(self, chip: Chip) -> dict[str, Any]:
-        """What a chip refuses of the program, function by function, and what it warns of."""
+        """What a chip refuses of the program, function by function, what is doubtful, what it warns of, and its verdict
+        on every kind of op and on the whole: the worst of what was found."""
         program = self.require_program("--chip")
         several = len(program.functions) > 1
-        found: dict[str, Any] = {"name": chip.name, "title": chip.title, "refusals": [], "warnings": []}
+        found: dict[str, Any] = {"name": chip.name, "title": chip.title, "verdict": "", "refusals": [], "doubts": [], "warnings": [], "ops": {}}
         for function in program.functions:
             alone = replace(program, functions=(function,))
-            for key, judge in (("refusals", refusals), ("warnings", warnings)):
+            for key, judge in (("refusals", refusals), ("doubts", doubts), ("warnings", warnings)):
                 named = {"function": function.name} if several else {}
-                found[key] += [_refusal(refusal) | named for refusal in judge(alone, chip)]
+                found[key] += [_finding(finding) | named for finding in judge(alone, chip)]
+        kinds = sorted({op.kind.name for function in program.functions for op in walk(function.ops)} - {"const"})
+        found["ops"] = {kind: _op_verdict(kind, chip) for kind in kinds}
+        verdicts = {finding["verdict"] for finding in (*found["refusals"], *found["doubts"])}
+        found["verdict"] = next((v.value for v in _WORST_FIRST if v.value in verdicts), Verdict.TAKES.value)
         return found
 
     def differences(self, other: "Inspection") -> list[dict[str, str]]:
@@ -152,10 +156,19 @@ def _records(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _refusal(found: Refusal) -> dict[str, str]:
+_WORST_FIRST = (Verdict.REFUSES, Verdict.DISAGREE, Verdict.UNKNOWN)
+
+
+def _op_verdict(kind: str, chip: Chip) -> dict[str, str]:
+    fact = chip.op(kind)
+    return {"verdict": chip.verdict(kind).value, "certainty": fact.certainty.value, "source": fact.source}
+
+
+def _finding(found: Finding) -> dict[str, str]:
     return {
         "name": found.name,
         "rule": found.rule,
+        "verdict": found.verdict.value,
         "reason": found.reason,
         "do": found.do,
         "source": found.source,

@@ -10,7 +10,7 @@ the tuples below and nowhere else. The program is checked after every pass that 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from torchane.chips import Chip, require_legal
+from torchane.chips import Chip, require_settled
 from torchane.errors import CompileError
 from torchane.mil.check import check
 from torchane.mil.constants import inline_constants
@@ -129,8 +129,8 @@ def lower(
     ports: layouts that inputs and outputs must have, by name; None or absent leaves the choice to the layout
     pass. weights: names of ports that hold trained tensors or their gradients. ranges: asks for range control, and says
     what is known of the inputs.
-    Raises CompileError that names the pass where an op has no form, LegalityError where the chip refuses
-    the result.
+    Raises CompileError that names the pass where an op has no form, LegalityError where the chip is not known
+    to take the result.
     """
     _check(program, "capture")
     if any(op.blocks for op in program.ops) or len(program.functions) != 1:
@@ -148,7 +148,7 @@ def lower(
             program, controlled = control_ranges(program, chip, ranges)
             _check(program, CONTROL.name)
         program = run(step, program, chip)
-    require_legal(program, chip)
+    require_settled(program, chip)
     return Lowered(program, layouts, controlled)
 
 

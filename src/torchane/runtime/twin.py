@@ -114,7 +114,7 @@ class _Loader:
     def __init__(self, program: Program, name: str, arithmetic: str):
         self.program = program
         self.name = name
-        self.schedule = Schedule(arithmetic)
+        self.schedule = Schedule(arithmetic, lambda number: self._constant(Literal(TensorType(FP16, ()), np.array(number, np.float16))))
         self.values: dict[Var, Array] = {}
         self.constants: dict[tuple[Shape, bytes], Array] = {}
         self.constants_size = 0

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from torchane import native
 from torchane.mil.ir import Literal, Op
 from torchane.mil.ops.support import positive_axes, positive_axis
@@ -129,12 +131,35 @@ def _(schedule: Schedule, op: Op, values: tuple[Array, ...], axis: int, interlea
     return out
 
 
+@runs("pad")
+def _(schedule: Schedule, op: Op, x: Array, pad: Shape, mode: str = "constant", constant_val: float = 0.0) -> Array:
+    if mode != "constant":
+        raise Unsupported(f"it pads by {mode}, and the twin pads with one number")
+    out = new(_result(op))
+    rank, strides = len(out.shape), dense_strides(out.shape)
+    before = (0,) * (rank - len(pad) // 2) + tuple(pad[::2])
+    assert schedule.constant is not None, "a loader gives constants"
+    everywhere = {"sizes": out.shape, "x_strides": (0,) * rank, "out_strides": strides}
+    schedule.add(Call(["pad"], "copy", (schedule.constant(constant_val),), out, everywhere))
+    part = Array(out.root, x.shape, sum(start * stride for start, stride in zip(before, strides, strict=True)))
+    inside = {"sizes": x.shape, "x_strides": dense_strides(x.shape), "out_strides": strides}
+    schedule.add(Call([], "copy", (x,), part, inside))
+    return out
+
+
 # --- element-wise -------------------------------------------------------------------------------------------------
 
 
-@runs("abs", "exp", "sqrt", "tanh", "sigmoid", "silu", "relu", "square")
+@runs("abs", "exp", "sqrt", "tanh", "sigmoid", "silu", "relu", "square", "erf")
 def _(schedule: Schedule, op: Op, x: Array) -> Array:
     return schedule.element_wise(Micro(op.kind.name, "unary", op.kind.name, (x,), new(_result(op))))
+
+
+@runs("log")
+def _(schedule: Schedule, op: Op, x: Array, epsilon: float = 1e-45) -> Array:
+    if np.float16(epsilon) != 0:
+        raise Unsupported(f"its epsilon is {epsilon}, and the twin adds none; add it in an op of its own")
+    return schedule.element_wise(Micro("log", "unary", "log", (x,), new(_result(op))))
 
 
 _BINARY = {

@@ -6,7 +6,7 @@ An element-wise op joins the chain that computes one of its operands where it ca
 are there by then, or if the chain can wait until they are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -86,9 +86,11 @@ class Chain:
 
 @dataclass
 class Schedule:
-    """Collects steps. Nothing is placed in memory yet. `arithmetic`: in which the steps will be computed."""
+    """Collects steps. Nothing is placed in memory yet. `arithmetic`: in which the steps will be computed. `constant`: the
+    Array of a number that a rule needs in memory."""
 
     arithmetic: str = "exact"
+    constant: Callable[[float], Array] | None = None
     steps: list[Step] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
     _last_key: int = 0

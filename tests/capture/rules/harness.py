@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from torchane.capture import rules
 from torchane.capture.rules import common
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
-from torchane.mil.ir import Literal, Var
+from torchane.mil.ir import Literal, Program, Var
+from torchane.mil.kinds import KINDS
 from torchane.mil.types import DType
 from torchane.passes import has_form
 
@@ -31,6 +33,8 @@ aten = torch.ops.aten
 ORACLES = {name: core_aten_decompositions()[name] for name in (aten._fused_rms_norm_backward.default,)}
 _TAKE_MASKED_SCORES = {aten.add.Tensor, aten._softmax.default, aten._safe_softmax.default}
 PORTABLE = chips.load("portable")
+#: A chip that takes every op, so that rules are tried that no chip is sure to have a use for.
+EVERYTHING = replace(PORTABLE, ops={kind: replace(PORTABLE.op("add"), name=kind) for kind in KINDS})
 
 #: torch writes some constants in float32 even for float64 tensors (1 / 6 of hardsigmoid's gradient).
 IDEAL = 1e-8
@@ -66,6 +70,24 @@ def run_rule(
         None if item is None else np.asarray(item.value) if isinstance(item, Literal) else found[item.name]
         for item in results
     )
+
+
+def natural_program(target: torch._ops.OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Program | None:
+    """What the rule of `target` writes, in fp16; None where it computes nothing."""
+    b = Builder()
+
+    def declare(item: Any) -> Any:
+        if not isinstance(item, torch.Tensor):
+            return item
+        first = item.flatten()[:1].to(torch.float64)
+        if first.isinf().any() and (item == first).all():  # full(-inf): a constant
+            return common.filled(tuple(item.shape), first.item(), DType.FP16)
+        return b.input("x", tuple(item.shape), DType.FP16)
+
+    results = rules.RULES[target](b, *tree_map(declare, tuple(args)), **tree_map(declare, kwargs))
+    given = results if isinstance(results, tuple | list) else (results,)
+    computed = dict.fromkeys(item for item in given if isinstance(item, Var) and any(item in op.outputs for op in b.ops))
+    return b.program(*computed) if computed else None
 
 
 def assert_close(found: np.ndarray, wanted: torch.Tensor, tolerance: float, what: str) -> None:
@@ -127,7 +149,7 @@ class Checker(Interpreter):
             masked = (args[0] == -torch.inf).all(args[1], keepdim=True)
             args = (args[0].masked_fill(masked, 0.0), *args[1:])
         result = node.target(*args, **kwargs)
-        reason = rules.why_not(node, lambda kind: True)
+        reason = rules.why_not(node, EVERYTHING)
         if reason is None and _has_odd_numbers(node.target, (args, kwargs)):
             reason = "its inputs are not finite"
         if reason is None:

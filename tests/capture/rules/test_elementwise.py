@@ -153,3 +153,10 @@ def test_full_constant_becomes_a_scalar_only_where_the_shape_stays():
     wide = mul(b, x, common.filled((3, 4), 2, FP16))
     assert b.ops[0].args["y"].shape == ()
     assert wide.shape == (3, 4)
+
+
+@pytest.mark.parametrize("x", [1e-7, 3e-5, 1e-4, 4e-4, 7e-4, 0.01, 0.5, 100.0])
+def test_log1p_of_a_small_number_is_not_lost(x):
+    (found,) = run_rule(aten.log1p.default, (torch.tensor([x]),), fp16=True)
+    wanted = np.log1p(np.float64(np.float16(x)))
+    assert abs(float(found[0]) - wanted) <= 2 * 2.0**-11 * wanted + 2.0**-24

@@ -7,6 +7,7 @@ from harness import trace
 from torchane.capture import rules
 from torchane.capture.rules.decompose import SOMETIMES
 from torchane.capture.rules.registry import RULES, Rule
+from torchane.chips import load
 
 aten = torch.ops.aten
 
@@ -56,8 +57,9 @@ def test_unknown_op_is_named_as_such():
 
 def test_logarithm_waits_for_a_chip_that_takes_it():
     node = node_of(torch.log, torch.ones(3), target=aten.log.default)
-    assert rules.why_not(node) == "it needs log, which the chip does not take"
-    assert rules.why_not(node, lambda kind: kind == "log") is None
+    assert rules.why_not(node) == "it needs log, which the chip portable does not take"
+    assert rules.why_not(node, load("m4")) is None
+    assert rules.why_not(node, load("m3")) == "it needs log, and nobody has reported that the chip m3 takes it"
 
 
 def test_search_for_infinity_and_nan_runs_on_the_host():

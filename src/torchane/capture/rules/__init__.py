@@ -2,7 +2,7 @@
 
     from torchane.capture import rules
     aot_autograd(..., decompositions=rules.decompositions())
-    rule = rules.rule_for(node)              # None: the host runs it; rules.why_not(node) says why
+    rule = rules.rule_for(node, chip)        # None: the host runs it; rules.why_not(node, chip) says why
     result = rule(builder, *args, **kwargs)  # Var, Literal (a constant), None, or a tuple of them
 
 Passes make the result legal for a chip. A family is a file; `registry` says what a rule may expect.

@@ -26,6 +26,8 @@ EXCLUDED_BELOW = -2.5e4
 _LARGEST = {FP16: 65504.0}
 _SMALLEST = {FP16: 2.0**-24}
 _SMALLEST_NORMAL = {FP16: 2.0**-14}
+#: The largest finite sum that an engine gives (chips/portable.toml, limit accumulator_ceiling).
+_LARGEST_SUM = 32752
 
 
 def dtype_of(x: Value) -> DType:
@@ -127,6 +129,12 @@ def axes_of(dim: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
     if dim is None or (not isinstance(dim, int) and len(dim) == 0):
         return tuple(range(rank))
     return tuple(sorted(axis_of(item, rank) for item in ((dim,) if isinstance(dim, int) else dim)))
+
+
+def why_sum_of_exponentials_overflows(shape: Sequence[int], dim: int | Sequence[int] | None) -> str | None:
+    """Each exp(x - max) is 1 at most, and all are where all x are equal."""
+    count = math.prod(shape[axis] for axis in axes_of(dim, len(shape)))
+    return None if count <= _LARGEST_SUM else f"its sum of {count:,} exponentials may pass {_LARGEST_SUM:,}, the largest of a program"
 
 
 def sizes(x: Value) -> tuple[int, ...]:

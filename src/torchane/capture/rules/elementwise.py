@@ -192,8 +192,11 @@ def log10(b: Builder, x: Value) -> Value:
 
 @lowers(aten.log1p.default, needs=("log",))
 def log1p(b: Builder, x: Value) -> Var:
-    """log(1 + x). Below 2**-11 in fp16, 1 + x is 1 and the result 0: MIL has no log1p."""
-    return log(b, b.add(x=x, y=number(1, common.dtype_of(x))))
+    """log(u) + (x - (u - 1)) / u with u = 1 + x as it was rounded: MIL has no log1p, and below 2**-11 in fp16 u is 1."""
+    one, minus_one = number(1, common.dtype_of(x)), number(-1, common.dtype_of(x))
+    u = b.add(x=x, y=one)
+    lost = b.sub(x=x, y=b.add(x=u, y=minus_one))
+    return b.add(x=log(b, u), y=b.real_div(x=lost, y=u))
 
 
 @lowers(aten.expm1.default)

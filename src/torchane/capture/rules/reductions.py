@@ -130,7 +130,12 @@ def vector_norm(
     return _reduced(b, kind, b.abs(x=x), dim, keepdim)
 
 
-@lowers(aten.logsumexp.default, needs=("log",))
+def _sum_fits(node: Node) -> str | None:
+    x, dim = values(node, "self", "dim")
+    return common.why_sum_of_exponentials_overflows(x.meta["val"].shape, dim)
+
+
+@lowers(aten.logsumexp.default, needs=("log",), when=_sum_fits)
 def logsumexp(b: Builder, x: Value, dim: Dims, keepdim: bool = False) -> Value:
     """max + log(sum(exp(x - max))): exp never leaves fp16."""
     axes = common.axes_of(dim, len(x.shape))

@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from torchane.chips import Chip, Verdict, load
 from torchane.errors import CompileError
 from torchane.mil.ir import Literal, Var
+from torchane.passes import has_form
 
 #: What a rule's tensor argument may be: a value of the program, or a constant.
 Value = Var | Literal
 Result = Value | None | tuple["Value | None", ...]
 Condition = Callable[[Node], str | None]
-HasForm = Callable[[str], bool]
 
 #: torch's element types that a program may carry; float64 asks for digits that fp16 has not got.
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -58,6 +59,13 @@ ON_THE_HOST: Mapping[torch._ops.OpOverloadPacket, str] = MappingProxyType({
     **dict.fromkeys((aten._foreach_lerp, aten._foreach_mul), _STATISTICS),
     **dict.fromkeys((aten.copy_, aten._to_copy, aten.empty), _COPY),
 })  # fmt: skip
+
+
+_WHY_NOT = {
+    Verdict.REFUSES: "which the chip {} does not take",
+    Verdict.DISAGREE: "and reports disagree whether the chip {} takes it",
+    Verdict.UNKNOWN: "and nobody has reported that the chip {} takes it",
+}
 
 
 class NoRule(CompileError):
@@ -108,24 +116,25 @@ def lowers(
     return register
 
 
-def rule_for(node: Node, has_form: HasForm | None = None) -> Rule | None:
+def rule_for(node: Node, chip: Chip | None = None) -> Rule | None:
     """The rule that takes this node, or None where the host must run it (`why_not` says why)."""
-    return RULES[node.target] if why_not(node, has_form) is None else None
+    return RULES[node.target] if why_not(node, chip) is None else None
 
 
-def why_not(node: Node, has_form: HasForm | None = None) -> str | None:
+def why_not(node: Node, chip: Chip | None = None) -> str | None:
     """Why no program can hold this node, in words for a report; None where a rule takes it.
 
-    has_form: whether the chip can be given a MIL op (`passes.has_form`); absent, only what every chip takes.
+    chip: that the program is for, whose data file says which MIL ops it takes; `portable` if none is given.
     """
     if node.op != "call_function":
         return f"it is a {node.op}, not a call"
     rule = RULES.get(node.target)  # type: ignore[call-overload]
     if rule is None:
         return ON_THE_HOST.get(getattr(node.target, "overloadpacket", None), "torchane has no rule for it")
+    chip = chip or load()
     for kind in rule.needs:
-        if has_form is None or not has_form(kind):
-            return f"it needs {kind}, which the chip does not take"
+        if not has_form(kind, chip):
+            return f"it needs {kind}, {_WHY_NOT[chip.verdict(kind)].format(chip.name)}"
     for source in node.all_input_nodes:
         if (reason := _unfit(source.meta.get("val"), rule)) is not None:
             return f"its input {source.name} {reason}"

@@ -6,10 +6,11 @@ or a constant one that leaves something in every row, the two are one.
 """
 
 import torch
+from torch.fx import Node
 
 from torchane.capture.rules import common
 from torchane.capture.rules.common import EXCLUDED_BELOW
-from torchane.capture.rules.registry import Value, lowers
+from torchane.capture.rules.registry import Value, lowers, values
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal
 
@@ -67,7 +68,12 @@ def softmax_backward(b: Builder, grad: Value, output: Value, dim: int, input_dty
     return b.mul(x=output, y=b.sub(x=grad, y=weighted))
 
 
-@lowers(aten._log_softmax.default, needs=("log",))
+def _sum_fits(node: Node) -> str | None:
+    x, dim = values(node, "self", "dim")
+    return common.why_sum_of_exponentials_overflows(x.meta["val"].shape, dim)
+
+
+@lowers(aten._log_softmax.default, needs=("log",), when=_sum_fits)
 def log_softmax(b: Builder, x: Value, dim: int, half_to_float: bool) -> Value:
     """(x - max) - log(sum(exp(x - max)))."""
     if not x.shape:
