@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +65,10 @@ def work(rank: int, folder: Path) -> None:
     os._exit(0)
 
 
-@pytest.fixture
-def gloo(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def gloo(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Skips where two processes cannot reach each other, as where the loopback interface is down."""
+    tmp_path = tmp_path_factory.mktemp("gloo")
     probes = [
         subprocess.Popen(
             [sys.executable, "-c", PROBE, str(rank), str(tmp_path / "probe"), str(MEET_S)], stderr=subprocess.PIPE, text=True
@@ -105,14 +108,58 @@ def test_two_processes_match_one_on_the_joined_batch(gloo, tmp_path: Path) -> No
         assert (first == second).all()  # the processes agree to the bit
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")
-def test_compiling_the_wrapper_is_explained(gloo, tmp_path: Path) -> None:
-    start(0, 1, tmp_path / "store")
-    try:
-        torch._dynamo.reset()
-        model = torch.compile(DistributedDataParallel(make_model()), backend=backend.ane)
-        with pytest.warns(TorchaneWarning, match=r"Turn them round: DistributedDataParallel\(torch.compile\(model"):
-            model(batch())
-    finally:
-        dist.destroy_process_group()
-        torch._dynamo.reset()
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.map(x))
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Block(), nn.Linear(8, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+@pytest.fixture
+def alone(gloo, tmp_path: Path) -> Iterator[None]:
+    """A group of one process, which talks to nobody."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    torch._dynamo.reset()
+    yield
+    dist.destroy_process_group()
+    torch._dynamo.reset()
+
+
+def compiled_wrapper(model: nn.Module) -> tuple[list[str], list[str]]:
+    """What torchane warns of while DDP(model) is compiled and run, and where its matrix products run."""
+    known = len(backend.COMPILED)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.compile(DistributedDataParallel(model), backend=backend.ane)(batch()).sum().backward()
+    places = [row.place for found in backend.COMPILED[known:] for row in found.rows if "mm" in row.op]
+    return [str(warning.message) for warning in said if issubclass(warning.category, TorchaneWarning)], places
+
+
+def test_compiling_the_wrapper_of_torchs_own_modules_is_explained(alone) -> None:
+    said, places = compiled_wrapper(make_model())
+    assert not places
+    assert "is an nn.Sequential" in said[0] and "the whole model runs in PyTorch" in said[0]
+    assert "Turn them round: DistributedDataParallel(torch.compile(model" in said[0]
+
+
+def test_compiling_the_wrapper_of_a_users_module_is_one_graph_and_no_warning(alone) -> None:
+    said, places = compiled_wrapper(Whole())
+    assert set(places) == {"program"}
+    assert not said
+
+
+def test_the_graphs_within_a_container_of_torchs_own_are_named(alone) -> None:
+    said, places = compiled_wrapper(nn.Sequential(Block(), Block(), nn.Linear(8, 4)))
+    assert set(places) == {"program"}
+    assert "Block in it become graphs of their own, and the rest runs in PyTorch" in said[0]

@@ -86,3 +86,37 @@ def test_too_many_shapes_end_in_a_named_error_with_advice(dynamic, monkeypatch) 
         compiled(torch.randn(2, 4, 8))
         with pytest.raises(Exception, match=r"compiled for 2 different shapes.*Pad batches to a few lengths"):
             compiled(torch.randn(2, 5, 8))
+
+
+class Blocks(nn.Module):
+    """Equal layers, whose strides and sizes share_layers compares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return x
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[(3, 8), (5, 8), (1, 8)], [(1, 8), (4, 8)], [(2, 4, 8), (2, 1, 8), (1, 4, 8), (1, 1, 8)], [(2, 2, 1, 8), (3, 1, 2, 8), (1, 1, 1, 8)]],
+    ids=["a size of 1 last", "a size of 1 first", "either size is 1", "1 in the middle"],
+)
+def test_a_size_of_1_among_symbolic_ones(sizes: list[tuple[int, ...]]) -> None:
+    model = Blocks()
+    compiled = torch.compile(model, backend=backend.ane, dynamic=True, options={"device": "twin"})
+    for shape in sizes:
+        x = torch.randn(shape)
+        assert distance(compiled(x), model(x)) < GRADIENT_BAR
+
+
+def test_a_transposed_batch_of_1_with_symbolic_strides() -> None:
+    model = Blocks()
+    compiled = torch.compile(model, backend=backend.ane, dynamic=True, options={"device": "twin"})
+    for count in (3, 5, 1):
+        x = torch.randn(8, count, 2).permute(2, 1, 0)
+        assert distance(compiled(x), model(x)) < GRADIENT_BAR

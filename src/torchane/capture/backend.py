@@ -256,7 +256,8 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
         gm = inline(gm)
     results = gm.graph.output_node().args[0]
     context = TracingContext.try_get()
-    count = len(results) if inference else context.fw_metadata.num_forward
+    # AOTAutograd does not count the tokens that order ops with effects (linalg.inv checks its result), and returns them first.
+    count = len(results) if inference else len(context.fw_metadata.tokens) + context.fw_metadata.num_forward
     context.fw_metadata.bw_donated_idxs = []  # None reads as "some" where torch checks retain_graph
     roles = Roles(
         weights=compiled.weight_names,

@@ -257,7 +257,8 @@ class _Planner:
             )
             spec = self.compiler.programs[program]
             for node, port in (*zip(ports.inputs, spec.inputs), *zip(ports.outputs, spec.outputs)):
-                self.layouts.setdefault(node, port.layout)
+                known = self.layouts.setdefault(node, port.layout)
+                assert known == port.layout, f"{node.name} lies as {known}, and {spec.name} takes or gives {port.layout}"
             if spec.ranges is not None:
                 self.true |= {node for node, form in zip(ports.outputs, spec.ranges.outputs, strict=True) if form == ZERO}
             if needed:

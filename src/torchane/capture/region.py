@@ -70,13 +70,13 @@ class RegionError(CaptureError):
 
 @dataclass
 class RegionCompiler:
-    """Lowers regions for one chip and remembers what it lowered: programs by their text.
+    """Lowers regions for one chip and remembers what it lowered: programs by their text and ports.
     `dataclasses.replace` gives one that remembers nothing yet. ranges: programs are range-controlled."""
 
     chip: Chip
     ranges: bool = False
     programs: list[ProgramSpec] = field(default_factory=list, init=False)
-    _by_text: dict[tuple[str, bytes], int] = field(default_factory=dict, init=False)
+    _by_text: dict[tuple[Any, ...], int] = field(default_factory=dict, init=False)
     _by_structure: dict[str, int] = field(default_factory=dict, init=False)
     lowered_regions: int = field(default=0, init=False)
 
@@ -104,7 +104,8 @@ class RegionCompiler:
             except CompileError as error:
                 raise RegionError(f"{region.where or 'outside of layers'}: {error}", region.nodes) from error
             self.lowered_regions += 1
-            key = (spec.text, b"".join(spec.blobs.values()))
+            # The ports too: an elementwise program has one text for values that lie in different orders of their axes.
+            key = (spec.text, b"".join(spec.blobs.values()), spec.inputs, spec.outputs)
             if key not in self._by_text:
                 self._by_text[key] = len(self.programs)
                 self.programs.append(spec)

@@ -15,7 +15,7 @@ and that no result aliases an input.
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -23,15 +23,20 @@ from typing import Any
 import torch
 from torch import fx
 from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._higher_order_ops.effects import has_effects
 from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchane.capture.graph import VIEWS, layer_name
 
 Stack = Mapping[str, tuple[str, Any]]
 
-#: Change state that later nodes depend on: what they govern is not cut out.
-_MODES = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode")
+#: How functions are called that change state which later nodes depend on: what they govern is not cut out.
+_MODES = ("_enter_", "_exit_", "_set_", "_saved_tensors_hooks_")
+#: The transforms of torch.func: their levels are state too, and tensors of a level have no storage to compare.
+_TRANSFORMS = ("torch._functorch", "torch._C._functorch")
 #: Write to a tensor that they are given, whatever their name says.
 _WRITERS = ("setitem", "batch_norm", "instance_norm")
 
@@ -39,10 +44,10 @@ _WRITERS = ("setitem", "batch_norm", "instance_norm")
 def share_layers(gm: fx.GraphModule) -> fx.GraphModule:
     """The graph with layers of equal structure replaced by calls of one subgraph each, in place.
 
-    Left as it is where autocast or a grad mode changes on the way, and for layers that are met in pieces,
-    write to a tensor, or hand on what aliases their inputs.
+    Left as it is where autocast, a grad mode or a transform of torch.func begins on the way, and for layers that are
+    met in pieces, write to a tensor, hand on what aliases their inputs, or hold ops with effects.
     """
-    if torch.is_autocast_enabled("cpu") or any(_name(node) in _MODES for node in gm.graph.nodes):
+    if torch.is_autocast_enabled("cpu") or any(map(_governs, gm.graph.nodes)):
         return gm
     alike: dict[Any, list[_Layer]] = {}
     for layer in _layers(gm.graph):
@@ -50,6 +55,7 @@ def share_layers(gm: fx.GraphModule) -> fx.GraphModule:
         if key is not None:
             alike.setdefault(key, []).append(layer)
     groups = [group for group in alike.values() if len(group) > 1 and len({one.inputs for one in group}) == len(group)]
+    groups = [group for group in groups if not _has_effects(gm, group[0])]
     moved: dict[fx.Node, fx.Node] = {}
     for number, group in enumerate(groups):
         _replace(gm, f"layer_{number}", group, moved)
@@ -72,6 +78,8 @@ class _Layer:
         ports = [node.meta.get("example_value") for node in (*self.inputs, *self.outputs)]
         if any(not isinstance(port, torch.Tensor) for port in ports) or any(map(_writes, self.nodes)):
             return None
+        if any(isinstance(number, torch.SymInt) for port in ports for number in (*port.shape, *port.stride())):
+            return None  # a size that the graph computes
         storages = [port.untyped_storage()._cdata for port in ports]
         if len(set(storages[len(self.inputs) :]) - {*storages[: len(self.inputs)]}) < len(self.outputs):
             return None  # a result aliases an input or another result
@@ -90,6 +98,38 @@ class _Layer:
 
         nodes = tuple((node.op, node.target, written(node.args), written(node.kwargs)) for node in self.nodes)
         return nodes, tuple(map(_port, ports)), tuple(number[node] for node in self.outputs)
+
+
+def _governs(node: fx.Node) -> bool:
+    """A call that changes how later nodes are computed, not a value."""
+    module = getattr(node.target, "__module__", None) or ""
+    return node.op == "call_function" and (_name(node).startswith(_MODES) or module.startswith(_TRANSFORMS))
+
+
+class _Effects(TorchDispatchMode):
+    """Notes whether an op has an effect, as the check of errors in torch.linalg.inv has: AOTAutograd threads tokens through
+    the graph to keep their order, and differentiates no subgraph that takes one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found = self.found or has_effects(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _has_effects(gm: fx.GraphModule, layer: "_Layer") -> bool:
+    """Runs the layer on values without numbers."""
+    effects = _Effects()
+    modes = [port.fake_mode for node in layer.inputs if isinstance(port := node.meta["example_value"], FakeTensor)]
+    values = {node: node.meta["example_value"] for node in layer.inputs}
+    with modes[0] if modes else nullcontext(), effects, torch.no_grad():
+        for node in layer.nodes:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            interpreter = fx.Interpreter(gm, graph=gm.graph)
+            values[node] = getattr(interpreter, node.op)(node.target, args, kwargs)
+    return effects.found
 
 
 def _port(value: torch.Tensor) -> Any:

@@ -60,9 +60,14 @@ def has_symbols(example_inputs: Sequence[Any]) -> bool:
     """Whether Dynamo traced these inputs with symbolic sizes or numbers."""
     return any(
         isinstance(item, torch.SymInt | torch.SymFloat | torch.SymBool)
-        or (isinstance(item, torch.Tensor) and any(not isinstance(size, int) for size in item.shape))
+        or (isinstance(item, torch.Tensor) and any(not isinstance(number, int) for number in _numbers_of(item)))
         for item in example_inputs
     )
+
+
+def _numbers_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """A size of 1 is a number to Dynamo even where the strides beside it are symbols."""
+    return (*tensor.shape, *tensor.stride(), tensor.storage_offset())
 
 
 class Specialising:

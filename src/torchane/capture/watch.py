@@ -3,7 +3,7 @@
     Dynamo traces a frame ──► graph break, or gives the frame up ──► eager, with a log line that nobody reads
 Dynamo counts its breaks. Its compile callbacks tell when a frame begins and ends; what was counted in
 between, for a frame of ours, becomes a TorchaneWarning with the user's line. `torch.compile(DDP(model))`
-is told apart: it never hands a backend a graph. Callbacks know no backend, so the compiling frame is
+is told apart: Dynamo leaves out the wrapper's own forward, and of what it wraps the forwards that are torch's own. Callbacks know no backend, so the compiling frame is
 looked up on the stack; torch is pinned.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from torch import nn
 from torch._dynamo import callback_handler
 from torch._dynamo.callback import CallbackArgs
 from torch._dynamo.utils import counters, graph_break_reasons
@@ -25,8 +26,8 @@ from torchane.errors import TorchaneWarning
 _COUNTED = ("graph_break", "unimplemented")
 
 DDP_ADVICE = (
-    'torch.compile(DistributedDataParallel(model), backend="ane") hands the backend no graph: the whole model runs in '
-    "PyTorch. Turn them round: DistributedDataParallel(torch.compile(model, backend=\"ane\"))."
+    'torch.compile(DistributedDataParallel(model), backend="ane") leaves out the wrapper, and {what}. '
+    "Turn them round: DistributedDataParallel(torch.compile(model, backend=\"ane\"))."
 )
 
 
@@ -50,8 +51,11 @@ class Watch:
             return  # fullgraph=True: torch raises what it found
         if _innermost(compiling.f_locals["compiler_fn"]) is not self._backend:
             return
-        if any(isinstance(value, DistributedDataParallel) for value in compiling.f_locals["frame"].f_locals.values()):
-            return _say(DDP_ADVICE)
+        values = compiling.f_locals["frame"].f_locals.values()
+        wrapper = next((value for value in values if isinstance(value, DistributedDataParallel)), None)
+        if wrapper is not None:
+            left_out = _left_out(wrapper.module)
+            return None if left_out is None else _say(DDP_ADVICE.format(what=left_out))
         code = compiling.f_locals["code"]
         found = [reason for kind in _COUNTED for reason in counters[kind] - self._before.get(kind, Counter())]
         if found and is_users(code.co_filename):
@@ -76,6 +80,26 @@ class _Lasting(list[Callable[[CallbackArgs], None]]):
     def clear(self) -> None:
         super().clear()
         self.append(self._lasting)
+
+
+def _left_out(module: nn.Module) -> str | None:
+    """What of a module in DDP gets no graph of its own, since its forward is torch's; None where all of it is one graph."""
+    frames = _frames(module)
+    if frames == [module]:
+        return None
+    kind = f"the module that it wraps is an nn.{type(module).__name__}, whose forward torch.compile leaves out too: "
+    if not frames:
+        return f"{kind}the whole model runs in PyTorch"
+    names = ", ".join(dict.fromkeys(type(frame).__name__ for frame in frames))
+    return f"{kind}{names} in it become graphs of their own, and the rest runs in PyTorch"
+
+
+def _frames(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules whose forward is not torch's own: Dynamo begins a graph at each."""
+    code = getattr(type(module).forward, "__code__", None)
+    if code is not None and is_users(code.co_filename):
+        return [module]
+    return [frame for child in module.children() for frame in _frames(child)]
 
 
 def _text(where: str, reason: str, line: str) -> str:
