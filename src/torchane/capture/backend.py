@@ -36,6 +36,7 @@ from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
 from torchane.capture.report import Row, host_bytes_of, rows_of, warn_of_host_work
 from torchane.capture.rules import decompositions
+from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
 from torchane.capture.watch import Watch
 from torchane.errors import TorchaneWarning, UsageError
@@ -202,6 +203,7 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
     # backward: surfaces go back to their pool by themselves, and retain_graph keeps working.
     with (
         sdpa_kernel(SDPBackend.MATH),
+        wrong_formulas_left_out(),
         functorch_config.patch(donated_buffer=False),
         written_layers_known(gm),
         _use_lazy_graph_module(True),  # Python code is written for graphs that are called, and ours are not
@@ -286,7 +288,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
 
 def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., Any]:
     placeholders = [node.name for node in gm.graph.find_nodes(op="placeholder")]
-    tangents = [name for name in placeholders if name.startswith("tangents")]
+    tangents = [name for name in placeholders if name.startswith("tangents") and not name.startswith("tangents_token")]
     unknown = compiled.kept.difference(placeholders)
     assert not unknown, f"the forward keeps {sorted(unknown)} for a backward that knows it by another name"
     results = gm.graph.output_node().args[0]

@@ -19,17 +19,20 @@ running averages through `_foreach_mul` and `_foreach_lerp`, which have no rule 
 The gradient of max_pool2d: from the input instead of the integer indices, which no program could hold.
 Memory that nobody wrote (`torch.empty`) becomes zeros: a model that fills it slice by slice has it multiplied by zeros
 where it is filled, and what lies there may be NaN. A tensor of infinities (`full_like(scores, -inf)`) becomes a constant, since
-the rule that masks with it must see it. x ** -0.5 becomes rsqrt, whose cube in the gradient of a norm a pass knows to spread.
+the rule that masks with it must see it. Fused attention is taken apart in both directions by attention.py. x ** -0.5 becomes rsqrt, whose cube in the gradient of a norm a pass knows to spread.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._C import DispatchKey
 from torch._decomp import core_aten_decompositions
 from torch._prims_common import compute_elementwise_output_strides
 
+from torchane.capture.rules.attention import ATTENTION
 from torchane.capture.rules.registry import RULES
 
 aten = torch.ops.aten
@@ -39,6 +42,7 @@ HOST_OPS = frozenset({
     aten.nll_loss_forward, aten.nll_loss_backward, aten.nll_loss2d_forward, aten.nll_loss2d_backward,
     aten.embedding_dense_backward, aten.index_add, aten.index_copy, aten.index_fill, aten._unsafe_index,
     aten._unsafe_index_put, aten.arange, aten.bernoulli, aten.one_hot, aten.linspace, aten.isin, aten.eye,
+    aten.multilabel_margin_loss_forward,  # torch's decomposition lets label 0 stand for what is behind the first -1
 })  # fmt: skip
 
 
@@ -49,7 +53,22 @@ def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
         for op, function in core_aten_decompositions().items()
         if op not in RULES and getattr(op, "overloadpacket", None) not in HOST_OPS
     }
-    return {**table, **_OURS, **SOMETIMES}
+    return {**table, **_OURS, **ATTENTION, **SOMETIMES}
+
+
+@contextmanager
+def wrong_formulas_left_out() -> Iterator[None]:
+    """Of multilabel_margin_loss torch has a formula that no table is asked for, since every tracer meets it above autograd.
+    It gives another loss and other gradients than the op (torch 2.13.0, under any compiler); without it the host runs the op."""
+    op = aten.multilabel_margin_loss_forward.default
+    formula = op.py_kernels.pop(DispatchKey.Autograd, None)
+    op._dispatch_cache.clear()
+    try:
+        yield
+    finally:
+        if formula is not None:
+            op.py_kernels[DispatchKey.Autograd] = formula
+        op._dispatch_cache.clear()
 
 
 def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
