@@ -12,9 +12,10 @@ from torchane.errors import ParseError, TorchaneError, UsageError
 from torchane.mil.blobs import BlobFile, BlobPathError
 from torchane.mil.build import Builder
 from torchane.mil.constants import load_blobs
-from torchane.mil.ir import Blob, Function, Literal, Op, Program, Var
-from torchane.mil.kinds import kind_of
-from torchane.mil.save import TAG, WEIGHT_PATH, emit, load, save
+from torchane.mil.evaluate import evaluate
+from torchane.mil.ir import Blob, Function, Literal, Op, Program, Var, literal
+from torchane.mil.kinds import KINDS, kind_of
+from torchane.mil.save import BLOB_THRESHOLD, TAG, WEIGHT_PATH, emit, load, save
 from torchane.mil.text import APPLE, parse, to_text
 from torchane.mil.types import BOOL, FP16, INT32, DType, TensorType
 
@@ -61,12 +62,73 @@ def test_types_that_no_file_holds_stay_in_the_text():
     assert files == {}
 
 
-def test_constant_arguments_stay_in_the_text():
+def test_large_arguments_go_to_the_weight_file_too():
     b = Builder()
-    x = b.input("x", (100,))
-    text, files = emit(b.program(b.add(x=x, y=np.ones(100, np.float16))))
+    x, ones = b.input("x", (100,)), np.ones(100, np.float16)
+    before = b.program(b.concat(values=(b.add(x=x, y=ones), literal(2 * ones)), axis=0))
+    text, files = emit(before)
+    assert text.count("BLOBFILE") == 2
+    assert load_blobs(parse(text), lambda path: BlobFile.from_bytes(files[path])) == before
+
+
+def test_small_arguments_stay_in_the_text():
+    b = Builder()
+    text, files = emit(b.program(b.add(x=b.input("x", (32,)), y=np.ones(32, np.float16))))
     assert files == {}
     assert "BLOBFILE" not in text
+
+
+def _packed(dtype: DType, *shape: int) -> Literal:
+    """Every pattern of a type, over and over."""
+    low = -(1 << (dtype.bits - 1)) if dtype.mil_name.startswith("int") else 0
+    numbers = np.arange(np.prod(shape)).reshape(shape) % (1 << min(dtype.bits, 8)) + low
+    return Literal(TensorType(dtype, shape), numbers.astype(dtype.numpy))
+
+
+_HALF = np.ones((64, 1), np.float16)
+_MASK = _packed(DType.UINT1, 64, 64)
+_NONZERO = (64 * 64 // 2,)
+_COMPRESSED: dict[str, list[dict]] = {
+    "constexpr_affine_dequantize": [
+        {"quantized_data": _packed(dtype, 64, 64), "zero_point": literal(np.zeros(64, dtype.numpy)),
+         "scale": np.ones(64, np.float16), "axis": 0} for dtype in (DType.INT8, DType.UINT8)
+    ],
+    "constexpr_cast": [{"source_val": np.ones((64, 64), np.float16), "output_dtype": "fp32"}],
+    "constexpr_lut_to_dense": [
+        {"indices": _packed(dtype, 64, 64), "lut": np.ones((64, 1, 1 << dtype.bits, 1), np.float16)}
+        for dtype in (DType.UINT1, DType.UINT2, DType.UINT3, DType.UINT4, DType.UINT6, DType.UINT8)
+    ] + [{"indices": _packed(DType.UINT8, 64 * 64 // 2), "lut": np.ones(16, np.float16),
+          "shape": literal(np.array([64, 64], np.uint32))}],
+    "constexpr_sparse_to_dense": [{"nonzero_data": np.ones(_NONZERO, np.float16), "mask": _MASK}],
+    "constexpr_blockwise_shift_scale": [
+        {"data": _packed(dtype, 64, 64), "scale": _HALF, "offset": _packed(dtype, 64, 1)}
+        for dtype in (DType.INT4, DType.UINT4, DType.INT8, DType.UINT8)
+    ],
+    "constexpr_lut_to_sparse": [{"indices_mask": _MASK, "indices_nonzero_data": _packed(DType.UINT4, *_NONZERO),
+                                 "lut": np.ones((1, 1, 16, 1), np.float16)}],
+    "constexpr_sparse_blockwise_shift_scale": [
+        {"data_mask": _MASK, "nonzero_data": _packed(DType.INT4, *_NONZERO), "scale": _HALF}
+    ],
+}  # fmt: skip
+
+
+def test_every_compressed_form_is_among_the_cases():
+    assert sorted(_COMPRESSED) == sorted(name for name in KINDS if name.startswith("constexpr_"))
+
+
+@pytest.mark.parametrize(("kind", "args"), [(kind, args) for kind, forms in _COMPRESSED.items() for args in forms])
+def test_what_compressed_constants_are_made_of_lies_in_the_weight_file(kind, args, tmp_path):
+    b = Builder()
+    results = b.emit(kind_of(kind), args)
+    before = b.program(*results)
+    path = save(before, tmp_path)
+    assert path.stat().st_size < 2_000
+    assert load(path) == before
+    stored = (tmp_path / "weights" / "weight.bin").stat().st_size
+    operands = [arg.type.size_bytes for arg in before.ops[0].args.values() if arg.type.size_bytes > BLOB_THRESHOLD]
+    assert sum(operands) <= stored < sum(operands) + 64 + 128 * len(operands)
+    for name, value in evaluate(before, {}).items():
+        np.testing.assert_array_equal(value, evaluate(load(path), {})[name])
 
 
 def test_equal_constants_share_one_record():

@@ -69,20 +69,19 @@ def _loaded(literal: Literal, resolver: Callable[[str], BlobFile]) -> Literal:
     return Literal(type_, array.reshape(type_.shape))  # type: ignore[arg-type]
 
 
-def map_literals(program: Program, change: Callable[[Literal], Literal], *, arguments: bool = True) -> Program:
-    """The program with every constant changed: those in attributes of ops and, if `arguments`, those given as
-    arguments; in nested blocks too."""
-    functions = tuple(replace(function, ops=_mapped(function.ops, change, arguments)) for function in program.functions)
+def map_literals(program: Program, change: Callable[[Literal], Literal]) -> Program:
+    """The program with every constant changed that an op holds, as an argument or an attribute; in nested blocks too."""
+    functions = tuple(replace(function, ops=_mapped(function.ops, change)) for function in program.functions)
     return replace(program, functions=functions)
 
 
-def _mapped(ops: Iterable[Op], change: Callable[[Literal], Literal], arguments: bool) -> tuple[Op, ...]:
+def _mapped(ops: Iterable[Op], change: Callable[[Literal], Literal]) -> tuple[Op, ...]:
     return tuple(
         replace(
             op,
-            args={key: _mapped_arg(arg, change) for key, arg in op.args.items()} if arguments else op.args,
+            args={key: _mapped_arg(arg, change) for key, arg in op.args.items()},
             attrs={key: change(value) for key, value in op.attrs.items()},
-            blocks=tuple(replace(block, ops=_mapped(block.ops, change, arguments)) for block in op.blocks),
+            blocks=tuple(replace(block, ops=_mapped(block.ops, change)) for block in op.blocks),
         )
         for op in ops
     )

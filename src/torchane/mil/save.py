@@ -36,8 +36,8 @@ def emit(
 ) -> tuple[str, dict[str, bytes]]:
     """What a device is given: the text, and the bytes of the weight file it names (none if it names none).
 
-    Constants of more than `blob_threshold` bytes that the program holds in `const` statements and attributes go
-    to the file, equal ones once. With `tag`, buildInfo says the hash of text and weights: compilers that know a
+    Constants of more than `blob_threshold` bytes go to the file wherever the program holds them (in `const`
+    statements, as arguments, in attributes), equal ones once. With `tag`, buildInfo says the hash of text and weights: compilers that know a
     program by its text alone would take one for another (ane-private-api.md, Identity), and equal programs
     still share one compiled form.
     Raises UsageError for a constant that still lies in another file: read the program with `mil.load`.
@@ -52,8 +52,8 @@ def emit(
 
 
 def extract_blobs(program: Program, threshold: int = BLOB_THRESHOLD) -> tuple[Program, BlobWriter]:
-    """The program with every numeric constant of more than `threshold` bytes, in an attribute of an op
-    (`val` of const, the data of constexpr ops), replaced by its place in a new weight file."""
+    """The program with every numeric constant of more than `threshold` bytes, an op's argument or attribute
+    (`val` of const; the data of constexpr ops is either), replaced by its place in a new weight file."""
     writer = BlobWriter()
 
     def moved(literal: Literal) -> Literal:
@@ -69,7 +69,7 @@ def extract_blobs(program: Program, threshold: int = BLOB_THRESHOLD) -> tuple[Pr
             return literal
         return Literal(type_, Blob(WEIGHT_PATH, writer.add(literal.value, type_.dtype)))
 
-    return map_literals(program, moved, arguments=False), writer
+    return map_literals(program, moved), writer
 
 
 def load(path: str | os.PathLike[str]) -> Program:
