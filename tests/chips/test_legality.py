@@ -205,3 +205,15 @@ def test_control_flow_is_refused():
     found = refusals(plain.with_(ops=(branch,)), PORTABLE)
     assert [(refusal.name, refusal.rule) for refusal in found] == [("z00", "taken")]
     assert "no control flow" in found[0].reason
+
+
+def test_of_a_state_its_tensor_is_judged():
+    """A state is no tensor, so that rules on ports said of every one that it is no fp16, of rank 0, of one entry."""
+    body = f"{T} before = read_state(input = a00_s); write_state(input = a00_s, data = a01_y); {T} z00 = identity(x = before);"
+    said = [str(found) for found in refusals(program(body, f"state<{T}> a00_s, {T} a01_y", constants=""), PORTABLE)]
+    assert {line.split(":")[0] for line in said} == {"before", "write_state", "z00"}
+    assert not any("the state" in line or "rank" in line for line in said)
+    wide = "state<tensor<fp32, [8, 33]>> a00_s"
+    said = [str(found) for found in refusals(program(f"{T} z00 = relu(x = a01_y);", f"{wide}, {T} a01_y", constants=""), PORTABLE)]
+    for reason in ("tensor<fp32, [8, 33]>", "of rank 2", "its last axis has 33 entries"):
+        assert any(line.startswith("the state a00_s: it") and reason in line for line in said), (reason, said)

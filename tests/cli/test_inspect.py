@@ -1,13 +1,17 @@
 """`torchane inspect` from the outside."""
 
 import json
+import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from coremltools.proto import Model_pb2
 
 import torchane.cli
 from torchane import mil
+from torchane.inspect import mlmodel
 from torchane.mil import parse
 
 TEXT = """program(1.3)
@@ -155,6 +159,86 @@ def test_a_saved_program_says_the_same_as_its_text(inspect):
     mil.save(parse(TEXT), "folder")
     _, out, _ = inspect("before.mil", "--diff", "folder")
     assert "The programs do the same." in out
+
+
+def test_the_ports_of_a_model_without_a_program_are_shown(inspect):
+    """A neural network, alone and in a pipeline."""
+    network = Model_pb2.Model(specificationVersion=4)
+    network.neuralNetwork.SetInParent()
+    port = network.description.input.add(name="picture").type.imageType
+    port.width, port.height, port.colorSpace = 224, 224, 20
+    network.description.output.add(name="label").type.stringType.SetInParent()
+    network.description.predictedFeatureName = "label"
+    pipeline = Model_pb2.Model(specificationVersion=4, description=network.description)
+    pipeline.pipelineClassifier.pipeline.models.add().CopyFrom(network)
+    pipeline.pipelineClassifier.pipeline.names.append("only")
+    for name, model, times in (("n.mlmodel", network, 1), ("p.mlmodel", pipeline, 2)):
+        Path(name).write_bytes(model.SerializeToString())
+        code, out, err = inspect(name)
+        assert (code, err) == (0, "")
+        for line in ("  input   picture: image 224 x 224 RGB\n", "  output  label: string\n", "  predicts label\n"):
+            assert out.count(line) == times, (line, out)
+    assert "p.mlmodel, model 0 (only)" in out
+    code, _, err = inspect("p.mlmodel", "--chip", "m4")
+    assert code == 2 and "of the kind pipelineClassifier of 1 models" in err
+
+
+def test_flexible_shapes_are_shown_beside_a_program(inspect):
+    text = TEXT.replace("1, 32]> x", "1, ?]> x").replace("32]>", "?]>").replace(
+        "> x) {", '> x) [FlexibleShapeInformation = tuple<string, dict<string, tensor<int32, [4]>>>(("DefaultShapes", '
+        '{{"x", [1, 4, 1, 32]}}))] {')  # fmt: skip
+    Path("open.mil").write_text(text)
+    code, out, _ = inspect("open.mil")
+    assert code == 0 and 'FlexibleShapeInformation: ["DefaultShapes", {"x": [1, 4, 1, 32]}]' in out
+    message = Model_pb2.Model.FromString(mlmodel.to_bytes(parse(text).with_(attrs={})))
+    held = message.description.input[0].type.multiArrayType
+    held.ClearField("shapeRange")
+    for size in (32, 64):
+        held.enumeratedShapes.shapes.add().shape.extend([1, 4, 1, size])
+    Path("open.mlmodel").write_bytes(message.SerializeToString())
+    code, out, _ = inspect("open.mlmodel")
+    assert code == 0
+    assert "  input   x: fp16 [1, 4, 1, 1] (2 shapes: [1, 4, 1, 32], [1, 4, 1, 64])\n" in out
+    assert out.count("  output  y:") == 2  # an open size is flexible too
+
+
+def test_a_compiled_model_without_a_program_shows_what_apples_summary_says(inspect):
+    Path("n.mlmodelc").mkdir()
+    Path("n.mlmodelc/coremldata.bin").write_bytes(b"?")
+    ports = [{"name": "x", "formattedType": "MultiArray (Float32)", "isOptional": "1", "hasShapeFlexibility": "1",
+              "shapeFlexibility": "1 | 2", "type": "MultiArray"}]  # fmt: skip
+    Path("n.mlmodelc/metadata.json").write_text(json.dumps([{
+        "specificationVersion": 4, "modelType": {"name": "MLModelType_neuralNetwork"}, "inputSchema": ports,
+        "outputSchema": [{"name": "y", "type": "String"}, 3], "neuralNetworkLayerTypeHistogram": {"Convolution": 3},
+    }]))  # fmt: skip
+    code, out, _ = inspect("n.mlmodelc")
+    assert code == 0
+    for line in ("Specification 4, neuralNetwork.", "  input   x: MultiArray (Float32) (shapeFlexibility 1 | 2), optional",
+                 "  output  y: String", "  layers: Convolution 3"):  # fmt: skip
+        assert line in out
+
+
+def test_a_weight_file_shows_every_record_and_what_else_is_there(inspect):
+    record = struct.Struct("<IIQQQ32x")
+    data = struct.pack("<II56x", 1, 2)
+    for place, size in ((64, 3), (131, 5)):
+        data += record.pack(0xDEADBEEF, 4, size, place + 64, 0) + b"\1" * size
+    Path("w.bin").write_bytes(data + b"junk")
+    code, out, err = inspect("w.bin")
+    assert (code, err) == (0, "")
+    assert "2 records" in out and "The header counts 1 of them." in out
+    assert "w.bin: byte 200: the last 4 bytes belong to no record." in out
+    _, out, _ = inspect("w.bin", "--json")
+    assert [record["offset"] for record in json.loads(out)["records"]] == [64, 131]
+    Path("w.bin").write_bytes(data[:100])
+    code, _, err = inspect("w.bin")
+    assert code == 1 and "byte 64: no record can be here" in err
+
+
+def test_the_default_function_is_named(inspect):
+    Path("two.mil").write_text(mil.to_text(replace(parse(TWO), default_function="second")))
+    _, out, _ = inspect("two.mil")
+    assert "second<ios18>, the default function" in out and "first<ios18>\n" in out
 
 
 TWO = """func first(tensor<fp16, [1, 4, 1, 32]> x) { tensor<fp16, [1, 4, 1, 32]> y = relu(x = x); } -> (y);

@@ -1,6 +1,7 @@
 """`torchane run` from the outside: the twin where it can, NumPy where it must, each op named, and the numbers."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -179,3 +180,24 @@ def test_the_recorded_output_of_an_engine_is_met(run, shared_data):
     recorded = np.fromfile(golden / "full_fused_out_seq64_f32le.bin", "<f4").reshape(1, 768, 1, 64)
     apart = np.abs(np.load("out.npy").astype(np.float32) - recorded)
     assert apart.mean() < 2e-4 and apart.max() < 1e-3
+
+
+def test_the_default_function_of_a_package_runs(run):
+    """Neither main nor the first: what the package says."""
+    program = parse("".join(
+        f"func {name}(tensor<fp32, [2]> a) {{ tensor<fp32, [2]> y = {op}(x = a)[name = string(\"y\")]; }} -> (y);"
+        for name, op in (("first", "cos"), ("main", "sin"), ("wanted", "tanh"))
+    ))  # fmt: skip
+    for default, function in ((None, np.sin), ("wanted", np.tanh)):
+        path = mlpackage.save(replace(program, default_function=default), "m.mlpackage")
+        text = mil.save(mlpackage.load(path), "text")
+        for file in (path, text):
+            code, _, _ = run(file, "--input", "a.npy", "--output", "y.npy")
+            assert code == 0
+            np.testing.assert_array_equal(np.load("y.npy"), function(np.load("a.npy").astype(np.float64)).astype(np.float32))
+
+
+def test_a_pointer_of_git_lfs_in_place_of_an_input_is_called_one(run):
+    Path("x.npy").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 384\n")
+    code, _, err = run("model.mil", "--input", "x.npy")
+    assert code == 1 and "x.npy: this is a Git LFS pointer" in err

@@ -1,6 +1,7 @@
 """What is said of a .hwx."""
 
 import json
+import struct
 
 import pytest
 from inspect_samples import stream_file
@@ -27,6 +28,31 @@ def test_shared_files(shared_data, name, ports, macs, tiles):
     assert found["procedures"][0]["name"] == "net" and found["procedures"][0]["tasks"] == 1
     assert found["procedures"][0]["task_bytes"] == 0x274
     json.dumps(found)
+
+
+def by_table(data: bytes, mode: int = 0x0012000C) -> dict:
+    """A shared ReLU with the registers that TGR lists for an M1 sigmoid: one lane reads, the engine passes its input by,
+    its nonlinearity is a table."""
+    words = bytearray(data)
+    start = 0x4000
+    for place, value in ((0x34, 0x81), (0xB4, 0x80), (0x244, mode)):
+        struct.pack_into("<I", words, start + place, value)
+    return describe(hwx.parse(bytes(words)))
+
+
+def test_a_table_of_a_function_is_neither_weights_nor_multiply_adds(shared_data):
+    data = (shared_data / "hwx" / "tinygrad-ops-relu-dc54cc.hwx").read_bytes()
+    found = by_table(data)
+    (task,) = found["tasks"]
+    assert task["weight_lanes"] == 1
+    assert (found["macs"], found["tables"]) == (0, 1)
+    assert task["does"] == {"input": "fp16", "output": "fp16", "nonlinear": "by table"}
+
+
+def test_a_convolution_that_ends_in_a_table_has_weights_and_multiply_adds(shared_data):
+    found = by_table((shared_data / "hwx" / "tinygrad-ops-relu-dc54cc.hwx").read_bytes(), mode=0x00120000)
+    assert (found["macs"], found["tables"]) == (77, 0)
+    assert found["tasks"][0]["does"]["weights"] == "int8"
 
 
 def test_address_slots_lead_to_the_ports(shared_data):

@@ -1,6 +1,7 @@
 """Model files: pairs of one protobuf and one text, what we write as coremltools reads it, damage."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from coremltools.proto import Model_pb2
 from inspect_samples import model_file, small_program
 
 from torchane import mil
-from torchane.errors import UsageError
+from torchane.errors import CompileError, UsageError
 from torchane.inspect import mlmodel, mlpackage, schema
 from torchane.inspect.errors import FormatError
 from torchane.inspect.proto_read import ProgramReader
@@ -98,6 +99,78 @@ def test_several_functions_are_described_one_by_one():
         "main": "fp16 [3]",
     }
     assert [function.name for function in model.program.functions] == ["main", "b"]
+
+
+THREE = "".join(
+    f"func {name}<ios18>(tensor<fp16, [2]> x) {{ tensor<fp16, [2]> y = {op}(x = x); }} -> (y);"
+    for name, op in (("a", "relu"), ("b", "tanh"), ("main", "exp"))
+)
+
+
+@pytest.mark.parametrize(("default", "read"), [(None, None), ("main", None), ("b", "b")])
+def test_the_default_function_comes_back(default, read):
+    program = replace(parse(f"program(1.3) {{ {THREE} }}"), default_function=default)
+    data = mlmodel.to_bytes(program)
+    assert Model_pb2.Model.FromString(data).description.defaultFunctionName == (default or "main")
+    assert mlmodel.parse(data).program.default_function == read
+    assert mil.diff(program, mlmodel.parse(data).program) == ()
+
+
+def test_a_default_function_that_is_not_there_is_refused_and_shown():
+    program = replace(parse(f"program(1.3) {{ {THREE} }}"), default_function="c")
+    with pytest.raises(UsageError, match="default function 'c' is none of the program's: a, b, main"):
+        mlmodel.to_bytes(program)
+    message = Model_pb2.Model.FromString(mlmodel.to_bytes(replace(program, default_function=None)))
+    message.description.defaultFunctionName = "c"
+    with pytest.raises(CompileError, match="default function 'c'"):
+        mil.check(mlmodel.parse(message.SerializeToString()).program)
+
+
+def pipeline(kind: str, *models: bytes) -> bytes:
+    message = Model_pb2.Model(specificationVersion=5)
+    held = message.pipeline if kind == "pipeline" else getattr(message, kind).pipeline
+    for place, model in enumerate(models):
+        held.models.add().MergeFromString(model)
+        held.names.append(f"stage {place}")
+    message.description.input.add(name="in").type.stringType.SetInParent()
+    return message.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "pipelineClassifier", "pipelineRegressor"])
+def test_the_models_of_a_pipeline_are_read_one_in_the_other(kind):
+    model = mlmodel.parse(pipeline(kind, model_file(), pipeline("pipeline", b"\x08\x04\xa2\x1f\x00")))
+    (first, program), (second, inner) = model.stages
+    assert (first, second, model.kind) == ("stage 0", "stage 1", kind)
+    assert mil.diff(program.program, small_program()) == ()
+    assert [stage.kind for _, stage in inner.stages] == ["neuralNetwork"]
+    assert [port.name for port in inner.description.inputs] == ["in"]
+
+
+def test_damage_in_a_model_of_a_pipeline_is_named_by_its_byte():
+    data = pipeline("pipelineClassifier", model_file(), b"\x08\x04")
+    with pytest.raises(FormatError, match="none of the kinds") as caught:
+        mlmodel.parse(data)
+    assert data[caught.value.offset :].startswith(b"\x08\x04")
+    spoiled = Model_pb2.Model.FromString(pipeline("pipeline", model_file(), model_file()))
+    spoiled.pipeline.models[1].mlProgram.functions["main"].block_specializations["CoreML8"].operations[1].type = ""
+    data = spoiled.SerializeToString(deterministic=True)
+    with pytest.raises(FormatError, match="no type") as caught:
+        mlmodel.parse(data)
+    assert caught.value.offset > len(data) // 2
+
+
+def test_what_is_not_read_of_a_model_is_said():
+    message = Model_pb2.Model.FromString(model_file())
+    main = message.mlProgram.functions["main"]
+    main.block_specializations["CoreML7"].CopyFrom(main.block_specializations["CoreML8"])
+    message.mlProgram.docString = "hello"
+    assert mlmodel.parse(model_file()).dropped == ()
+    found = mlmodel.parse(message.SerializeToString() + b"\xa2\x82\x01\x00").dropped
+    assert found == (
+        "fields of a later version of the format, by number: Model 2084",
+        "the program's comment, 5 characters",
+        "function main: its blocks for CoreML7 (it is of CoreML8)",
+    )
 
 
 @pytest.mark.parametrize(("type_", "reason"), [

@@ -60,6 +60,32 @@ def test_other_files_are_refused(tmp_path, data):
         kind_of(tmp_path / "x")
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234567\n"
+
+
+@pytest.mark.parametrize("name", ["model.mil", "model.mlmodel", "weight.bin", "model.hwx", "a.e5", "x"])
+def test_a_pointer_of_git_lfs_is_called_one_whatever_it_stands_for(tmp_path, name):
+    (tmp_path / name).write_bytes(LFS)
+    with pytest.raises(ParseError, match=r"a Git LFS pointer: the file of 1,234,567 bytes .* Run git lfs pull"):
+        kind_of(tmp_path / name)
+    with pytest.raises(ParseError, match="a Git LFS pointer"):
+        mil.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("within", ["Manifest.json", "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"])
+def test_a_package_of_pointers_says_so(tmp_path, within):
+    path = mlpackage.save(small_program(large=True), tmp_path / "m.mlpackage")
+    (path / within).write_bytes(LFS)
+    with pytest.raises(ParseError, match=f"{within.split('/')[-1]}: this is a Git LFS pointer"):
+        load_program(path)
+
+
+def test_a_pointer_of_git_annex_is_called_one(tmp_path):
+    (tmp_path / "w.bin").write_bytes(b"/annex/objects/SHA256E-s882304--0123.bin\n")
+    with pytest.raises(ParseError, match="git-annex pointer"):
+        kind_of(tmp_path / "w.bin")
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name, reason in (("pipe", "neither a file nor a folder"), ("missing", "cannot be read")):

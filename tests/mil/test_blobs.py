@@ -229,6 +229,107 @@ def test_a_record_whose_data_lies_before_it_is_refused():
         BlobFile.from_bytes(damaged(put(80, "<Q", 64))).records()
 
 
+def laid_out(*records: tuple[int, int, bytes], counted: int | None = None, size: int = 0) -> BlobFile:
+    """A file of records by hand: where each lies, where its data lies, and the data, of int8. Gaps are zeros."""
+    end = max([size, *(max(place + 64, start + len(data)) for place, start, data in records)])
+    file = bytearray(end)
+    struct.pack_into("<II", file, 0, len(records) if counted is None else counted, 2)
+    for place, start, data in records:
+        struct.pack_into("<IIQQQ", file, place, 0xDEADBEEF, 4, len(data), start, 0)
+        file[start : start + len(data)] = data
+    return BlobFile.from_bytes(bytes(file))
+
+
+_LAYOUTS = {
+    "without padding": ((64, 128, b"\1" * 5), (133, 197, b"\0" * 3), (200, 264, b"\2" * 70)),
+    "padding to 16 bytes": ((64, 128, b"\1" * 5), (144, 208, b"\2" * 5)),
+    "padding to a page": ((64, 128, b"\1" * 5), (4096, 4160, b"\2" * 5)),
+    "padding of 3 MB": ((64, 128, b"\1" * 5), (3 << 20, (3 << 20) + 64, b"\2" * 5)),
+    "all records, then all data": ((64, 256, b"\1" * 64), (128, 320, b"\2" * 64), (192, 384, b"\3" * 64)),
+    "data on a page of its own": ((64, 4096, b"\0\1" * 5), (128, 8192, b"\2" * 5), (8256, 8320, b"\3")),
+    "data that looks like a record": ((64, 128, struct.pack("<IIQQQ", 0xDEADBEEF, 4, 0, 128, 0)), (192, 256, b"\1")),
+    "two records of the same data": ((64, 192, b"\1" * 5), (128, 192, b"\1" * 5)),
+}
+
+
+@pytest.mark.parametrize("layout", _LAYOUTS)
+def test_records_are_found_wherever_an_emitter_puts_them(layout):
+    file = laid_out(*_LAYOUTS[layout])
+    assert [(r.offset, r.start, r.size_bytes) for r in file.records()] == [(p, s, len(d)) for p, s, d in _LAYOUTS[layout]]
+    assert file.survey().faults == ()
+    for place, _, data in _LAYOUTS[layout]:
+        assert file.read(place)[1].tobytes() == data
+
+
+def test_records_beyond_those_that_the_header_counts_are_found():
+    file = laid_out(*_LAYOUTS["without padding"], counted=1)
+    assert len(file.records()) == 3
+    assert file.survey().counted == 1
+
+
+@pytest.mark.parametrize("dtype", [DType.FP16, DType.FP32, DType.INT32], ids=repr)
+def test_data_that_does_not_lie_as_its_type_asks_is_read(dtype):
+    array = sample(dtype, 10)
+    head = struct.pack("<II56x", 2, 2) + struct.pack("<IIQQQ32x", 0xDEADBEEF, 4, 3, 128, 0) + b"abc"
+    data = head + struct.pack("<IIQQQ32x", 0xDEADBEEF, CODES[dtype], array.nbytes, 195, 0) + array.tobytes()
+    found = BlobFile.from_bytes(data).read_as(131, dtype)
+    assert found.flags.aligned and not found.flags.writeable
+    assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda data: data + bytes(100), []),
+    (lambda data: data + b"more", ["byte 168: the last 4 bytes belong to no record"]),
+    (lambda data: data[:-1], ["byte 72: the data, 40 bytes from byte 128 on, leaves the file of 167 bytes",
+                              "byte 0: the header counts 1 records and the file holds 0"]),
+    (lambda data: struct.pack("<I", 3) + data[4:], ["byte 0: the header counts 3 records and the file holds 1"]),
+    (lambda data: data + b"junk" + data[64:], ["byte 168: 4 bytes belong to no record",
+                                               "byte 188: the data at byte 128 lies before its record's end"]),
+    (lambda data: data + data[64:], ["byte 184: the data at byte 128 lies before its record's end"]),
+])  # fmt: skip
+def test_a_survey_says_what_is_not_as_it_should_be(change, said):
+    file = BlobFile.from_bytes(change(damaged(lambda data: None)), "w.bin")
+    found = [str(fault) for fault in file.survey().faults]
+    assert len(found) == len(said)
+    for fault, wanted in zip(found, said):
+        assert fault.startswith(f"w.bin: {wanted}")
+
+
+def test_a_record_behind_a_broken_one_is_found():
+    data = damaged(lambda data: None)
+    second = struct.pack("<IIQQQ32x", 0xDEADBEEF, 4, 2, 168 + 64, 0) + b"ab"
+    survey = BlobFile.from_bytes(put_code(data, 99) + second).survey()
+    assert [record.offset for record in survey.records] == [168]
+    assert ["element type has the code 99" in str(fault) for fault in survey.faults] == [True]
+
+
+def put_code(data: bytes, code: int) -> bytes:
+    return data[:68] + struct.pack("<I", code) + data[72:]
+
+
+def test_a_file_of_nothing_but_broken_records_ends_soon():
+    data = struct.pack("<II56x", 1, 2) + struct.pack("<II", 0xDEADBEEF, 99) * 100_000
+    survey = BlobFile.from_bytes(data).survey()
+    assert len(survey.faults) < 5
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(DType.UINT3, 10), (DType.UINT6, 5), (DType.INT4, 3), (DType.UINT1, 9)], ids=repr)
+def test_sub_byte_data_whose_padding_field_was_left_empty_is_read(dtype, size):
+    writer = BlobWriter()
+    array = sample(dtype, size)
+    writer.add(array, dtype)
+    data = bytearray(writer.to_bytes())
+    struct.pack_into("<Q", data, 88, 0)
+    assert BlobFile.from_bytes(bytes(data)).read_as(64, dtype)[:size].tolist() == array.tolist()
+
+
+def test_a_pointer_of_git_lfs_in_its_place_is_called_one(tmp_path):
+    path = tmp_path / "weight.bin"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 882304\n")
+    with pytest.raises(ParseError, match=r"weight\.bin: this is a Git LFS pointer: the file of 882,304 bytes"):
+        BlobFile.open(path)
+
+
 @pytest.mark.parametrize("size", [0, 10])
 def test_a_short_file_is_refused(size, tmp_path):
     path = tmp_path / "weight.bin"

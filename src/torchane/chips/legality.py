@@ -15,7 +15,8 @@ from torchane.chips.chip import Certainty, Chip, Condition, Level, Verdict
 from torchane.chips.conditions import OP_CHECKS, PORT_CHECKS, PROGRAM_CHECKS
 from torchane.chips.view import ProgramView
 from torchane.errors import LegalityError
-from torchane.mil.ir import Op, Program
+from torchane.mil.ir import Op, Program, Var
+from torchane.mil.types import StateType
 
 _SHOWN = 4
 
@@ -82,7 +83,10 @@ def _findings(program: Program, chip: Chip) -> Iterator[Finding]:
     for condition in chip.programs:
         for name, fault in PROGRAM_CHECKS[condition.rule](view, condition.value):
             yield _broken(name, fault, condition, chip)
-    for what, ports in (("input", program.inputs), ("output", program.outputs)):
+    states = [var for var in program.inputs if isinstance(var.type, StateType)]
+    inputs = [var for var in program.inputs if var not in states]
+    held = [Var(var.name, var.type.tensor) for var in states]  # type: ignore[union-attr]
+    for what, ports in (("input", inputs), ("state", held), ("output", program.outputs)):
         for port in ports:
             for condition in chip.ports:
                 fault = PORT_CHECKS[condition.rule](view, port, condition.value)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from torchane.mil.ir import Arg, Literal, Op, Program, Var
-from torchane.mil.types import TensorType
+from torchane.mil.types import StateType, TensorType
 
 
 class ProgramView:
@@ -75,5 +75,8 @@ class ProgramView:
 
 
 def shape_of(arg: Arg) -> tuple[int | None, ...]:
-    """The shape of a tensor argument; () for anything else."""
-    return arg.type.shape if isinstance(arg, Var | Literal) and isinstance(arg.type, TensorType) else ()
+    """The shape of a tensor argument, or of the tensor that a state holds; () for anything else."""
+    if not isinstance(arg, Var | Literal):
+        return ()
+    type_ = arg.type.tensor if isinstance(arg.type, StateType) else arg.type
+    return type_.shape if isinstance(type_, TensorType) else ()

@@ -18,7 +18,7 @@ from torchane.errors import TorchaneError
               help="Say what the program in OTHER does differently.")  # fmt: skip
 @click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.svg",
               help="Draw the program; what --chip refuses is red. Needs: pip install 'torchane[graph]'")  # fmt: skip
-@click.option("--function", metavar="NAME", help="Which function --graph draws; main, or the only one, if not said.")
+@click.option("--function", metavar="NAME", help="Which function --graph draws; if not said the only one, the default one, or main.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of tables.")
 def command(
     file: Path,

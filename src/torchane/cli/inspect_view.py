@@ -1,5 +1,7 @@
 """What `torchane inspect` found, as tables for a person."""
 
+import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,7 +20,7 @@ def show(found: Mapping[str, Any], *, with_ops: bool, console: Console | None = 
     out = console or Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
     out.print(f"[bold]{escape(found['path'])}[/bold]: {found['kind']}, {size(found['size_bytes'])}")
     if found.get("model"):
-        _show_model(out, found["model"])
+        _show_model(out, found["model"], with_program="program" in found)
     if "program" in found:
         _show_program(out, found["program"])
     for stage in found.get("stages", ()):
@@ -31,8 +33,7 @@ def show(found: Mapping[str, Any], *, with_ops: bool, console: Console | None = 
     if "e5" in found:
         _show_e5(out, found["e5"])
     if "records" in found:
-        rows = ((f"{r['offset']:,}", r["dtype"], f"{r['values']:,}", size(r["bytes"])) for r in found["records"])
-        _table(out, f"{len(found['records'])} records", ("offset", ">dtype", ">values", ">size"), rows)
+        _show_records(out, found)
     if "chip" in found:
         _show_chip(out, found["chip"])
     if "diff" in found:
@@ -57,12 +58,57 @@ def scaled(count: int) -> str:
     return str(count)
 
 
-def _show_model(out: Console, model: Mapping[str, Any]) -> None:
-    version = model.get("specification_version", model.get("specificationVersion", "?"))
-    about = ", ".join(
-        f"{key}: {value}" for key, value in model.get("metadata", model).items() if isinstance(value, str)
+def _show_records(out: Console, found: Mapping[str, Any]) -> None:
+    records, counted = found["records"], found["records_counted"]
+    rows = (
+        (f"{r['offset']:,}", f"{r['data']:,}", r["dtype"], f"{r['values']:,}", size(r["bytes"])) for r in records
     )
-    out.print(f"Specification {version}{', ' + model['kind'] if 'kind' in model else ''}. {escape(about)}")
+    _table(out, f"{len(records)} records", ("offset", "data", ">dtype", ">values", ">size"), rows)
+    if len(records) > counted:
+        out.print(f"[yellow]The header counts {counted:,} of them.[/yellow]")
+    for fault in found["faults"]:
+        out.print(f"[yellow]{escape(fault)}[/yellow]")
+
+
+def _show_model(out: Console, model: Mapping[str, Any], *, with_program: bool) -> None:
+    version = model.get("specification_version", model.get("specificationVersion", "?"))
+    kind = model.get("kind") or model.get("modelType")
+    about = ", ".join(_said(key, value) for key, value in model.get("metadata", model).items() if key not in _APART)
+    out.print(f"Specification {version}{', ' + escape(kind) if kind else ''}.{' ' + escape(about) if about else ''}")
+    _show_ports(out, model.get("description", {}), with_program)
+    for name, description in model.get("functions", {}).items():
+        out.print(f"[bold]{escape(name)}[/bold]")
+        _show_ports(out, description, with_program)
+    if "layers" in model:
+        out.print("  " + escape(_said("layers", model["layers"])))
+    for dropped in model.get("dropped", ()):
+        out.print(f"[yellow]Not read:[/yellow] {escape(dropped)}")
+
+
+#: What of a summary has a place of its own.
+_APART = ("specificationVersion", "modelType", "description", "layers")
+
+
+def _said(key: str, value: Any) -> str:
+    """A pair of a summary in one line."""
+    if isinstance(value, Mapping):
+        value = " ".join(f"{inner} {value[inner]}" for inner in value)
+    return f"{key}: {value}"
+
+
+#: Ports that a program describes just as well.
+_PLAIN_PORT = re.compile(r"\w+ \[[0-9, ]*\]|\w+ \([^()]*\)")
+
+
+def _show_ports(out: Console, description: Mapping[str, Any], with_program: bool) -> None:
+    """The ports of a model; beside a program only what it cannot say of them: flexible shapes, images, defaults."""
+    for what, ports in description.items():
+        if what == "predicted":
+            out.print(f"  predicts {escape(', '.join(ports))}")
+            continue
+        for name, said in ports.items():
+            if not with_program or _PLAIN_PORT.fullmatch(said) is None:
+                out.print(f"  {what[:-1]:<7} {escape(name)}: {escape(said)}")
 
 
 def _show_program(out: Console, program: Mapping[str, Any]) -> None:
@@ -70,11 +116,15 @@ def _show_program(out: Console, program: Mapping[str, Any]) -> None:
     out.print(f"program({program['version']}){escape(', ' + made_by if made_by else '')}")
     if program["fault"] is not None:
         out.print(f"[red]Not well formed:[/red] {escape(program['fault'])}")
+    default = program.get("default_function")
     for function in program["functions"]:
-        out.print(f"\n[bold]{escape(function['name'])}[/bold]<{function['opset']}>")
+        chosen = ", the default function" if function["name"] == default else ""
+        out.print(f"\n[bold]{escape(function['name'])}[/bold]<{function['opset']}>{chosen}")
         for what in ("inputs", "states", "outputs"):
             for name, type_ in function[what]:
                 out.print(f"  {what[:-1]:<7} {escape(name)}: {escape(type_)}")
+        for name, value in function["attributes"].items():
+            out.print(f"  {escape(name)}: {escape(json.dumps(value))}")
         ops = function["ops"]
         out.print(f"  {sum(ops.values()):,} ops: " + ", ".join(f"{kind} {count:,}" for kind, count in ops.items()))
         unsized = f" and {function['unsized']} ops of open sizes" if function["unsized"] else ""
@@ -150,6 +200,8 @@ def _show_hwx(out: Console, hwx: Mapping[str, Any], with_ops: bool) -> None:
         f"{len(hwx['weight_tiles'])} weight tiles, {size(hwx['weight_section_bytes'])} of sections for weights, "
         f"{hwx['relocations']} relocations, about {scaled(hwx['macs'])} multiply-adds"
     )
+    if hwx["tables"]:
+        out.print(f"{hwx['tables']} tasks read the table of a function where others read weights")
     for task in hwx["tasks"]:
         sizes = ", ".join(f"{name} {value}" for name, value in task.get("sizes", {}).items())
         out.print(f"\n[bold]task {task['index']}[/bold] at byte {task['offset']:,}: {', '.join(task['blocks'])}")

@@ -19,7 +19,7 @@ ARITHMETICS = ("exact", "ideal", "engine")
               help="An input's value. The name may be left out where the program has one input. Repeatable.")  # fmt: skip
 @click.option("--output", "outputs", multiple=True, metavar="[NAME=]Y.npy",
               help="Where to write an output. The name may be left out where there is one output. Repeatable.")  # fmt: skip
-@click.option("--function", metavar="NAME", help="Which function; main, or the only one, if not said.")
+@click.option("--function", metavar="NAME", help="Which function; if not said the only one, the default one, or main.")
 @click.option("--arithmetic", type=click.Choice(ARITHMETICS), default="exact", show_default=True,
               help="exact: each result is rounded once. engine: as the chip is thought to compute. ideal: float64 "
                    "from end to end, all in NumPy.")  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from torchane import mil
 from torchane.errors import ParseError, TorchaneError, UsageError
 from torchane.inspect.recognize import load_program
+from torchane.mil.files import LONGEST_STAND_IN, require_fetched
 from torchane.mil.ir import Program
 from torchane.mil.types import StateType
 from torchane.runtime.mixed import Elsewhere, run_mixed
@@ -113,7 +114,7 @@ def run(file: Path, inputs: Iterable[str], outputs: Iterable[str], *, function: 
 def _only(program: Program, name: str | None) -> Program:
     """The program with the one function that is to run."""
     functions = {function.name: function for function in program.functions}
-    if name is None and len(functions) > 1 and "main" not in functions:
+    if name is None and len(functions) > 1 and (program.default_function or "main") not in functions:
         raise UsageError(f"Which of its functions? --function with one of {', '.join(functions)}.")
     if name is not None and name not in functions:
         raise UsageError(f"The program has no function {name!r}; it has {', '.join(functions)}.")
@@ -146,6 +147,8 @@ def _read(path: str) -> np.ndarray:
     except OSError as error:
         raise UsageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
     except (ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+        with open(path, "rb") as file:
+            require_fetched(path, file.read(LONGEST_STAND_IN))
         # NumPy takes whatever is no .npy for a pickle, and says how to load one; nobody should.
         reason = "" if "pickle" in str(error) else f" ({error})"
         raise ParseError(f"{path}: this is no .npy file of numbers{reason}. Write it with numpy.save.") from error

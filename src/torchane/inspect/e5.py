@@ -98,8 +98,9 @@ def _section(section: Table) -> tuple[str, int | None]:
     return section.string(4) or "", section.integer(6, "<B")
 
 
-def is_bundle(path: Path) -> bool:
+def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Whether a folder looks like an E5 bundle."""
+    path = Path(path)
     if not path.is_dir():
         return False
     names = {entry.name for entry in path.iterdir()}
@@ -107,9 +108,10 @@ def is_bundle(path: Path) -> bool:
     return has_parts or ANALYTICS in names or (path.suffix == ".bundle" and bool(names.intersection(_FUNCTIONS)))
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """The bundle in a folder. Raises ParseError for a folder that cannot be read or is far too large; a damaged file
     in it is listed among the faults."""
+    path = Path(path)
     files: list[BundleFile] = []
     descriptors: dict[str, Descriptor] = {}
     backends: Counter[str] = Counter()

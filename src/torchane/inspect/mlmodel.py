@@ -5,66 +5,46 @@
 Source: coremltools, mlmodel/format/Model.proto.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from torchane.errors import UsageError
 from torchane.inspect import schema
 from torchane.inspect.errors import FormatError
 from torchane.inspect.opsets import OPSETS
+from torchane.inspect.ports import ARRAY_CODES, Description, read_description
 from torchane.inspect.proto_read import ProgramReader
 from torchane.inspect.proto_values import Malformed
 from torchane.inspect.proto_write import write_program
-from torchane.inspect.wire import fault, locate
+from torchane.inspect.wire import Step, fault, locate
 from torchane.mil.ir import Function, Program, Var
 from torchane.mil.types import DType, StateType, TensorType
-
-#: FeatureTypes.proto, enum ArrayDataType.
-_ARRAY_CODES = {
-    DType.FP32: 65568, DType.FP64: 65600, DType.INT32: 131104, DType.INT8: 131080, DType.FP16: 65552,
-}  # fmt: skip
-_ARRAY_DTYPES = {code: dtype for dtype, code in _ARRAY_CODES.items()}
 
 #: Ports of these types need this specification version or later (coremltools, _SPECIFICATION_VERSION_*).
 _PORT_VERSIONS = {DType.FP16: 7, DType.INT8: 10}
 
 _ML_PROGRAM = 502
 
+#: Where the models of each kind of pipeline lie.
+_PIPELINES: dict[str, tuple[Step, ...]] = {
+    "pipeline": ((202, None),),
+    "pipelineClassifier": ((200, None), (1, None)),
+    "pipelineRegressor": ((201, None), (1, None)),
+}
+_PIPELINE_MODELS = 1
 
-@dataclass(frozen=True)
-class Port:
-    """What the model's description says of one input, output or state; `shapes` describes flexible ones."""
-
-    name: str
-    kind: str
-    dtype: DType | None = None
-    shape: tuple[int, ...] = ()
-    shapes: str = ""
-    is_optional: bool = False
-
-    def __str__(self) -> str:
-        if self.dtype is None:
-            return self.kind
-        return f"{self.dtype.mil_name} [{', '.join(map(str, self.shape))}]" + (
-            f" ({self.shapes})" if self.shapes else ""
-        )
-
-
-@dataclass(frozen=True)
-class Description:
-    """Inputs, outputs and states as Core ML shows them to an app."""
-
-    inputs: tuple[Port, ...] = ()
-    outputs: tuple[Port, ...] = ()
-    states: tuple[Port, ...] = ()
+#: What no pipeline has so many of.
+_MOST_STAGES = 1000
 
 
 @dataclass(frozen=True)
 class MLModel:
     """One model. `kind` is the field of the file that holds it (`mlProgram`, `neuralNetwork`, ...), `size_bytes`
-    what it takes there; `program` is there for an mlProgram only. `functions` describes models of several."""
+    what it takes there; `program` is there for an mlProgram only. `functions` describes models of several. `stages`
+    are the models of a pipeline in their order, with their names; `dropped` says what of the file is not kept here."""
 
     specification_version: int
     kind: str
@@ -73,26 +53,68 @@ class MLModel:
     metadata: Mapping[str, str]
     size_bytes: int
     program: Program | None = field(default=None, compare=False)
+    stages: tuple[tuple[str, "MLModel"], ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def parse(data: bytes, path: str = "<model>") -> MLModel:
     """The model in the bytes of a file. Raises FormatError, which names the byte."""
-    message = _parsed(data, path)
+    return _model(_parsed(data, path), data, path, ())
+
+
+def _model(message: Message, data: bytes, path: str, steps: tuple[Step, ...]) -> MLModel:
+    """The model of a message that lies in the data where the steps lead."""
     kind = message.WhichOneof("Type")
+    wrong = None
     if kind is None:
-        raise FormatError("this is no Core ML model: it holds none of the kinds of model.", len(data), path)
-    if message.specificationVersion < 1:
-        raise FormatError("this is no Core ML model: it says no specification version.", len(data), path)
+        wrong = "this is no Core ML model: it holds none of the kinds of model."
+    elif message.specificationVersion < 1:
+        wrong = "this is no Core ML model: it says no specification version."
+    if wrong is not None:
+        raise FormatError(wrong, locate(data, steps) if steps else len(data), path)
     description = message.description
     return MLModel(
         specification_version=message.specificationVersion,
         kind=kind,
-        description=_description(description),
-        functions={function.name: _description(function) for function in description.functions},
+        description=read_description(description),
+        functions={function.name: read_description(function) for function in description.functions},
         metadata=_metadata(description.metadata),
-        size_bytes=len(data),
-        program=_program(message.mlProgram, data, path) if kind == "mlProgram" else None,
+        size_bytes=message.ByteSize() if steps else len(data),
+        program=_program(message, data, path, steps) if kind == "mlProgram" else None,
+        stages=tuple(_stages(message, kind, data, path, steps)),
+        dropped=tuple(_dropped(message, kind)),
     )
+
+
+def _stages(message: Message, kind: str, data: bytes, path: str, steps: tuple[Step, ...]) -> Iterator[tuple[str, MLModel]]:
+    if kind not in _PIPELINES:
+        return
+    pipeline = message.pipeline if kind == "pipeline" else getattr(message, kind).pipeline
+    if len(pipeline.models) > _MOST_STAGES:
+        raise FormatError(
+            f"a pipeline has {len(pipeline.models):,} models; the most that is read is {_MOST_STAGES:,}.",
+            locate(data, (*steps, *_PIPELINES[kind])), path,
+        )  # fmt: skip
+    for place, model in enumerate(pipeline.models):
+        name = pipeline.names[place] if place < len(pipeline.names) else ""
+        yield name, _model(model, data, path, (*steps, *_PIPELINES[kind], (_PIPELINE_MODELS, place)))
+
+
+def _dropped(message: Message, kind: str) -> Iterator[str]:
+    """What of a model is not read."""
+    for part in (message, message.description):
+        unknown = sorted(set(_unknown_fields(part)))
+        if unknown:
+            yield f"fields of a later version of the format, by number: {', '.join(unknown)}"
+    if kind != "mlProgram":
+        return
+    if message.mlProgram.docString:
+        yield f"the program's comment, {len(message.mlProgram.docString):,} characters"
+    for name in sorted(message.mlProgram.functions):
+        function = message.mlProgram.functions[name]
+        others = sorted(set(function.block_specializations) - {function.opset})
+        if others:
+            yield f"function {name}: its blocks for {', '.join(others)} (it is of {function.opset})"
 
 
 def _parsed(data: bytes, path: str) -> Message:
@@ -103,43 +125,27 @@ def _parsed(data: bytes, path: str) -> Message:
         raise FormatError(f"this is no Core ML model: {reason}", offset, path) from None
 
 
-def _program(message: Message, data: bytes, path: str) -> Program:
-    reader = ProgramReader([(_ML_PROGRAM, None)])
+def _unknown_fields(message: Message) -> Iterator[str]:
+    """The fields that our table lacks, with the message that has them; the whole of a description, of others the top."""
+    for found in UnknownFieldSet(message):
+        yield f"{message.DESCRIPTOR.name} {found.field_number}"
+    if message.DESCRIPTOR is schema.Model.DESCRIPTOR:
+        return
+    for field_, value in message.ListFields():
+        if field_.message_type is not None and not field_.message_type.GetOptions().map_entry:
+            for inner in value if field_.is_repeated else (value,):
+                yield from _unknown_fields(inner)
+
+
+def _program(message: Message, data: bytes, path: str, steps: tuple[Step, ...]) -> Program:
+    reader = ProgramReader([*steps, (_ML_PROGRAM, None)])
     try:
-        return reader.program(message)
+        program = reader.program(message.mlProgram)
     except Malformed as error:
         raise FormatError(str(error), locate(data, reader.steps), path) from None
-
-
-def _description(message: Message) -> Description:
-    return Description(
-        tuple(map(_port, message.input)), tuple(map(_port, message.output)), tuple(map(_port, message.state))
-    )
-
-
-def _port(message: Message) -> Port:
-    type_ = message.type
-    kind = (type_.WhichOneof("Type") or "untyped").removesuffix("Type")
-    array = type_.multiArrayType if kind == "multiArray" else type_.stateType.arrayType if kind == "state" else None
-    if array is None:
-        size = f" {type_.imageType.width} x {type_.imageType.height}" if kind == "image" else ""
-        return Port(message.name, kind + size, is_optional=type_.isOptional)
-    return Port(
-        message.name, kind, _ARRAY_DTYPES.get(array.dataType), tuple(array.shape), _flexible(array), type_.isOptional
-    )
-
-
-def _flexible(array: Message) -> str:
-    which = array.WhichOneof("ShapeFlexibility")
-    if which == "enumeratedShapes":
-        return f"{len(array.enumeratedShapes.shapes)} shapes"
-    if which == "shapeRange":
-        ranges = (
-            f"{size.lowerBound}..{'?' if size.upperBound < 0 else size.upperBound}"
-            for size in array.shapeRange.sizeRanges
-        )
-        return f"any of {', '.join(ranges)}"
-    return ""
+    default = message.description.defaultFunctionName
+    usual = {"", "main"} if len(program.functions) > 1 else {"", program.functions[0].name}
+    return program if default in usual else replace(program, default_function=default)
 
 
 def _metadata(message: Message) -> dict[str, str]:
@@ -168,10 +174,19 @@ def to_bytes(program: Program, metadata: Mapping[str, str] | None = None) -> byt
             described = description.functions.add()
             described.name = function.name
             _describe(function, described)
-        description.defaultFunctionName = program.functions[0].name
+        description.defaultFunctionName = _default_function(program)
     _write_metadata(metadata or {}, description.metadata)
     write_program(program, message.mlProgram)
     return message.SerializeToString(deterministic=True)
+
+
+def _default_function(program: Program) -> str:
+    """Core ML wants one: the program's own, `main`, or the first."""
+    names = [function.name for function in program.functions]
+    default = program.default_function
+    if default is not None and default not in names and len(names) > 1:
+        raise UsageError(f"the default function {default!r} is none of the program's: {', '.join(names)}.")
+    return next((name for name in (default, "main") if name in names), names[0])
 
 
 def _specification_version(program: Program) -> int:
@@ -205,12 +220,12 @@ def _describe(function: Function, message: Message) -> None:
 
 def _describe_array(function: Function, var: Var, message: Message) -> None:
     type_ = var.type.tensor if isinstance(var.type, StateType) else var.type
-    if not isinstance(type_, TensorType) or type_.dtype not in _ARRAY_CODES or not type_.rank:
+    if not isinstance(type_, TensorType) or type_.dtype not in ARRAY_CODES or not type_.rank:
         raise UsageError(
             f"{function.name}: the port {var.name} is a {var.type}. Core ML's ports are tensors of one axis or more, "
-            f"of {', '.join(dtype.mil_name for dtype in _ARRAY_CODES)}; cast it or leave it out of the signature."
+            f"of {', '.join(dtype.mil_name for dtype in ARRAY_CODES)}; cast it or leave it out of the signature."
         )
-    message.dataType = _ARRAY_CODES[type_.dtype]
+    message.dataType = ARRAY_CODES[type_.dtype]
     message.shape.extend(1 if size is None else size for size in type_.shape)
     if not type_.is_fixed:
         for size in type_.shape:

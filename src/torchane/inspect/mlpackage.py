@@ -54,9 +54,9 @@ class Manifest:
     root: Item
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """What a package says of its content. Raises ParseError."""
-    path = folder / MANIFEST
+    path = Path(folder) / MANIFEST
     try:
         data = json.loads(read_whole(path, "the manifest"))
     except json.JSONDecodeError as error:
@@ -80,9 +80,9 @@ def _item(path: Path, key: str, entry: Any) -> Item:
     return Item(key, *(entry.get(name, "") for name in fields))
 
 
-def model_path(folder: Path) -> Path:
+def model_path(folder: str | os.PathLike[str]) -> Path:
     """The package's model file. Raises ParseError; BlobPathError for one that lies outside the package."""
-    return resolve(folder / "Data", read_manifest(folder).root.path, "the manifest names the model")
+    return resolve(Path(folder) / "Data", read_manifest(folder).root.path, "the manifest names the model")
 
 
 def read(path: str | os.PathLike[str], *, with_weights: bool = True) -> MLModel:

@@ -34,7 +34,8 @@ Node = str | int
 
 
 def to_svg(program: Program, *, function: str | None = None, refused: Mapping[str, str] | None = None) -> str:
-    """The picture of a function, by its name; `main`, or the only one, if not said. refused: ops by name that a chip does not take, and why; they are drawn red.
+    """The picture of a function, by its name, or of `program.main`. refused: ops by name that a chip does not take, and
+    why; they are drawn red.
 
     Raises TorchaneError where the layout library is missing or the function has too many ops.
     """

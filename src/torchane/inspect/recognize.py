@@ -5,6 +5,7 @@ load_program(path)  the MIL program in it, weights mapped, whatever holds it
 """
 
 import enum
+import os
 import struct
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torchane.inspect import e5, mlmodelc, mlpackage
 from torchane.inspect.errors import FormatError
 from torchane.inspect.hwx.container import MAGIC, OTHER_MAGIC
 from torchane.mil import load, parse
-from torchane.mil.files import read_whole
+from torchane.mil.files import read_whole, require_fetched
 from torchane.mil.ir import Program
 
 _HEAD = 4096
@@ -46,8 +47,9 @@ class Kind(enum.Enum):
         return self in (Kind.MIL, Kind.MLMODELC, Kind.MLPACKAGE, Kind.MLMODEL)
 
 
-def kind_of(path: Path) -> Kind:
-    """Raises ParseError for what is missing or none of the kinds."""
+def kind_of(path: str | os.PathLike[str]) -> Kind:
+    """Raises ParseError for what is missing, none of the kinds, or a pointer to a file that was not fetched (Git LFS)."""
+    path = Path(path)
     try:
         if path.is_dir():
             return _folder(path)
@@ -60,6 +62,7 @@ def kind_of(path: Path) -> Kind:
         raise ParseError(f"{path}: it cannot be read: {error.strerror or error}.") from error
     if not head:
         raise ParseError(f"{path}: the file is empty.")
+    require_fetched(path, head)
     words = struct.unpack_from("<2I", head.ljust(8, b"\0"))
     if words[0] in (MAGIC, OTHER_MAGIC):
         return Kind.HWX
@@ -104,9 +107,10 @@ def _is_text(head: bytes) -> bool:
     return start.startswith((b"program", b"func ", b"//", b"/*"))
 
 
-def load_program(path: Path, *, with_weights: bool = True) -> Program:
+def load_program(path: str | os.PathLike[str], *, with_weights: bool = True) -> Program:
     """Raises ParseError for what holds no MIL program, and for what is damaged or lacks its weights, unless those
     are not wanted: then constants in files stay named by their places."""
+    path = Path(path)
     kind = kind_of(path)
     if kind in (Kind.MLPACKAGE, Kind.MLMODEL):
         return mlpackage.load(path, with_weights=with_weights)

@@ -8,13 +8,16 @@ unpacked, and `constant_bytes` as stored. Multiply-adds are of one run; a loop's
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from torchane.errors import CompileError
 from torchane.mil import ops as _ops  # noqa: F401  (fills the op table)
 from torchane.mil.build import arguments, typed
 from torchane.mil.constants import inline_constants
 from torchane.mil.ir import Arg, Blob, Function, Literal, Op, Program, Var, walk
-from torchane.mil.types import STRING, StateType, TensorType
+from torchane.mil.types import STRING, DictType, StateType, TensorType
 
 _CONSTEXPR = "constexpr_"
 
@@ -42,7 +45,8 @@ class Constant:
 @dataclass(frozen=True)
 class FunctionReport:
     """One function. unsized: ops whose multiply-adds depend on sizes that are not known before run time; unknown:
-    kinds of ops that torchane has no rules for."""
+    kinds of ops that torchane has no rules for; attributes: what the function says of itself, such as the shapes that
+    open sizes may have, in plain values."""
 
     name: str
     opset: str
@@ -56,6 +60,7 @@ class FunctionReport:
     macs: int
     unsized: int
     unknown: tuple[str, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
     lines: tuple[OpLine, ...] = field(repr=False, default=())
     weights: tuple[Constant, ...] = field(repr=False, default=())
 
@@ -91,9 +96,22 @@ def _function(function: Function, inlined: Function) -> FunctionReport:
         macs=sum(line.macs for line in lines),
         unsized=unsized,
         unknown=tuple(sorted({op.kind.name for op in computing if not op.kind.known})),
+        attributes={key: _plain(value) for key, value in function.attrs.items()},
         lines=tuple(lines),
         weights=weights,
     )
+
+
+def _plain(literal: Literal) -> Any:
+    """A constant as numbers, text, lists and dicts."""
+    value = literal.value
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(literal.type, DictType) and isinstance(value, tuple):
+        return {str(_plain(key)): _plain(item) for key, item in value}
+    if isinstance(value, tuple):
+        return [_plain(item) if isinstance(item, Literal) else item for item in value]
+    return value if isinstance(value, str) else str(value)
 
 
 def _ports(variables) -> tuple[tuple[str, str], ...]:

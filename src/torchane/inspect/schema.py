@@ -5,7 +5,7 @@
 
 A table of field numbers, given to the `protobuf` package in a pool of its own: coremltools registers messages of
 the same names in the common pool, and both can live in one process. A model of another kind (a neural network,
-a pipeline, ...) is kept as the bytes that it is. Enumerations are plain integers.
+a tree, ...) is kept as the bytes that it is; a pipeline holds models. Enumerations are plain integers.
 Source: coremltools, mlmodel/format/Model.proto, FeatureTypes.proto, MIL.proto (field names and numbers).
 """
 
@@ -20,7 +20,8 @@ _PACKAGE = "torchane.coreml"
 _MESSAGES = {
     "Model": """
         1 specificationVersion int32          2 description ModelDescription      10 isUpdatable bool
-        200 pipelineClassifier bytes @Type    201 pipelineRegressor bytes @Type   202 pipeline bytes @Type
+        200 pipelineClassifier PipelineClassifier @Type           201 pipelineRegressor PipelineRegressor @Type
+        202 pipeline Pipeline @Type
         300 glmRegressor bytes @Type          301 supportVectorRegressor bytes @Type
         302 treeEnsembleRegressor bytes @Type 303 neuralNetworkRegressor bytes @Type
         304 bayesianProbitRegressor bytes @Type
@@ -37,6 +38,9 @@ _MESSAGES = {
         2000 textClassifier bytes @Type       2001 wordTagger bytes @Type         2002 visionFeaturePrint bytes @Type
         2003 soundAnalysisPreprocessing bytes @Type                               2004 gazetteer bytes @Type
         2005 wordEmbedding bytes @Type        2006 audioFeaturePrint bytes @Type  3000 serializedModel bytes @Type""",
+    "PipelineClassifier": "1 pipeline Pipeline",
+    "PipelineRegressor": "1 pipeline Pipeline",
+    "Pipeline": "1 models *Model                2 names *string",
     "ModelDescription": """
         1 input *FeatureDescription           10 output *FeatureDescription       13 state *FeatureDescription
         11 predictedFeatureName string        12 predictedProbabilitiesName string
@@ -53,11 +57,18 @@ _MESSAGES = {
     "FeatureType": """
         1 int64Type bytes @Type               2 doubleType bytes @Type            3 stringType bytes @Type
         4 imageType ImageFeatureType @Type    5 multiArrayType ArrayFeatureType @Type
-        6 dictionaryType bytes @Type          7 sequenceType bytes @Type          8 stateType StateFeatureType @Type
-        1000 isOptional bool""",
+        6 dictionaryType DictionaryFeatureType @Type              7 sequenceType SequenceFeatureType @Type
+        8 stateType StateFeatureType @Type    1000 isOptional bool""",
+    "DictionaryFeatureType": "1 int64KeyType bytes @KeyType                   2 stringKeyType bytes @KeyType",
+    "SequenceFeatureType": """
+        1 int64Type bytes @Type               3 stringType bytes @Type            101 sizeRange SizeRange""",
     "ImageFeatureType": """
         1 width int64                         2 height int64                      3 colorSpace int32
-        21 enumeratedSizes bytes @SizeFlexibility                 31 imageSizeRange bytes @SizeFlexibility""",
+        21 enumeratedSizes EnumeratedImageSizes @SizeFlexibility
+        31 imageSizeRange ImageSizeRange @SizeFlexibility""",
+    "EnumeratedImageSizes": "1 sizes *ImageSize",
+    "ImageSize": "1 width uint64                2 height uint64",
+    "ImageSizeRange": "1 widthRange SizeRange   2 heightRange SizeRange",
     "ArrayFeatureType": """
         1 shape *int64                        2 dataType int32
         21 enumeratedShapes EnumeratedShapes @ShapeFlexibility    31 shapeRange ShapeRange @ShapeFlexibility

@@ -4,12 +4,15 @@
 
 A program names a constant by the offset of its record, not of its data. Everything is little-endian.
 Elements below eight bits are packed without gaps, the first one in the lowest bits.
-Reading maps the file into memory and copies nothing, except sub-byte elements, which NumPy cannot hold packed.
+Reading maps the file into memory and copies nothing, except sub-byte elements, which NumPy cannot hold packed, and
+data of emitters that leave out the padding, where it does not lie as its type asks.
 Source: coremltools, MILBlob/Blob/StorageFormat.hpp and Util/SubByteConversions.hpp.
 """
 
+import heapq
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +21,20 @@ from pathlib import Path
 import numpy as np
 
 from torchane.errors import ParseError, UsageError
+from torchane.mil.files import LONGEST_STAND_IN, require_fetched
 from torchane.mil.types import DType
 
 _HEADER = struct.Struct("<II56x")
 _RECORD = struct.Struct("<IIQQQ32x")
 _VERSION = 2
 _SENTINEL = 0xDEADBEEF
+_BEGINNING = re.compile(re.escape(_SENTINEL.to_bytes(4, "little")))
 _ALIGNMENT = 64
+
+#: Of a file with more faults than this the rest is not looked at.
+_MOST_FAULTS = 20
+#: Bytes that are looked through at once for one that is not zero.
+_CHUNK = 1 << 20
 
 #: The container's code of each element type; bool, string and 64-bit numbers have none.
 CODES: dict[DType, int] = {
@@ -62,6 +72,16 @@ class Record:
     def size(self) -> int:
         """How many elements."""
         return (self.size_bytes * 8 - self.padding_bits) // self.dtype.bits
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that a weight file holds: its records in order, how many its header counts (readers go by offsets, so that
+    nothing depends on it), and what is not as it should be: each fault with its byte, what lies behind it is read."""
+
+    records: tuple[Record, ...]
+    counted: int
+    faults: tuple[BlobError, ...]
 
 
 class BlobWriter:
@@ -114,6 +134,7 @@ class BlobFile:
     def __init__(self, buffer: memoryview, path: str):
         self._buffer = buffer
         self.path = path
+        require_fetched(path, bytes(buffer[:LONGEST_STAND_IN]))
         if len(buffer) < _HEADER.size:
             raise BlobError(path, len(buffer), f"the file ends within its header of {_HEADER.size} bytes.")
         self._count, version = _HEADER.unpack_from(buffer)
@@ -162,7 +183,9 @@ class BlobFile:
             )  # fmt: skip
         if _DTYPES[code].bits >= 8:
             padding_bits = 0  # early writers left the field as it was in memory; whole bytes have no padding
-        if padding_bits > min(size_bytes * 8, 7) or (size_bytes * 8 - padding_bits) % _DTYPES[code].bits:
+        left_over = (size_bytes * 8 - padding_bits) % _DTYPES[code].bits
+        # Emitters exist that leave the field 0: what is left over below a whole element is padding too.
+        if padding_bits > min(size_bytes * 8, 7) or (left_over and (padding_bits or _DTYPES[code].bits >= 8)):
             raise BlobError(
                 self.path, offset + 24,
                 f"{size_bytes:,} bytes less {padding_bits} bits are no whole number of {_DTYPES[code].mil_name}.",
@@ -170,18 +193,16 @@ class BlobFile:
         return Record(offset, _DTYPES[code], start, size_bytes, padding_bits)
 
     def records(self) -> tuple[Record, ...]:
-        """Every record in order, as our writer and coremltools lay them out; the count is the header's."""
-        found = []
-        offset = _HEADER.size
-        for _ in range(self._count):
-            record = self.record(offset)
-            if record.start < offset + _RECORD.size:
-                raise BlobError(
-                    self.path, offset + 16, f"the data at byte {record.start:,} lies before its record's end."
-                )
-            found.append(record)
-            offset = _aligned(record.start + record.size_bytes)
-        return tuple(found)
+        """Every record that the file holds, in order, be they more than its header counts. Raises BlobError for the
+        first fault of its layout; `survey` goes on behind it."""
+        survey = self.survey()
+        if survey.faults:
+            raise survey.faults[0]
+        return survey.records
+
+    def survey(self) -> "Survey":
+        """All that the file holds: what it shows of records, and what is not as it should be."""
+        return _Walk(self, self._buffer).survey()
 
     def read(self, offset: int) -> tuple[DType, np.ndarray]:
         """The element type and the elements of the record at `offset`, one axis, read-only."""
@@ -202,10 +223,89 @@ class BlobFile:
     def _elements(self, record: Record, dtype: DType) -> np.ndarray:
         data = np.frombuffer(self._buffer, np.uint8, record.size_bytes, record.start)
         if dtype.bits >= 8:
-            return data.view(dtype.numpy.newbyteorder("<")) if dtype is not DType.BOOL else data != 0
+            elements = data.view(dtype.numpy.newbyteorder("<")) if dtype is not DType.BOOL else data != 0
+            if not elements.flags.aligned:
+                elements = elements.copy()
+            elements.setflags(write=False)
+            return elements
         elements = unpack(data, (record.size_bytes * 8 - record.padding_bits) // dtype.bits, dtype)
         elements.setflags(write=False)
         return elements
+
+
+class _Walk:
+    """Goes through a file from its header to its end. What lies between a record and the next is its data, padding of
+    any length (none, with some emitters), or unknown. Data may also lie apart from its record."""
+
+    def __init__(self, file: BlobFile, buffer: memoryview):
+        self._file, self._buffer = file, buffer
+        self._bytes = np.frombuffer(buffer, np.uint8)
+        self._ahead: list[tuple[int, int]] = []  # data that was announced and not passed yet
+        self._faults: list[BlobError] = []
+
+    def survey(self) -> Survey:
+        found: list[Record] = []
+        place: int | None = self._past_data(_HEADER.size)
+        while place is not None and len(self._faults) < _MOST_FAULTS:
+            try:
+                record = self._file.record(place)
+            except BlobError as error:
+                place = self._resumed(place, error)
+                continue
+            found.append(record)
+            end = place + _RECORD.size
+            if record.start < end:
+                self._fault(place + 16, f"the data at byte {record.start:,} lies before its record's end.")
+                end = min(end + record.size_bytes, len(self._bytes))  # where it would lie, and most likely does
+            else:
+                heapq.heappush(self._ahead, (record.start, record.start + record.size_bytes))
+            place = self._past_data(end)
+        if place is not None:
+            self._fault(place, f"after {_MOST_FAULTS} faults the rest of the file is not looked at.")
+        counted = len(self._file)
+        if counted > len(found):
+            self._fault(0, f"the header counts {counted:,} records and the file holds {len(found):,}.")
+        return Survey(tuple(found), counted, tuple(self._faults))
+
+    def _fault(self, offset: int, message: str) -> None:
+        self._faults.append(BlobError(self._file.path, offset, message))
+
+    def _past_data(self, place: int) -> int | None:
+        """The first byte from `place` on that is neither data nor zero; None if there is none."""
+        while True:
+            while self._ahead and self._ahead[0][0] <= place:
+                place = max(place, heapq.heappop(self._ahead)[1])
+            limit = self._ahead[0][0] if self._ahead else len(self._bytes)
+            for begin in range(place, limit, _CHUNK):
+                piece = self._bytes[begin : min(limit, begin + _CHUNK)]
+                if piece.any():
+                    return begin + int((piece != 0).argmax())
+            if not self._ahead:
+                return None
+            place = limit
+
+    def _resumed(self, place: int, error: BlobError) -> int | None:
+        """Where the next record begins after something else at `place`; None if there is none. Says what is skipped,
+        but for padding that was left as it was in memory."""
+        begins_here = _BEGINNING.match(self._buffer, place) is not None
+        following = self._next_record(place + begins_here)
+        if begins_here:
+            self._faults.append(error)
+        elif following is None:
+            self._fault(place, f"the last {len(self._bytes) - place:,} bytes belong to no record.")
+        elif following != _aligned(place):
+            self._fault(place, f"{following - place:,} bytes belong to no record.")
+        return following
+
+    def _next_record(self, place: int) -> int | None:
+        """The first place from `place` on where a record can be read."""
+        for found in _BEGINNING.finditer(self._buffer, place):
+            try:
+                self._file.record(found.start())
+            except BlobError:
+                continue
+            return found.start()
+        return None
 
 
 def pack(array: np.ndarray, dtype: DType) -> bytes:
@@ -232,12 +332,13 @@ def unpack(data: np.ndarray, size: int, dtype: DType) -> np.ndarray:
     return elements
 
 
-def resolve(folder: Path, path: str, said: str = "the program names the weight file") -> Path:
+def resolve(folder: str | os.PathLike[str], path: str, said: str = "the program names the weight file") -> Path:
     """The file that a program in `folder` names: `@model_path/weights/weight.bin`, or relative to the folder.
     `said` begins the message of an error.
 
     Raises BlobPathError for a path that leaves the folder: absolute, through `..`, or through a link.
     """
+    folder = Path(folder)
     relative = path.removeprefix("@model_path").lstrip("/") if path.startswith("@model_path/") else path
     why = None
     if not relative or "\0" in relative:

@@ -24,6 +24,8 @@ def check(program: Program) -> None:
     for name in names:
         if names.count(name) > 1:
             raise CompileError(f"{name}: two functions have this name.")
+    if program.default_function is not None and len(names) > 1 and program.default_function not in names:
+        raise CompileError(f"the default function {program.default_function!r} is none of {', '.join(names)}.")
     for function in program.functions:
         _Checker(function).check()
 

@@ -54,7 +54,16 @@ def diff(before: Program, after: Program) -> tuple[Difference, ...]:
             found.extend(_functions(old[name], function))
         else:
             found.append(Difference("added", f"function {name!r}"))
+    chosen = [_default(program) for program in (before, after)]
+    if chosen[0] != chosen[1] and len(before.functions) > 1 and len(after.functions) > 1:
+        found.append(Difference("changed", "default function", " -> ".join(name or "none" for name in chosen)))
     return tuple(found)
+
+
+def _default(program: Program) -> str | None:
+    """The function that runs if none is chosen."""
+    wanted = program.default_function or "main"
+    return wanted if any(function.name == wanted for function in program.functions) else None
 
 
 def _functions(old: Function, new: Function) -> Iterator[Difference]:

@@ -74,7 +74,7 @@ def evaluate(
     """The outputs by name, in the dtypes of the program (float64 for floats if `ideal`); a list is a tuple.
 
     inputs: an array per input name, of the declared shape, where `?` takes any size.
-    function: which one, by name; `main`, or the only one, if not said.
+    function: which one, by name; if not said the only one, the program's default function, or `main`.
     states: an array per state name; one that is absent starts as zeros. After the run it holds what the run left.
     Constants must be in memory: read a program with its weight files through `mil.load`.
     Raises UsageError for a missing input, another shape or an unknown name, CompileError for what cannot be run.
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def function_of(program: Program | Function, name: str | None = None) -> Function:
-    """The function of this name; `main`, or the only one, if none is said. Raises UsageError if it is not there."""
+    """The function of this name, or `program.main` if none is said. Raises UsageError if it is not there."""
     if isinstance(program, Function):
         return program
     if name is None:

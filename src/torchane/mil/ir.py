@@ -210,6 +210,10 @@ class Function:
         return {var: tuple(ops) for var, ops in found.items()}
 
 
+#: The pair of buildInfo that names the default function: text has no other place for it, and Apple's parsers let
+#: pairs pass that they do not know (mil-text.md, section 1).
+DEFAULT_FUNCTION = "torchane-default-function"
+
 #: What our own programs say of their maker; Apple's parsers want the four pairs (mil-text.md, section 1).
 BUILD_INFO: tuple[tuple[str, str], ...] = (
     ("coremlc-component-MIL", "3510.2.1"),
@@ -222,25 +226,30 @@ BUILD_INFO: tuple[tuple[str, str], ...] = (
 @dataclass(frozen=True)
 class Program:
     """What one file holds. Compiled training programs have one function, `main`, reached as
-    `program.inputs`, `.ops`, `.outputs`; `program.with_(ops=...)` is a copy with those changed."""
+    `program.inputs`, `.ops`, `.outputs`; `program.with_(ops=...)` is a copy with those changed.
+
+    default_function: of several, the one that runs if none is chosen; None: `main` does. In text it is a pair of buildInfo.
+    """
 
     functions: tuple[Function, ...]
     version: str = "1.3"
     build_info: tuple[tuple[str, str], ...] = BUILD_INFO
     attrs: Mapping[str, Literal] = field(default_factory=dict)
+    default_function: str | None = None
 
     __hash__ = None  # type: ignore[assignment]
 
     @property
     def main(self) -> Function:
-        """The function `main`, or the only one. Raises UsageError where there are several and none is `main`."""
+        """The only function, the default one, or `main`. Raises UsageError where there are several and none of these."""
         if len(self.functions) == 1:
             return self.functions[0]
+        wanted = self.default_function or "main"
         for function in self.functions:
-            if function.name == "main":
+            if function.name == wanted:
                 return function
         names = ", ".join(function.name for function in self.functions) or "none"
-        raise UsageError(f"the program has no function main; it has {names}. Choose one by its name.")
+        raise UsageError(f"the program has no function {wanted}; it has {names}. Choose one by its name.")
 
     @property
     def inputs(self) -> tuple[Var, ...]:
@@ -257,7 +266,9 @@ class Program:
     def with_(self, **changes: object) -> "Program":
         """A copy whose main function has `changes` (inputs, ops, outputs, name, opset, attrs)."""
         main = replace(self.main, **changes)  # type: ignore[arg-type]
-        return replace(self, functions=tuple(main if f is self.main else f for f in self.functions))
+        default = self.default_function if self.default_function != self.main.name else main.name
+        functions = tuple(main if f is self.main else f for f in self.functions)
+        return replace(self, functions=functions, default_function=default)
 
 
 def map_ops(program: Program, rewrite: Callable[[Op], Iterable[Op] | None]) -> Program:

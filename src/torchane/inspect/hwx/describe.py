@@ -2,7 +2,9 @@
 
 Sections for weights are counted whole (a program without weights has an empty one of 16 KiB, and no tiles);
 multiply-adds are estimated from each task's registers
-(Wout * Hout * Cout * Cin / groups * Kw * Kh) where the task reads coefficients and the version's table has the fields.
+(Wout * Hout * Cout * Cin / groups * Kw * Kh) where the task multiplies by the coefficients that it reads and the
+version's table has the fields. A task whose engine passes its input by (OpMode 4) may read coefficients too: the table
+of a function (TGR's registers of an M1 sigmoid: one lane, OpMode 4, Nonlinear 2, no format of weights).
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,9 @@ _DIRECTIONS = {1: "input", 2: "output"}
 _ELEMENTS = {2: "int8", 3: "uint8", 4: "int16", 5: "float16", 6: "float32", 7: "raw10", 9: "uint4", 10: "uint6"}
 
 _SLOTS, _TASK_ADDRESS, _TASK_WORDS, _TASK_COUNT, _NAME = 256, 512, 514, 515, 523
+
+#: Values of MACCfg's OpMode and Nonlinear.
+_CONV, _BYPASS, _TRANSPOSED_CONV, _BY_TABLE = 0, 4, 5, 2
 
 Registers = dict[int, int]
 
@@ -49,6 +54,7 @@ def describe(hwx: Hwx) -> dict[str, Any]:
         "symbols": [{"name": s.name, "type": s.type, "section": s.section, "value": s.value} for s in hwx.symbols],
         "relocations": len(hwx.relocations),
         "macs": sum(task.get("macs", 0) for task in tasks),
+        "tables": sum(task.get("table", False) for task in tasks),
         "tasks": tasks,
     }
 
@@ -152,8 +158,10 @@ def _task(task: Task, index: int, version: int, kept: Registers) -> dict[str, An
     }
     work = _work(version, kept)
     does = meanings(version, kept)
-    if not work.get("weight_lanes", 1):
+    if not work.get("weight_lanes", 1) or work.get("table"):
         does.pop("weights", None)  # nothing is read in this format
+    if work.get("table"):
+        does["nonlinear"] = "by table"
     return shown | {"does": does} | work
 
 
@@ -175,7 +183,7 @@ def _work(version: int, kept: Mapping[int, int]) -> dict[str, Any]:
     fields: dict[tuple[str, str], int] = {}
     for address, value in kept.items():
         block, name, known = name_of(version, address)
-        fields |= {(name, field.name): field.of(value) for field in known if block in ("Common", "KernelDMA")}
+        fields |= {(name, field.name): field.of(value) for field in known if block in ("Common", "KernelDMA", "NE")}
     if version == 7:
         size = {axis: ("InDim", axis) for axis in ("Win", "Hin")} | {
             axis: ("OutDim", axis) for axis in ("Wout", "Hout")
@@ -189,7 +197,11 @@ def _work(version: int, kept: Mapping[int, int]) -> dict[str, Any]:
     sizes = {axis: fields[place] for axis, place in size.items() if place in fields}
     lanes = sum(value for (name, field), value in fields.items() if field == "En" and name.startswith("CoeffDMAConfig"))
     work: dict[str, Any] = {"sizes": sizes, "weight_lanes": lanes}
-    if lanes and len(sizes) == len(size):
+    cfg = "MACCfg" if version == 7 else "MacCfg"
+    mode = fields.get((cfg, "OpMode"), _CONV)
+    if lanes and mode == _BYPASS and fields.get((cfg, "Nonlinear")) == _BY_TABLE:
+        work["table"] = True
+    if lanes and mode in (_CONV, _TRANSPOSED_CONV) and len(sizes) == len(size):
         kernel = sizes["Kw"] * sizes["Kh"] * sizes["Cin"] // max(sizes["groups"], 1)
         work["macs"] = sizes["Wout"] * sizes["Hout"] * sizes["Cout"] * kernel
     return work

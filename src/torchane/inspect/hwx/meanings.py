@@ -41,6 +41,7 @@ _LATER = {
     ("NE", "MacCfg", "OpMode"): (
         "engine", {0: "conv", 1: "element-wise", 2: "RCAS", 3: "element-wise sqrt", 4: "bypass", 5: "transposed conv"},
     ),
+    ("NE", "MacCfg", "Nonlinear"): ("nonlinear", {0: "", 1: "ReLU", 2: "table or clamp", 3: "abs"}),
     ("NE", "MacCfg", "DoubleInt8"): ("two int8 products at once", {0: "", 1: "yes"}),
     ("PE", "Cfg", "Pool"): ("pool", {0: "", 1: "average", 2: "max", 3: "min"}),
     ("PE", "Cfg", "Op"): ("planar", {**_PLANAR, 4: "sum of squares"}),

@@ -85,7 +85,7 @@ PE 0x8800 4
   0x0C FinalScale
 NE 0xC800 5
   0x00 KernelCfg Fmt 0-1, Palettized 2, PalBits 4-7, Sparse 8, GroupReuse 10
-  0x04 MACCfg OpMode 0-3, KernelMode 4, BiasMode 5, MatrixBias 7, BinaryPoint 9-12, PostScale 14, Nonlinear 16-17
+  0x04 MACCfg OpMode 0-2, KernelMode 3, BiasMode 5, MatrixBias 7, BinaryPoint 9-12, PostScale 14, Nonlinear 16-17
   0x08 MatrixVectorBias
   0x0C AccBias Value 0-15, Shift 16-20
   0x10 PostScale Value 0-15, Shift 16-20

@@ -20,7 +20,7 @@ may differ.
 import re
 
 from torchane.mil import ops as _ops  # noqa: F401  (fills the op table)
-from torchane.mil.ir import Arg, Block, Function, Literal, Op, Program, Var
+from torchane.mil.ir import DEFAULT_FUNCTION, Arg, Block, Function, Literal, Op, Program, Var
 from torchane.mil.kinds import OpKind, kind_of
 from torchane.mil.text.scanner import NAME
 from torchane.mil.text.style import VERSION
@@ -76,7 +76,10 @@ class _ProgramScanner(ValueScanner):
         self.accept(";")
         if self.peek():
             self.fail(f"expected the end of the text and found {self.found()}.")
-        return Program(functions, version, build_info or (), attrs)
+        pairs = dict(build_info or ())
+        default = pairs.get(DEFAULT_FUNCTION)
+        kept = tuple(pair for pair in build_info or () if pair[0] != DEFAULT_FUNCTION)
+        return Program(functions, version, kept, attrs, default)
 
     def _functions(self, closing: str) -> tuple[Function, ...]:
         functions: dict[str, Function] = {}

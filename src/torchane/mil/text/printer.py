@@ -11,7 +11,7 @@ import numpy as np
 
 from torchane.errors import CompileError
 from torchane.mil.formats import widened
-from torchane.mil.ir import Arg, Blob, Block, Function, Literal, Op, Program, Var
+from torchane.mil.ir import DEFAULT_FUNCTION, Arg, Blob, Block, Function, Literal, Op, Program, Var
 from torchane.mil.text import floats
 from torchane.mil.text.scanner import NAME
 from torchane.mil.text.style import KERNEL, VERSION, Style, spells_scalars
@@ -41,8 +41,11 @@ class _Printer:
     def text(self) -> str:
         program = self._program
         attrs = [f"{self._name(name)} = {self._literal(value)}" for name, value in program.attrs.items()]
-        if program.build_info:
-            pairs = ", ".join(f"{{{_quoted(key)}, {_quoted(value)}}}" for key, value in program.build_info)
+        build_info = program.build_info
+        if program.default_function is not None:
+            build_info = (*build_info, (DEFAULT_FUNCTION, program.default_function))
+        if build_info:
+            pairs = ", ".join(f"{{{_quoted(key)}, {_quoted(value)}}}" for key, value in build_info)
             attrs.insert(0, f"buildInfo = dict<{self._string}, {self._string}>({{{pairs}}})")
         lines = [f"program({program.version})"]
         if attrs:
