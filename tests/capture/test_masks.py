@@ -110,7 +110,7 @@ class Halved(nn.Module):
 
 def test_data_beyond_fp16_is_not_taken_for_a_mask():
     """-80000 is a number and becomes an infinity that is warned of; -1e9 means "left out"."""
-    model = compile_for_twin(Halved())
+    model = compile_for_twin(Halved(), precision="fp16")
     with torch.no_grad():
         assert model(torch.tensor([[-1e9, 0.5]]))[0, 0].isfinite()
         with pytest.warns(TorchaneWarning, match="65504"):
@@ -134,4 +134,4 @@ def test_a_constant_beyond_fp16_that_is_no_mask_is_left_to_the_host(way):
 
     x = torch.tensor([[1.0, 2.0, -3.0, 4.0]])
     with torch.no_grad(), pytest.warns(TorchaneWarning, match="65504"):
-        torch.testing.assert_close(compile_for_twin(Model())(x), Model()(x))
+        torch.testing.assert_close(compile_for_twin(Model(), precision="fp16")(x), Model()(x))

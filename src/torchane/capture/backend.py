@@ -29,9 +29,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.host import TorchHost
-from torchane.capture.inputs import check_inputs
+from torchane.capture.inputs import check_inputs, name_of
 from torchane.capture.kept import Kept, Recent
+from torchane.capture.marks import mark_float32
 from torchane.capture.planning import Planned, Roles, plan_graph
+from torchane.capture.policies.facts import Forward
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
 from torchane.capture.report import Row, host_bytes_of, rows_of, warn_of_host_work
@@ -53,6 +55,7 @@ from torchane.runtime.surfaces import SurfacePool
 
 
 RANGES = ("auto", "on", "off")
+PRECISIONS = ("auto", "fp16")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Options:
     target whose rules every program must meet. dump: a folder that receives every program and plan.
     arithmetic: of the twin: "exact", or "engine", the chip's own. ranges: "on" keeps every product inside the engine's
     window by powers of two per tensor, "off" leaves it to the loss scale alone, "auto" is on for an engine and for its
-    arithmetic.
+    arithmetic. precision: "auto" leaves to PyTorch, in float32, what fp16 is not enough for and autocast would keep in float32;
+    "fp16" puts into programs whatever has a rule.
     """
 
     device: str | Device = "auto"
@@ -71,6 +75,7 @@ class Options:
     dump: str | PathLike[str] | None = None
     arithmetic: str = "exact"
     ranges: str = "auto"
+    precision: str = "auto"
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "Options":
@@ -79,8 +84,9 @@ class Options:
         if unknown:
             raise UsageError(f"torch.compile(backend='ane'): unknown option {', '.join(unknown)}. Known: {', '.join(known)}.")
         options = cls(**given)
-        if options.ranges not in RANGES:
-            raise UsageError(f"torch.compile(backend='ane'): ranges is {options.ranges!r}. Known: {', '.join(RANGES)}.")
+        for name, known in (("ranges", RANGES), ("precision", PRECISIONS)):
+            if getattr(options, name) not in known:
+                raise UsageError(f"torch.compile(backend='ane'): {name} is {getattr(options, name)!r}. Known: {', '.join(known)}.")
         if not isinstance(options.device, str) and not hasattr(options.device, "load"):
             raise UsageError(
                 f"torch.compile(backend='ane'): device is {options.device!r}. It is \"auto\", \"twin\", \"ane\", or an open Device."
@@ -116,6 +122,9 @@ class Compiled:
     wide: frozenset[tuple[int, int]] = frozenset()
     static_names: frozenset[str] = frozenset()
     data_names: frozenset[str] = frozenset()
+    raw_names: frozenset[str] = frozenset()
+    input_names: Mapping[str, str] = field(default_factory=dict)
+    sent_home: Forward = field(default_factory=Forward)
     rows: list[Row] = field(default_factory=list)
     host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
     times_s: Counter[str] = field(default_factory=Counter)
@@ -152,11 +161,13 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     parsed = Options.parse(options or {})
     check_inputs(gm, example_inputs)
     keep_shapes_exact()
+    mark_float32(gm)
     roles = _roles(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
+    named = _names(gm)
 
     def compile_exact(graph: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         with _no_garbage_collection():
-            return _compile(_new(parsed, *roles), graph, inputs)
+            return _compile(_new(parsed, *roles, named), graph, inputs)
 
     if has_symbols(example_inputs):
         return torch._dynamo.disable(Specialising(gm, example_inputs, compile_exact))
@@ -214,22 +225,22 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
         return call
 
 
-def _new(options: Options, weights: frozenset[str], static: frozenset[str], data: frozenset[str]) -> Compiled:
+def _new(options: Options, weights: frozenset[str], static: frozenset[str], data: frozenset[str], raw: frozenset[str], named: Mapping[str, str]) -> Compiled:
     device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
     pool = SurfacePool(device)
-    compiled = Compiled(options, device, pool, weight_names=weights, static_names=static, data_names=data)
+    compiled = Compiled(options, device, pool, weight_names=weights, static_names=static, data_names=data, raw_names=raw, input_names=named)
     compiled.ranges = RangeControl() if options.wants_ranges(device) else None
     COMPILED.append(compiled)
     return compiled
 
 
-def _roles(gm: fx.GraphModule) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """Which placeholders hold parameters, which hold buffers or no floats, and which floats that want no
-    gradient, by AOTAutograd's names.
+def _roles(gm: fx.GraphModule) -> tuple[frozenset[str], ...]:
+    """Which placeholders hold parameters, which hold buffers or no floats, which floats that want no
+    gradient, and which the caller's own numbers (those, and leaves), by AOTAutograd's names.
 
     AOTAutograd numbers its `primals_1, primals_2, ...` in the order of Dynamo's placeholders.
     """
-    weights, static, data = set(), set(), set()
+    weights, static, data, raw = set(), set(), set(), set()
     for index, node in enumerate(gm.graph.find_nodes(op="placeholder")):
         example = node.meta.get("example_value")
         names = {f"primals_{index + 1}", f"arg{index}_1"}
@@ -237,9 +248,16 @@ def _roles(gm: fx.GraphModule) -> tuple[frozenset[str], frozenset[str], frozense
             weights |= names
         elif not isinstance(example, torch.Tensor) or not _is_numeric(example) or _is_buffer(node, example):
             static |= names
-        elif not example.requires_grad:
-            data |= names
-    return frozenset(weights), frozenset(static), frozenset(data)
+        else:
+            data |= set() if example.requires_grad else names
+            raw |= names if example.is_leaf else set()  # an activation of an earlier graph is none
+    return frozenset(weights), frozenset(static), frozenset(data), frozenset(raw)
+
+
+def _names(gm: fx.GraphModule) -> dict[str, str]:
+    """The user's names of placeholders, by AOTAutograd's."""
+    inputs = enumerate(gm.graph.find_nodes(op="placeholder"))
+    return {name: name_of(node) for index, node in inputs for name in (f"primals_{index + 1}", f"arg{index}_1")}
 
 
 def _is_numeric(example: torch.Tensor) -> bool:
@@ -266,6 +284,8 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
         static=compiled.static_names,
         data=compiled.data_names,
         kept=range(count, len(results)),
+        raw=compiled.raw_names,
+        precision=compiled.options.precision,
     )
     planned = _plan(compiled, "forward", gm, roles)
     compiled.static_names |= {node.name for node in planned.cut.static}  # the backward gets some of them, saved
@@ -273,6 +293,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     compiled.kept = planned.plan.kept_names
     compiled.true_names = planned.true
     compiled.wide = planned.blocks.shapes
+    compiled.sent_home = planned.sent_home
     compiled.weight_names |= planned.blocks.weights
     execute = _executor(compiled, gm, planned)
 
@@ -301,6 +322,8 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
         surfaces_in=compiled.kept,
         true=compiled.true_names & compiled.kept,
         wide=compiled.wide,
+        precision=compiled.options.precision,
+        forward=compiled.sent_home,
     )
     planned = _plan(compiled, "backward", gm, roles)
     execute = _executor(compiled, gm, planned)
@@ -355,7 +378,7 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned) -> Execu
         compiled.device,
         compiled.pool,
         compiled.weights,
-        TorchHost(gm.graph, compiled.memory),
+        TorchHost(gm.graph, compiled.memory, compiled.input_names),
         planned.host_calls,
         loaded,
         states,

@@ -1,5 +1,8 @@
 """Torch tensors for the executor, which knows only arrays."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import torch
 from torch import fx
@@ -10,12 +13,13 @@ from torchane.native import pages
 
 class TorchHost:
     """Reads and makes CPU tensors of one graph's values. `memory` is where large ones lie, gradients above all: a step finds
-    the memory of the last one."""
+    the memory of the last one. inputs: the caller's names of placeholders."""
 
-    def __init__(self, graph: fx.Graph, memory: pages.Reused):
+    def __init__(self, graph: fx.Graph, memory: pages.Reused, inputs: Mapping[str, str] = MappingProxyType({})):
         #: What the graph promised.
         self.dtypes = {node.name: node.meta["val"].dtype for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)}
         self.memory = memory
+        self._inputs = inputs
         self._places = {node.name: place_of(node) for node in graph.nodes}
 
     def array(self, value: torch.Tensor) -> np.ndarray:
@@ -37,6 +41,9 @@ class TorchHost:
 
     def place(self, name: str) -> str:
         return self._places.get(name, "")
+
+    def input(self, name: str) -> str:
+        return self._inputs.get(name, "")
 
     def address(self, value: torch.Tensor) -> int:
         return value.data_ptr()

@@ -20,7 +20,7 @@ def check_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
             problem = _problem(example)
             if problem is not None:
                 kind = "parameter" if isinstance(example, torch.nn.Parameter) else "tensor"
-                raise CaptureError(f"The {kind} {_name(node)} {problem}")
+                raise CaptureError(f"The {kind} {name_of(node)} {problem}")
 
 
 def _problem(tensor: torch.Tensor) -> str | None:
@@ -41,7 +41,8 @@ def _problem(tensor: torch.Tensor) -> str | None:
     return None
 
 
-def _name(node: fx.Node) -> str:
+def name_of(node: fx.Node) -> str:
+    """A placeholder of Dynamo's graph, as the user would write it."""
     argument = node.meta.get("grapharg")
     if argument is None:
         return node.name

@@ -6,7 +6,6 @@ it, a program's value is unstaged only if the host or the caller reads it, and w
 backward pass stays in its surface.
 """
 
-import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,10 +14,11 @@ import torch
 from torch import fx
 from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
-from torchane.capture.graph import Cut, Place, Region, cut
+from torchane.capture.graph import Cut, Place, cut
 from torchane.capture.host_graph import add_rows_in_place
-from torchane.capture.pieces import border_in, cut_into_pieces
 from torchane.capture.policies import Facts, host_reasons
+from torchane.capture.policies.facts import Forward
+from torchane.capture.policies.precision import sent_home
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
 from torchane.capture.wide import BLOCK, Blocks, cut_wide_products
@@ -38,7 +38,8 @@ class Roles:
     gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
     positions saved for the backward pass. layouts: of surfaces that exist before this graph runs, by
     name; `surfaces_in` of them come in as surfaces, the others are staged that way. true: of those, the ones that range
-    control stored as they are. wide: shapes of parameters whose products the forward was cut for.
+    control stored as they are. wide: shapes of parameters whose products the forward was cut for. raw, precision, forward: as
+    in `policies.Facts`.
     """
 
     weights: Collection[str] = ()
@@ -51,12 +52,15 @@ class Roles:
     surfaces_in: Collection[str] = ()
     true: Collection[str] = ()
     wide: Collection[tuple[int, int]] = ()
+    raw: Collection[str] = ()
+    precision: str = "auto"
+    forward: Forward | None = None
 
 
 @dataclass
 class Planned:
     """A plan, its host segments by key, the layout of every surface by the value's name, the graph
-    as it was cut, the values that range control stored as they are, and what was cut into blocks."""
+    as it was cut, the values that range control stored as they are, what was cut into blocks, and what precision sent to the host."""
 
     plan: Plan
     host_calls: dict[str, Callable[..., Sequence[Any]]]
@@ -64,13 +68,14 @@ class Planned:
     cut: Cut
     true: frozenset[str] = frozenset()
     blocks: Blocks = field(default_factory=Blocks)
+    sent_home: Forward = field(default_factory=Forward)
 
 
 def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler) -> Planned:
     """Cuts, lowers and schedules one graph.
 
-    An op that turns out to have no legal form goes to the host with the reason, and the graph is cut again. Where every op of a
-    region has one, and the region has none, it is cut in two.
+    What turns out to have no legal form, an op or the whole region that it is in, goes to the host with
+    the reason, and the graph is cut again.
     """
     _fill_missing_values(graph)
     _leave_out_empty_tensors(graph)
@@ -79,22 +84,15 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     nodes = {node.name: node for node in graph.nodes}
     static = {nodes[name] for name in roles.static if name in nodes}
     refused = host_reasons(graph, _facts(graph, roles, static, compiler, blocks))
-    borders: set[fx.Node] = set()
-    most_ports = compiler.chip.limit("surfaces") - (2 if compiler.ranges else 0)  # range control's own
+    precise = sent_home(refused)
     while True:
-        cut_graph = cut(graph, lambda node: refused.get(node) or why_not(node, compiler.chip), static)
-        cut_graph = cut_into_pieces(cut_graph, most_ports, borders)
-        planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks)
+        cut_graph = cut(graph, lambda node: why_not(node, compiler.chip) or refused.get(node), static)
         try:
-            return planner.run()
+            planned = _Planner(name, graph, module, roles, replace(compiler), cut_graph, nodes, blocks).run()
+            return replace(planned, sent_home=precise)
         except RegionError as error:
             assert not refused.keys() >= set(error.nodes), "a region was refused again after its ops went to the host"
-            found = planner.blamed(error)
-            border = border_in(cut_graph, error.nodes) if not found else None
-            if border is not None:
-                borders.add(border)
-            else:
-                refused.update(found or dict.fromkeys(error.nodes, str(error)))
+            refused.update(dict.fromkeys(error.nodes, str(error)))
 
 
 def _facts(graph: fx.Graph, roles: Roles, static: Collection[fx.Node], compiler: RegionCompiler, blocks: Blocks) -> Facts:
@@ -108,6 +106,10 @@ def _facts(graph: fx.Graph, roles: Roles, static: Collection[fx.Node], compiler:
         frozenset(results[i] for i in roles.kept if isinstance(results[i], fx.Node)),
         dict(blocks.reasons),
         compiler.ranges,
+        frozenset(inputs[name] for name in roles.raw if name in inputs),
+        frozenset(node for i, node in enumerate(results) if i not in roles.kept and isinstance(node, fx.Node)),
+        roles.precision,
+        roles.forward,
     )
 
 
@@ -179,6 +181,7 @@ class _Planner:
         self.surfaces_in = {nodes[key] for key in roles.surfaces_in if key in nodes}
         self.true: set[fx.Node] = {*cut_graph.static, *(nodes[key] for key in roles.true if key in nodes)}
         self.constants: dict[fx.Node, torch.Tensor] = {}
+        self.data = self._data()
         self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
         self.in_surface: set[fx.Node] = set(self.surfaces_in)
         self.parts_there: set[fx.Node] = set()
@@ -232,31 +235,6 @@ class _Planner:
 
     def _is_user_output(self, node: fx.Node) -> bool:
         return node in self.given_back or (node not in self.kept and node in self.result_nodes)
-
-    # ---- what no program can hold
-
-    def blamed(self, error: RegionError) -> dict[fx.Node, str]:
-        """The ops of a refused region that have no legal form alone either, each with its reason."""
-        if len(error.nodes) == 1:
-            return {error.nodes[0]: str(error)}
-        found: dict[fx.Node, str] = {}
-        for node in error.nodes:
-            if node.target is operator.getitem:
-                continue
-            results = [other for other in error.nodes if other.target is operator.getitem and other.args[0] is node]
-            try:
-                self._compile_alone([node, *results])
-            except RegionError as alone:
-                found.update(dict.fromkeys([node, *results], str(alone)))
-        return found
-
-    def _compile_alone(self, nodes: list[fx.Node]) -> None:
-        region = self.cut.regions[self.cut.region_of[nodes[0]]]
-        sources = {self.cut.base(source) for node in nodes for source in node.all_input_nodes}
-        inputs = tuple(s for s in self.graph.nodes if s in sources and s not in nodes and self.cut.place[s] is not Place.CONSTANT)
-        ports = Ports(inputs, tuple(nodes[1:] or nodes))
-        alone = Region(region.stage, region.where, nodes)
-        self.compiler.compile(self.cut, alone, ports, {}, self._weight_ports(ports), self._constant, self._known())
 
     # ---- scheduling
 
@@ -325,7 +303,7 @@ class _Planner:
 
     def _copy_in(self, node: fx.Node) -> Copy:
         origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
-        may_mask = node in self.cut.static or self.cut.base(origin).name in self.roles.data
+        may_mask = node in self.cut.static or self.cut.base(origin) in self.data
         return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true)
 
     def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:
@@ -436,6 +414,16 @@ class _Planner:
                 kwargs = fx.node.map_arg(node.kwargs, self._constant)
                 self.constants[node] = node.target(*args, **kwargs)
         return self.constants[node]
+
+    def _data(self) -> frozenset[fx.Node]:
+        """Inputs that want no gradient, and what the host makes of them alone: a mask may be among them."""
+        found = {node for node in self.inputs if node.name in self.roles.data}
+        for node in self.graph.nodes:
+            sources = node.all_input_nodes
+            known = all(source in found or source in self.cut.static or self.cut.place[source] is Place.CONSTANT for source in sources)
+            if node.op == "call_function" and known and any(source in found for source in sources):
+                found.add(node)
+        return frozenset(found)
 
     def _linear_in_gradients(self) -> frozenset[fx.Node]:
         found: set[fx.Node] = {node for node in self.inputs if node.name in self.roles.tangents}

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from torchane.capture.graph import Cut, Place
 from torchane.capture.host_graph import never_made
+from torchane.capture.policies.precision import PRECISION
 from torchane.capture.rules import ON_THE_HOST
 from torchane.capture.sources import line_of, module_of
 from torchane.capture.wide import BLOCK, WHOLE
@@ -100,10 +101,10 @@ def macs_of(node: fx.Node) -> int:
 def warn_of_host_work(graph: str, cut: Cut, rows: Sequence[Row]) -> None:
     """One TorchaneWarning a graph, for floating-point work that a user would expect in a program."""
     nodes = {node.name: node for node in cut.graph.nodes}
-    surprising = [row for row in rows if row.place == "host" and _is_surprising(nodes[row.name], row)]
+    runs_nothing = not any(row.place == "program" for row in rows)
+    surprising = [row for row in rows if row.place == "host" and _is_surprising(nodes[row.name], row, runs_nothing)]
     if not surprising:
         return
-    runs_nothing = not any(row.place == "program" for row in rows)
     start = f"No program runs in this {graph} graph: " if runs_nothing else ""
     plural = "op runs" if len(surprising) == 1 else "ops run"
     warnings.warn(
@@ -127,8 +128,11 @@ def _listed(rows: Iterable[Row], most: int = 4) -> str:
     return "; ".join(shown) + (f"; and {len(by_reason) - most} reasons more" if len(by_reason) > most else "")
 
 
-def _is_surprising(node: fx.Node, row: Row) -> bool:
+def _is_surprising(node: fx.Node, row: Row, runs_nothing: bool) -> bool:
+    """Precision's sake is a reason to run a few ops elsewhere, not to run no program."""
     packet = getattr(node.target, "overloadpacket", None)
+    if row.why.startswith(PRECISION) and not runs_nothing:
+        return False
     is_expected = row.why in (SMALL_SEGMENT, STATIC, BLOCK, WHOLE) or row.why.endswith("is empty")
     if packet is None or packet in ON_THE_HOST or is_expected:
         return False

@@ -54,6 +54,10 @@ class Host(Protocol):
         """Where in the user's code a value comes from, ` in model.layers.3, llama.py:72`; empty where that is unknown."""
         ...
 
+    def input(self, name: str) -> str:
+        """The caller's own name of an input; empty where the value is none, or its name is unknown."""
+        ...
+
     def address(self, value: Any) -> int:
         """Where a tensor's memory begins."""
         ...
@@ -106,10 +110,16 @@ class Executor:
         self.frees = plan.last_uses()
         self.unstaged = {copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies}
         self.said_overflow = False
+        self.said_large: set[str] = set()
 
     def named(self, value: str) -> str:
         """A program's output, for people."""
         return value + self.host.place(value)
+
+    def given(self, value: str) -> str:
+        """What a program is given, for people."""
+        name = self.host.input(value)
+        return f"The input {name}" if name else f"What PyTorch computed as {self.named(value)}"
 
     def __call__(self, inputs: Sequence[Any], scale: float = 1.0) -> tuple[list[Any], Reading]:
         """The outputs, and what scaled gradients looked like.
@@ -219,6 +229,28 @@ class _Run:
                     weights.placed[copy.value] = placed
             jobs.append((*_meeting(self.surfaces[copy.value].array, source, copy.layout), factor))
         native.stage_many(jobs)
+        if self.executor.ranges is None and not self.executor.plan.gradients:
+            self._look_for_large(step)
+
+    def _look_for_large(self, step: Stage) -> None:
+        """Says, before a program reads them, which finite numbers fp16 had to make infinite."""
+        executor = self.executor
+        for copy in step.copies:
+            if copy.is_weight or copy.value in executor.said_large or not native.scan(self.surfaces[copy.value].array)[1]:
+                continue
+            source = executor.host.array(self.values[copy.value])
+            largest = np.abs(source, where=np.isfinite(source), out=np.zeros(source.shape, np.float32)).max(initial=0)
+            if largest <= FP16_MAX:
+                continue  # infinite when it came
+            executor.said_large.add(copy.value)
+            executor.said_overflow = True
+            warnings.warn(
+                f"{executor.given(copy.value)} holds {largest:,.6g}, above fp16's 65504, in which programs multiply: what comes of it is "
+                "infinite or NaN. Divide it by its usual size before the model, or norm it first in the model, which PyTorch "
+                "then does in float32. Said once for this graph.",
+                TorchaneWarning,
+                stacklevel=2,
+            )
 
     def dispatch(self, step: Dispatch, state: DispatchRanges | None) -> None:
         executor = self.executor

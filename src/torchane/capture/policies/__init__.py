@@ -8,35 +8,22 @@ what those before it have sent to the host.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from torch import fx
 
-from torchane.chips import Chip
+from torchane.capture.policies.facts import Facts
+from torchane.capture.policies.precision import precision
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What a policy may know of a graph besides its nodes.
-
-    chip: the target. tangents: placeholders of incoming gradients. weights: placeholders of parameters. static:
-    placeholders that hold buffers, integers or masks. kept: results that are saved for the backward. on_host: nodes
-    that are on the host already, with the reason. has_ranges: range control instead of one loss scale.
-    """
-
-    chip: Chip
-    tangents: frozenset[fx.Node] = frozenset()
-    weights: frozenset[fx.Node] = frozenset()
-    static: frozenset[fx.Node] = frozenset()
-    kept: frozenset[fx.Node] = frozenset()
-    on_host: Mapping[fx.Node, str] = field(default_factory=dict)
-    has_ranges: bool = False
+__all__ = ["POLICIES", "Facts", "Policy", "host_reasons"]
 
 
 Policy = Callable[[fx.Graph, Facts], Mapping[fx.Node, str]]
 
 #: In the order in which they run, each with the reason for its place.
-POLICIES: tuple[Policy, ...] = ()
+POLICIES: tuple[Policy, ...] = (
+    precision,  # asks what a value descends from, not what is on the host already
+)
 
 
 def host_reasons(graph: fx.Graph, facts: Facts, policies: Collection[Policy] = POLICIES) -> dict[fx.Node, str]:
