@@ -18,7 +18,7 @@ demo: build
 	$(VENV)/bin/torchane train $(ARGS)
 
 test: $(VENV)/.built-for-tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-long: $(VENV)/.built-for-tests
 	$(VENV)/bin/python scripts/evidence.py

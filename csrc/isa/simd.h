@@ -163,6 +163,26 @@ TORCHANE_INLINE void store_n(T* p, vf v, int64_t n) {
 }
 #endif
 
+// Stores the first as fp16 and says whether the second rounds to other numbers.
+TORCHANE_INLINE bool store_and_compare(half_t* p, vf a, vf b) {
+#if defined(__AVX512F__)
+    const __m256i x = to_half(a), y = to_half(b);
+    _mm256_storeu_si256((__m256i*)p, x);
+    return _mm256_cmpneq_epi16_mask(x, y) != 0;
+#elif defined(__AVX2__)
+    const __m128i x = _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT), y = _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128((__m128i*)p, x);
+    return _mm_movemask_epi8(_mm_cmpeq_epi16(x, y)) != 0xffff;
+#else
+    half_t y[LANES];
+    store(p, a);
+    store(y, b);
+    bool found = false;
+    for (int i = 0; i < LANES; ++i) found |= p[i] != y[i];
+    return found;
+#endif
+}
+
 // Eight fp16 numbers, widened.
 TORCHANE_INLINE void widen8(float* p, v8 h) {
 #if defined(__AVX2__)
@@ -201,7 +221,7 @@ TORCHANE_INLINE vf exp(vf x) {
 // 1 / (1 + e^-x).
 TORCHANE_INLINE vf sigmoid(vf x) { return set1(1.0f) / (set1(1.0f) + exp(set1(0.0f) - x)); }
 
-// An odd polynomial up to 0.625, above it 1 - 2 / (e^2|x| + 1).
+// An odd polynomial up to 0.625, above it 1 - 2 / (e^2|x| + 1). Of -0 it is -0.
 TORCHANE_INLINE vf tanh(vf x) {
     const vf size = abs(x), square = x * x;
     vf q = set1(-0.00609671416591f);
@@ -209,7 +229,7 @@ TORCHANE_INLINE vf tanh(vf x) {
     q = fma(q, square, set1(-0.0538509095785f));
     q = fma(q, square, set1(0.13332769737f));
     q = fma(q, square, set1(-0.333333289441f));
-    const vf small = fma(x * square, q, x);
+    const vf small = x * fma(square, q, set1(1.0f));
     const vf far = set1(1.0f) - set1(2.0f) / (exp(size + size) + set1(1.0f));
     const vf large = select(less(x, set1(0.0f)), set1(0.0f) - far, far);
     return select(less(size, set1(0.625f)), small, large);

@@ -45,9 +45,26 @@ def test_the_parts_add_up_to_the_sum(m, k, n, turned_x, turned_y, most):
     assert lengths[0] <= most or after == before
 
 
-@pytest.mark.parametrize(("x", "y", "out"), [([2, 6], [6, 3], [2, 3]), ([2, 23], [23, 3], [2, 3]), ([2, 2, 12], [2, 12, 3], [2, 2, 3])])
-def test_short_sums_those_without_a_small_divisor_and_stacks_of_matrices_stay(x, y, out):
+@pytest.mark.parametrize(("x", "y", "out"), [([2, 6], [6, 3], [2, 3]), ([2, 23], [23, 3], [2, 3])])
+def test_short_sums_and_those_without_a_small_divisor_stay(x, y, out):
     program = product(x, y, out)
+    assert split_sums(program, chip_that_sums(6)) == program
+
+
+@pytest.mark.parametrize("turned", [("false", "false"), ("false", "true"), ("true", "false")])
+@pytest.mark.parametrize("before", [[2], [2, 3]])
+def test_stacks_of_matrices_are_summed_in_parts(before, turned):
+    x = [*before, *([12, 2] if turned[0] == "true" else [2, 12])]
+    y = [*before, *([3, 12] if turned[1] == "true" else [12, 3])]
+    program = product(x, y, [*before, 2, 3], turned)
+    after = split_sums(program, chip_that_sums(6))
+    assert moves(program, after) < 1e-9
+    lengths = [op.args["x"].type.shape[-2 if turned[0] == "true" else -1] for op in after.ops if op.kind.name == "matmul"]
+    assert lengths == [6]
+
+
+def test_one_matrix_for_a_stack_stays():
+    program = product([2, 2, 12], [12, 3], [2, 2, 3])
     assert split_sums(program, chip_that_sums(6)) == program
 
 

@@ -6,6 +6,7 @@ it, a program's value is unstaged only if the host or the caller reads it, and w
 backward pass stays in its surface.
 """
 
+import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 from torch import fx
 from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
-from torchane.capture.graph import Cut, Place, cut
+from torchane.capture.graph import Cut, Place, Region, cut
 from torchane.capture.host_graph import add_rows_in_place
+from torchane.capture.pieces import border_in, cut_into_pieces
 from torchane.capture.policies import Facts, host_reasons
 from torchane.capture.policies.facts import Forward
 from torchane.capture.policies.precision import sent_home
@@ -74,8 +76,8 @@ class Planned:
 def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler) -> Planned:
     """Cuts, lowers and schedules one graph.
 
-    What turns out to have no legal form, an op or the whole region that it is in, goes to the host with
-    the reason, and the graph is cut again.
+    An op that turns out to have no legal form goes to the host with the reason, and the graph is cut again. Where every op of a
+    region has one, and the region has none, it is cut in two.
     """
     _fill_missing_values(graph)
     _leave_out_empty_tensors(graph)
@@ -85,14 +87,22 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     static = {nodes[name] for name in roles.static if name in nodes}
     refused = host_reasons(graph, _facts(graph, roles, static, compiler, blocks))
     precise = sent_home(refused)
+    borders: set[fx.Node] = set()
+    most_ports = compiler.chip.limit("surfaces") - (2 if compiler.ranges else 0)  # range control's own
     while True:
         cut_graph = cut(graph, lambda node: why_not(node, compiler.chip) or refused.get(node), static)
+        cut_graph = cut_into_pieces(cut_graph, most_ports, borders)
+        planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks)
         try:
-            planned = _Planner(name, graph, module, roles, replace(compiler), cut_graph, nodes, blocks).run()
-            return replace(planned, sent_home=precise)
+            return replace(planner.run(), sent_home=precise)
         except RegionError as error:
             assert not refused.keys() >= set(error.nodes), "a region was refused again after its ops went to the host"
-            refused.update(dict.fromkeys(error.nodes, str(error)))
+            found = planner.blamed(error)
+            border = border_in(cut_graph, error.nodes) if not found else None
+            if border is not None:
+                borders.add(border)
+            else:
+                refused.update(found or dict.fromkeys(error.nodes, str(error)))
 
 
 def _facts(graph: fx.Graph, roles: Roles, static: Collection[fx.Node], compiler: RegionCompiler, blocks: Blocks) -> Facts:
@@ -235,6 +245,31 @@ class _Planner:
 
     def _is_user_output(self, node: fx.Node) -> bool:
         return node in self.given_back or (node not in self.kept and node in self.result_nodes)
+
+    # ---- what no program can hold
+
+    def blamed(self, error: RegionError) -> dict[fx.Node, str]:
+        """The ops of a refused region that have no legal form alone either, each with its reason."""
+        if len(error.nodes) == 1:
+            return {error.nodes[0]: str(error)}
+        found: dict[fx.Node, str] = {}
+        for node in error.nodes:
+            if node.target is operator.getitem:
+                continue
+            results = [other for other in error.nodes if other.target is operator.getitem and other.args[0] is node]
+            try:
+                self._compile_alone([node, *results])
+            except RegionError as alone:
+                found.update(dict.fromkeys([node, *results], str(alone)))
+        return found
+
+    def _compile_alone(self, nodes: list[fx.Node]) -> None:
+        region = self.cut.regions[self.cut.region_of[nodes[0]]]
+        sources = {self.cut.base(source) for node in nodes for source in node.all_input_nodes}
+        inputs = tuple(s for s in self.graph.nodes if s in sources and s not in nodes and self.cut.place[s] is not Place.CONSTANT)
+        ports = Ports(inputs, tuple(nodes[1:] or nodes))
+        alone = Region(region.stage, region.where, nodes)
+        self.compiler.compile(self.cut, alone, ports, {}, self._weight_ports(ports), self._constant, self._known())
 
     # ---- scheduling
 

@@ -68,17 +68,30 @@ class RegionError(CaptureError):
         self.nodes = tuple(nodes)
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """Why a region of some structure was refused, and which of its ops by their positions."""
+
+    reason: str
+    positions: tuple[int, ...]
+
+
 @dataclass
 class RegionCompiler:
     """Lowers regions for one chip and remembers what it lowered: programs by their text and ports.
-    `dataclasses.replace` gives one that remembers nothing yet. ranges: programs are range-controlled."""
+    `again` gives one with no programs yet. ranges: programs are range-controlled."""
 
     chip: Chip
     ranges: bool = False
     programs: list[ProgramSpec] = field(default_factory=list, init=False)
+    lowered_regions: int = field(default=0, init=False)
+    _memory: "dict[str, ProgramSpec | _Refused]" = field(default_factory=dict)
     _by_text: dict[tuple[Any, ...], int] = field(default_factory=dict, init=False)
     _by_structure: dict[str, int] = field(default_factory=dict, init=False)
-    lowered_regions: int = field(default=0, init=False)
+
+    def again(self) -> "RegionCompiler":
+        """One for the next attempt at the same graph: no programs in it yet, and what was lowered is not lowered again."""
+        return RegionCompiler(self.chip, self.ranges, self._memory)
 
     def compile(
         self,
@@ -97,20 +110,31 @@ class RegionCompiler:
         """
         structure = structure_of(cut, region, ports, given, weights, constant, known)
         if structure not in self._by_structure:
-            try:
-                spec = self._lower(cut, region, ports, given, weights, constant, known)
-            except RegionError:
-                raise
-            except CompileError as error:
-                raise RegionError(f"{region.where or 'outside of layers'}: {error}", region.nodes) from error
-            self.lowered_regions += 1
+            spec = self._remembered(structure, region, lambda: self._lower(cut, region, ports, given, weights, constant, known))
             # The ports too: an elementwise program has one text for values that lie in different orders of their axes.
             key = (spec.text, b"".join(spec.blobs.values()), spec.inputs, spec.outputs)
             if key not in self._by_text:
                 self._by_text[key] = len(self.programs)
-                self.programs.append(spec)
+                name = f"{len(self.programs):02d}_{(region.where or 'main').replace('.', '_')}"
+                self.programs.append(replace(spec, name=name))
             self._by_structure[structure] = self._by_text[key]
         return self._by_structure[structure]
+
+    def _remembered(self, structure: str, region: Region, lower: Callable[[], ProgramSpec]) -> ProgramSpec:
+        """What a region of this structure was lowered to, here or in an earlier attempt; a refusal is remembered too."""
+        if structure not in self._memory:
+            try:
+                self._memory[structure] = lower()
+                self.lowered_regions += 1
+            except RegionError as error:
+                self._memory[structure] = _Refused(str(error), tuple(region.nodes.index(n) for n in error.nodes if n in region.nodes))
+            except CompileError as error:
+                where = region.where or "outside of layers"
+                self._memory[structure] = _Refused(f"{where}: {error}", tuple(range(len(region.nodes))))
+        found = self._memory[structure]
+        if isinstance(found, _Refused):
+            raise RegionError(found.reason, [region.nodes[i] for i in found.positions] or region.nodes)
+        return found
 
     def _lower(
         self,
@@ -140,10 +164,9 @@ class RegionCompiler:
             PortSpec(var.name, lowered.ports[natural_var.name])
             for var, natural_var in zip(lowered.program.outputs, natural.outputs)
         )
-        name = f"{len(self.programs):02d}_{(region.where or 'main').replace('.', '_')}"
         computing = [op for op in lowered.program.ops if op.kind.name != "const"]
         counts = Counter(op.kind.name for op in computing)
-        return ProgramSpec(name, text, blobs, inputs, outputs, counts, macs_of(lowered.program), lowered.ranges)
+        return ProgramSpec("", text, blobs, inputs, outputs, counts, macs_of(lowered.program), lowered.ranges)
 
 
 def natural_program(

@@ -137,6 +137,8 @@ def convolution_backward(
 def convolved(b: Builder, x: Value, weight: Value, window: Window, size: Pair) -> Value:
     """x [N, C, H, W], weight [O, C/G, kh, kw] -> [N, O, *size]."""
     outputs, inner, taps, groups = sizes(weight)[0], sizes(weight)[1], len(window.taps), window.groups
+    if _is_depthwise(weight, groups):
+        return _depthwise(b, tap_values(b, x, window, size, taps=window.taps), weight)
     matrix = permuted(b, reshaped(b, weight, (outputs, inner, taps)), (0, 2, 1)) if taps > 1 < inner else weight
     matrix = reshaped(b, matrix, (1, groups, outputs // groups, taps * inner))
     y = b.matmul(x=matrix, y=columns(b, x, window, size), transpose_x=False, transpose_y=False)
@@ -151,8 +153,6 @@ def spread(b: Builder, y: Value, weight: Value, window: Window, size: Pair) -> V
         matrix = reshaped(b, permuted(b, reshaped(b, weight, (outputs, inner, taps)), (0, 2, 1)), (1, outputs, -1))
         tiles = b.matmul(x=matrix, y=reshaped(b, y, (batch, outputs, -1)), transpose_x=True, transpose_y=False)
         return _from_tiles(b, tiles, inner, window, sizes(y)[2:], size)  # type: ignore[arg-type]
-    matrix = reshaped(b, weight, (groups, outputs // groups, inner, taps))
-    matrix = reshaped(b, permuted(b, matrix, (0, 2, 3, 1)), (1, groups, inner, taps * (outputs // groups)))
     amounts = {}
     for axis in (0, 1):
         length, step = sizes(y)[2 + axis], window.stride[axis]
@@ -161,22 +161,62 @@ def spread(b: Builder, y: Value, weight: Value, window: Window, size: Pair) -> V
         before = window.reach[axis] - window.padding[axis]
         amounts[2 + axis] = (before, size[axis] + window.reach[axis] - stuffed - before)
     backward = Window(window.kernel, (1, 1), (0, 0), window.dilation, groups)
-    taken = columns(b, padded_all(b, y, amounts), backward, size, backwards=True)
+    y = padded_all(b, y, amounts)
+    if _is_depthwise(weight, groups):
+        return _depthwise(b, tap_values(b, y, backward, size, taps=window.taps[::-1]), weight)
+    matrix = reshaped(b, weight, (groups, outputs // groups, inner, taps))
+    matrix = reshaped(b, permuted(b, matrix, (0, 2, 3, 1)), (1, groups, inner, taps * (outputs // groups)))
+    taken = columns(b, y, backward, size, backwards=True)
     x = b.matmul(x=matrix, y=taken, transpose_x=False, transpose_y=False)
     return reshaped(b, x, (batch, groups * inner, *size))
+
+
+def _is_depthwise(weight: Value, groups: int) -> bool:
+    """A filter of its own for every channel."""
+    return groups > 1 and sizes(weight)[:2] == (groups, 1)
+
+
+def _depthwise(b: Builder, taps: Sequence[Value], weight: Value) -> Value:
+    """taps of [N, C, OH, OW], weight [C, 1, kh, kw] -> their weighted sum.
+
+    A product would have one row a channel, and the taps of all channels side by side are more columns than a chip has
+    channels. Each term is rounded to fp16 before it is added.
+    """
+    channels = sizes(weight)[0]
+    factors = reshaped(b, weight, (channels, len(taps)))
+    terms = [b.mul(x=tap, y=reshaped(b, part(b, factors, 1, i, 1), (1, channels, 1, 1))) for i, tap in enumerate(taps)]
+    while len(terms) > 1:  # in pairs: each term is rounded log2(taps) times, not once for every term after it
+        terms = [b.add(x=x, y=y) for x, y in zip(terms[::2], terms[1::2])] + (terms[-1:] if len(terms) % 2 else [])
+    return terms[0]
 
 
 def _weight_grad(b: Builder, x: Value, grad: Value, window: Window) -> Value:
     """x [N, C, H, W], grad [N, O, OH, OW] -> [O, C/G, T]: a product per image, then their sum."""
     batch, outputs, *size = sizes(grad)
     groups, inner = window.groups, sizes(x)[1] // window.groups
-    taken = columns(b, x, window, tuple(size))  # type: ignore[arg-type]
     grad = reshaped(b, grad, (batch, groups, outputs // groups, math.prod(size)))
+    if inner == 1 and groups > 1:
+        return _depthwise_weight_grad(b, x, grad, window, tuple(size))  # type: ignore[arg-type]
+    taken = columns(b, x, window, tuple(size))  # type: ignore[arg-type]
     each = b.matmul(x=grad, y=taken, transpose_x=False, transpose_y=True)
     total = common.summed(b, each, (0,)) if batch > 1 else each
     taps = len(window.taps)
     total = reshaped(b, total, (outputs, taps, inner))
     return permuted(b, total, (0, 2, 1)) if taps > 1 < inner else reshaped(b, total, (outputs, inner, taps))
+
+
+def _depthwise_weight_grad(b: Builder, x: Value, grad: Value, window: Window, size: Pair) -> Value:
+    """x [N, G, H, W], grad [N, G, O/G, P] -> [O, 1, T]: a product for each tap, so that channels and positions keep the
+    axes that they lie in. Side by side, the taps of an image's channels are more columns than a chip has channels."""
+    batch, groups, outputs, positions = sizes(grad)
+    rows = (batch, groups, 1, positions)
+    each = [
+        b.matmul(x=grad, y=reshaped(b, tap, rows), transpose_x=False, transpose_y=True)
+        for tap in tap_values(b, x, window, size, taps=window.taps)
+    ]
+    joined = b.concat(values=tuple(each), axis=3) if len(each) > 1 else each[0]
+    total = common.summed(b, joined, (0,)) if batch > 1 else joined
+    return reshaped(b, total, (groups * outputs, 1, len(each)))
 
 
 def columns(b: Builder, x: Value, window: Window, size: Pair, *, backwards: bool = False) -> Value:
