@@ -14,6 +14,7 @@
 #include <tuple>
 #include <vector>
 
+#include "apple/bindings.h"
 #include "arrays.h"
 #include "cpu.h"
 #include "engine.h"
@@ -308,4 +309,5 @@ NB_MODULE(_native, m) {
     bind_machine(m);
     bind_tape(m);
     bind_staging(m);
+    apple::bind_bridge(m);
 }

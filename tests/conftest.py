@@ -18,6 +18,39 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def standin_library(tmp_path_factory) -> Path:
+    """The compiled stand-in for Apple's framework (tests/apple)."""
+    import standin
+
+    try:
+        return standin.build(tmp_path_factory.mktemp("standin"))
+    except FileNotFoundError as why:
+        pytest.skip(str(why))
+
+
+@pytest.fixture
+def machine(standin_library, tmp_path):
+    """A machine with an engine, simulated: open its framework with `framework.opened([str(machine.path)])`."""
+    import standin
+
+    made = standin.StandIn(standin_library, tmp_path / "daemon")
+    yield made
+    assert not made.errors, made.errors
+
+
+@pytest.fixture
+def engine(machine, tmp_path):
+    """The `ane` device on that machine, without its pauses."""
+    from torchane.runtime.ane import AneDevice, framework
+    from torchane.runtime.ane.cache import CompileCache
+
+    found = framework.opened([str(machine.path)])
+    device = AneDevice(found, cache=CompileCache(tmp_path / "cache", found.build), patience=0.0)
+    yield device
+    device.close()
+
+
 #: Skips that CI accepts: what no Linux machine has, or what a closed one may lack.
 ACCEPTED_SKIPS = ("needs macOS", "needs two gloo processes that reach each other")
 

@@ -37,6 +37,19 @@ class MissingDeviceError(DeviceError, UsageError):
     """The device that was asked for by name is not in this machine."""
 
 
+class AppleError(DeviceError):
+    """A call into Apple's framework came to something else than its result.
+
+    kind: "missing", "encoding", "exception", "nil", "refused", "error" or "status" (csrc/apple/fault.h says which is which).
+    call: the selector or function. domain and code: of the NSError, 0 where there is none.
+    """
+
+    def __init__(self, kind: str, call: str, text: str, domain: str = "", code: int = 0):
+        said = f" ({domain}, code {code})" if domain and kind in ("error", "status") else f" ({domain})" if domain else ""
+        super().__init__(f"{call}: {text}{said}")
+        self.kind, self.call, self.text, self.domain, self.code = kind, call, text, domain, code
+
+
 class NumericsError(TorchaneError):
     """A number left the range in which training makes sense: a NaN loss, an overflow at every scale."""
 

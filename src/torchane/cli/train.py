@@ -41,7 +41,7 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
     type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
-    help="ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where there is one.",
+    help="ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the twin, until a Mac has confirmed the engine.",
 )
 @click.option(
     "--arithmetic",

@@ -20,6 +20,7 @@ from torchane.models.build import CausalLM, build_model
 from torchane.models.files import make_folder
 from torchane.models.folder import load_config
 from torchane.models.presets import Preset, preset
+from torchane.runtime.devices import auto_reason
 from torchane.train.audit import audit
 from torchane.train.batches import DatasetBatches, digest
 from torchane.train.engine import EngineModel
@@ -229,17 +230,10 @@ def _compile(
     if isinstance(compiled, EngineModel):
         compiled.announce = lambda text: progress.said(text[0].upper() + text[1:])
     size = sum(param.numel() for param in model.parameters()) / 1e6
-    why = (
-        f" (--device auto: {AUTO_REASONS[compiled.device]})"
-        if request.device == "auto" and compiled.device in AUTO_REASONS
-        else ""
-    )
+    why = f" (--device auto: {auto_reason()})" if request.device == "auto" and compiled.device == "twin" else ""
     rules = " in the engine's arithmetic" if arithmetic == "engine" else ""
     progress.said(f"{name}: {size:.1f} M parameters, on device {compiled.device}{rules}{why}")
     return compiled
-
-
-AUTO_REASONS = {"twin": "there is no Neural Engine that torchane can use here", "ane": "the Neural Engine is here"}
 
 
 def _sampler(tokenizer: Tokenizer) -> Callable[[CausalLM], str]:

@@ -52,6 +52,8 @@ class Device(Protocol):
     """An engine, or what stands in for it."""
 
     name: str
+    arithmetic: str
+    """The rules that its numbers follow: "exact" or "engine" (mil/engine)."""
 
     def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> LoadedProgram:
         """Compiles MIL text; blobs maps the text's BLOBFILE paths to whole files. Raises DeviceError."""
@@ -63,6 +65,10 @@ class Device(Protocol):
 
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         """Runs to completion or raises DeviceError. An output may not share memory with an input."""
+        ...
+
+    def unload(self, program: LoadedProgram) -> None:
+        """Gives back what the program holds on the device. A later run loads it again."""
         ...
 
     def synchronize(self) -> None:

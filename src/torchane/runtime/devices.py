@@ -3,7 +3,9 @@
 import platform
 import threading
 
-from torchane.errors import MissingDeviceError, UsageError
+from torchane.errors import UsageError
+from torchane.runtime.ane import AneDevice, first_light, framework
+from torchane.runtime.ane.cache import CompileCache, default_root
 from torchane.runtime.device import Device
 from torchane.runtime.twin import TwinDevice
 
@@ -14,20 +16,30 @@ _lock = threading.Lock()
 
 
 def open_device(name: str, arithmetic: str = "exact") -> Device:
-    """The device, opened once per process; `auto` is the engine where it can be used, else the twin.
+    """The device, opened once per process. `auto` is the twin: no record says yet that an engine works here.
 
     arithmetic: of the twin, "exact" or "engine"; a real engine has its own.
     Raises UsageError for a name that is not one, MissingDeviceError where the device is not to be had.
     """
     if name not in NAMES:
         raise UsageError(f"Unknown device {name!r}. Known: {', '.join(NAMES)}.")
-    if name == "ane":
-        raise MissingDeviceError(
-            f"There is no Neural Engine that torchane can use here: this is {platform.system()} on {platform.machine()}, "
-            "and this version has no bridge to Apple's framework yet. Take the twin, which runs the same programs: --device twin, or options={'device': 'twin'}."
-        )
+    key = "ane" if name == "ane" else f"twin, {arithmetic}"
     with _lock:
-        key = f"twin, {arithmetic}"
         if key not in _open:
-            _open[key] = TwinDevice(arithmetic=arithmetic)
+            _open[key] = open_engine() if name == "ane" else TwinDevice(arithmetic=arithmetic)
         return _open[key]
+
+
+def auto_reason() -> str:
+    """Why `auto` is the twin, in one line."""
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return "no Mac has confirmed the Neural Engine's numbers yet, so it is used where it is asked for, --device ane"
+    return "there is no Neural Engine that torchane can use here"
+
+
+def open_engine() -> AneDevice:
+    """The Neural Engine, once a child process has seen it compute. Raises MissingDeviceError."""
+    found = framework.find()
+    root = default_root()
+    light = first_light.require(found, root)
+    return AneDevice(found, light.route, cache=CompileCache(root, found.build), equal_surfaces=light.equal_surfaces)

@@ -94,7 +94,14 @@ class TwinDevice:
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         if not isinstance(program, TwinProgram):
             raise DeviceError(f"{program.name} was loaded by another device. Load it on the twin to run it there.")
-        self._executor.run(program.tape, [b.array for b in inputs], [b.array for b in outputs])
+        self.run_arrays(program, [b.array for b in inputs], [b.array for b in outputs])
+
+    def run_arrays(self, program: TwinProgram, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """`run` on arrays of the ports' shapes: dense fp16, wherever they lie."""
+        self._executor.run(program.tape, inputs, outputs)
+
+    def unload(self, program: LoadedProgram) -> None:
+        """A program takes memory of the host alone, and gives it back when nobody holds it."""
 
     def synchronize(self) -> None:
         """Nothing is ever left running: `run` returns when all is done."""

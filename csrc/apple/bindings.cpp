@@ -1,0 +1,134 @@
+#include "bindings.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "program.h"
+#include "selectors.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace torchane::apple {
+namespace {
+
+nb::object python(const Value& value) {
+    if (const auto* text = std::get_if<std::string>(&value.held)) return nb::str(text->c_str());
+    if (const auto* integer = std::get_if<int64_t>(&value.held)) return nb::int_(*integer);
+    if (const auto* real = std::get_if<double>(&value.held)) return nb::float_(*real);
+    if (const auto* items = std::get_if<std::vector<Value>>(&value.held)) {
+        nb::list list;
+        for (const Value& item : *items) list.append(python(item));
+        return list;
+    }
+    nb::dict made;
+    for (const auto& [name, item] : std::get<std::vector<std::pair<std::string, Value>>>(value.held)) made[name.c_str()] = python(item);
+    return made;
+}
+
+void check_route(const std::string& route) {
+    if (route == "memory") check_memory_route();
+    else if (route == "client") check_client_route();
+    else if (route == "e5") check_e5_route();
+    else throw Fault("missing", route, "no route has this name");
+}
+
+std::shared_ptr<Program> make(const std::string& route, const std::string& directory, nb::bytes text,
+                              const std::vector<std::pair<std::string, nb::bytes>>& weights, std::vector<std::string> inputs,
+                              std::vector<std::string> outputs) {
+    Source source{directory, std::string(text.c_str(), text.size()), {}, std::move(inputs), std::move(outputs)};
+    for (const auto& [path, bytes] : weights) source.weights.emplace_back(path, std::string(bytes.c_str(), bytes.size()));
+    nb::gil_scoped_release released;
+    check_route(route);
+    return route == "memory" ? make_memory_program(std::move(source)) : route == "client" ? make_client_program(std::move(source)) : make_e5_program(std::move(source));
+}
+
+template <class T, class... A>
+void describe(nb::dict& into, const char* name, const Method<T(A...)>& method) {
+    if (!method.is_there()) return;
+    try {
+        if constexpr (std::is_same_v<T, id>) into[name] = nb::str(text(call<id>(not_nil(method.on_class(), method.call()), "description")).c_str());
+        else into[name] = nb::cast(method.on_class());
+    } catch (const Fault& fault) {
+        into[name] = nb::str((std::string("not to be had: ") + fault.what()).c_str());
+    }
+}
+
+nb::dict device_info() {
+    Pool pool;
+    nb::dict found;
+    describe(found, "has_engine", device_has_engine);
+    describe(found, "is_virtual", device_is_virtual);
+    describe(found, "engines", device_engines);
+    describe(found, "cores", device_cores);
+    describe(found, "board", device_board);
+    describe(found, "architecture", device_architecture);
+    describe(found, "subtype", device_subtype);
+    describe(found, "product", device_product);
+    describe(found, "build", device_build);
+    return found;
+}
+
+void run(Program& program, const std::vector<Surface*>& inputs, const std::vector<Surface*>& outputs) {
+    nb::gil_scoped_release released;
+    program.run(inputs, outputs);
+}
+
+}  // namespace
+
+void bind_bridge(nb::module_& parent) {
+    nb::module_ m = parent.def_submodule("apple", "The bridge to Apple's framework. Use torchane.runtime.ane.");
+    nb::object error = nb::module_::import_("torchane.errors").attr("AppleError");
+    nb::register_exception_translator([](const std::exception_ptr& thrown, void* type) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const Fault& fault) {
+            const nb::tuple args = nb::make_tuple(fault.kind, fault.call, fault.text, fault.domain, fault.code);
+            PyErr_SetObject(static_cast<PyObject*>(type), args.ptr());
+        }
+    }, error.release().ptr());
+
+    m.def("open", [](const std::vector<std::string>& libraries) {
+        nb::gil_scoped_release released;
+        open(libraries);
+    }, "libraries"_a, "Opens libraries by path and finds the Objective-C runtime in them.");
+    m.def("is_open", &is_open);
+    m.def("check_route", &check_route, "route"_a, nb::call_guard<nb::gil_scoped_release>(),
+          "memory, client or e5: raises AppleError for the first class, selector, encoding or function that is not as the bridge expects.");
+    m.def("device_info", &device_info, "What _ANEDeviceInfo says of this machine, as far as it answers.");
+
+    nb::class_<Surface>(m, "Surface", "Memory that host and engine both see: one-dimensional, a multiple of 64 KiB, zero.")
+        .def("__init__", [](Surface* surface, const std::string& route, size_t size_bytes) {
+            const auto kind = route == "e5" ? Surface::Kind::buffer : Surface::Kind::iosurface;
+            nb::gil_scoped_release released;
+            new (surface) Surface(kind, size_bytes);
+        }, "route"_a, "size_bytes"_a)
+        .def_prop_ro("capacity_bytes", &Surface::capacity_bytes)
+        .def_prop_ro("is_held", &Surface::is_held)
+        .def("hold", &Surface::hold, "Locks the memory for the host until the next run, which takes it for its own time.")
+        .def_prop_ro("memory", [](nb::handle self) {
+            Surface& surface = nb::cast<Surface&>(self);
+            surface.hold();
+            return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(surface.data(), {surface.capacity_bytes()}, self);
+        }, "All of it as bytes, held for the host. No copy.");
+
+    nb::class_<Program>(m, "Program", "A program on one route; see csrc/apple/program.h.")
+        .def_prop_ro("identifier", &Program::identifier)
+        .def_prop_ro("directory", &Program::directory)
+        .def_prop_ro("is_loaded", &Program::is_loaded)
+        .def("is_compiled", &Program::is_compiled, nb::call_guard<nb::gil_scoped_release>())
+        .def("purge", &Program::purge, nb::call_guard<nb::gil_scoped_release>())
+        .def("compile", &Program::compile, nb::call_guard<nb::gil_scoped_release>())
+        .def("load", &Program::load, nb::call_guard<nb::gil_scoped_release>())
+        .def("unload", &Program::unload, nb::call_guard<nb::gil_scoped_release>())
+        .def("attributes", [](Program& program) { return python(program.attributes()); })
+        .def("bind", &Program::bind, "inputs"_a, "outputs"_a, "output_bytes"_a)
+        .def("run", &run, "inputs"_a, "outputs"_a);
+    m.def("make", &make, "route"_a, "directory"_a, "text"_a, "weights"_a, "inputs"_a, "outputs"_a,
+          "A program that is neither compiled nor loaded yet.");
+}
+
+}  // namespace torchane::apple

@@ -1,0 +1,167 @@
+"""Folders of programs on disk, from which the framework compiles and by which it finds what is compiled.
+
+    root/ 0700
+      <build of the system>/<key>/   model.mil, weights/..., lock      one folder per program, written whole or not at all
+      hangs.json
+
+The compiled form itself is the framework's and lies in its own cache; a folder that is gone costs a compilation, no more.
+Folders of other builds are dead (the system drops their compiled form) and go first when room is needed.
+"""
+
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchane.errors import DeviceError
+from torchane.mil.blobs import resolve
+from torchane.runtime.ane.source import Source
+
+MOST_BYTES = 4 << 30
+#: A compile that meets a full disk has left damaged files and reported success, so there must be room beforehand: the
+#: service's own copies of the weights, and some.
+ROOM_FACTOR, ROOM_BYTES = 4, 256 << 20
+
+
+def default_root() -> Path:
+    """The user's own cache folder. TORCHANE_CACHE names another."""
+    if named := os.environ.get("TORCHANE_CACHE"):
+        return Path(named) / "ane"
+    caches = Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "torchane" / "ane"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A program in the cache. used_s: when it was last used, seconds since 1970."""
+
+    path: Path
+    build: str
+    size_bytes: int
+    used_s: float
+
+
+class CompileCache:
+    """The folders of one system. A folder in use is locked against eviction by any process."""
+
+    def __init__(self, root: Path, build: str, most_bytes: int = MOST_BYTES):
+        self.root = root
+        self.build = "".join(c if c.isalnum() or c in "._-" else "-" for c in build) or "unknown"
+        self.most_bytes = most_bytes
+        self._locks: dict[Path, int] = {}
+        weakref.finalize(self, _close_all, self._locks)
+
+    def folder(self, key: str) -> Path:
+        return self.root / self.build / key[:40]
+
+    def prepare(self, source: Source) -> Path:
+        """The folder of a program, its files in place, locked. Raises DeviceError for a full or read-only folder."""
+        folder = self.folder(source.key)
+        try:
+            self._make_private(folder.parent)
+            if not (folder / "model.mil").is_file():
+                self._require_room(sum(map(len, source.weights.values())) + len(source.text))
+                self._write(folder, source)
+                self.evict()
+            os.utime(folder)
+            self._lock(folder)
+        except OSError as error:
+            raise DeviceError(
+                f"The folder for compiled programs, {self.root}, cannot be used: {error.strerror or error}. Make room, or let "
+                "TORCHANE_CACHE name a folder that can be written."
+            ) from error
+        return folder
+
+    def rewrite(self, source: Source, folder: Path) -> None:
+        """Writes the files of a program into a folder that the framework has chosen itself, or anew into its own."""
+        for path, data in {"model.mil": source.text.encode(), **source.weights}.items():
+            target = folder / path if path == "model.mil" else resolve(folder, path)
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target.write_bytes(data)
+
+    def release(self, source: Source) -> None:
+        """Lets a folder be evicted again."""
+        lock = self._locks.pop(self.folder(source.key), None)
+        if lock is not None:
+            os.close(lock)
+
+    def entries(self) -> list[Entry]:
+        """Every program of every build, the one used longest ago first."""
+        return sorted(self._entries(), key=lambda entry: entry.used_s)
+
+    def evict(self) -> int:
+        """Removes what is too much: other builds' programs, then those used longest ago. The bytes that were freed."""
+        found = sorted(self.entries(), key=lambda entry: (entry.build == self.build, entry.used_s))
+        total, freed = sum(entry.size_bytes for entry in found), 0
+        for entry in found:
+            if total - freed <= self.most_bytes:
+                break
+            freed += entry.size_bytes if self._remove(entry.path) else 0
+        return freed
+
+    def clear(self) -> int:
+        """Removes every program that no process uses; how many."""
+        return sum(self._remove(entry.path) for entry in self.entries())
+
+    def _entries(self) -> Iterator[Entry]:
+        for path in self.root.glob("*/*/"):
+            with suppress(FileNotFoundError):  # another process evicts too
+                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                yield Entry(path, path.parent.name, size, path.stat().st_mtime)
+
+    def _make_private(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.root.chmod(0o700)  # a parent that mkdir made has the process's own mode
+
+    def _write(self, folder: Path, source: Source) -> None:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as new:
+            part = Path(new) / "program"
+            part.mkdir(mode=0o700)
+            self.rewrite(source, part)
+            with suppress(OSError):  # another process was faster, with the same bytes
+                part.rename(folder)
+        if not (folder / "model.mil").is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # what an interrupted eviction left
+            raise OSError(f"{folder} could not be written")
+
+    def _require_room(self, size_bytes: int) -> None:
+        free, needed = shutil.disk_usage(self.root).free, ROOM_FACTOR * size_bytes + ROOM_BYTES
+        if free < needed:
+            raise OSError(f"the disk has {free >> 20:,} MiB free and compiling needs {needed >> 20:,} MiB")
+
+    def _lock(self, folder: Path) -> None:
+        if folder not in self._locks:
+            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            self._locks[folder] = lock
+
+    def _remove(self, folder: Path) -> bool:
+        """False where some process uses it."""
+        try:
+            with (folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+        except OSError:
+            return False
+        return True
+
+
+def _close_all(locks: dict[Path, int]) -> None:
+    for lock in locks.values():
+        os.close(lock)
+    locks.clear()
+
+
+def describe(entries: list[Entry]) -> Mapping[str, tuple[int, int]]:
+    """Programs and bytes by build of the system."""
+    found: dict[str, tuple[int, int]] = {}
+    for entry in entries:
+        count, size = found.get(entry.build, (0, 0))
+        found[entry.build] = count + 1, size + entry.size_bytes
+    return found

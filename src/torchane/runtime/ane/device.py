@@ -1,0 +1,427 @@
+"""The `ane` device: programs on Apple's Neural Engine, surfaces that stay where they are.
+
+    load ──► source, cache ──► compiled, loaded ──► at most `most_loaded` at once, the one used longest ago goes first
+    run  ──► surfaces bound ──► engine ──► compared with the twin: a program's first dispatch and every `verify_every`th
+
+A program whose numbers are wrong is quarantined: that dispatch and all later ones are the twin's, and the user is told
+once. An error of the framework is met with its remedy once (policies.py), and then raised with Apple's words. Dispatches
+run one at a time; any thread may call.
+"""
+
+import math
+import threading
+import time
+import warnings
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from torchane import native
+from torchane.errors import AppleError, DeviceError, TorchaneError, TorchaneWarning
+from torchane.mil.check import check
+from torchane.mil.types import FP16, TensorType
+from torchane.runtime.ane.cache import CompileCache, default_root
+from torchane.runtime.ane.framework import Framework, require_route
+from torchane.runtime.ane.policies import Meaning, Remedy, meaning_of
+from torchane.runtime.ane.source import Source, places, source_of
+from torchane.runtime.ane.verify import Verifier
+from torchane.runtime.ane.watchdog import COMPILE_S, DISPATCH_S, MOST_HANGS, Watchdog
+from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
+from torchane.runtime.twin import TwinProgram, load_program, read_program
+
+#: Programs that one process may have loaded: 126 to 128 were counted on M4 Max and M5 Max; some are left for others.
+MOST_LOADED = 100
+VERIFY_EVERY = 1000
+#: Ports whose rows are no whole number of 64 bytes give zeros or status 0x1d.
+WIDTH_MULTIPLE = 32
+#: Surfaces that one dispatch can have.
+MOST_SURFACES = 128
+#: Sets of surfaces that a program remembers to have checked.
+MOST_KNOWN = 1024
+#: Before a call is repeated: transient refusals, and the compiler's service, which takes some 10 s to come back.
+PAUSE_S, SERVICE_S = 0.1, 15.0
+
+T = TypeVar("T")
+
+
+class AneBuffer:
+    """A surface that host and engine see. Its array is the host's from the first look on; a dispatch takes the surface
+    for its own time."""
+
+    __slots__ = ("__weakref__", "_view", "serial", "surface", "type")
+    _serials = iter(range(1 << 62))
+
+    def __init__(self, type: TensorType, route: str):
+        self.type = type
+        self.surface = native.apple.Surface(route, type.size_bytes)
+        self.serial = next(AneBuffer._serials)
+        self._view: np.ndarray | None = None
+
+    @property
+    def array(self) -> np.ndarray:
+        if self._view is None:
+            self._view = self.surface.memory[: self.type.size_bytes].view(np.float16).reshape(self.type.shape)
+        elif not self.surface.is_held:
+            self.surface.hold()
+        return self._view
+
+
+@dataclass(eq=False)
+class AneProgram:
+    """A program and what is known of it here. ready: its form in the framework, None while it is not loaded."""
+
+    name: str
+    inputs: tuple[TensorType, ...]
+    outputs: tuple[TensorType, ...]
+    stats: ProgramStats
+    source: Source
+    twin: TwinProgram
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    ready: Any = None
+    dispatches: int = 0
+    since_load: int = 0
+    quarantine: str = ""
+    runs: list[int] = field(default_factory=lambda: [0])
+    known: set[tuple[int, ...]] = field(default_factory=set)  # serials of surfaces that fit the ports
+    padded: dict[int, Any] = field(default_factory=dict)
+
+
+class AneDevice:
+    """The engine through one route. Opened by `devices.open_device("ane")`, which first asks `first_light`.
+
+    equal_surfaces: this system wants all inputs of a program, and all outputs, in surfaces of one size; smaller ones are
+    then copied into larger ones. patience: multiplies the pauses before a call is repeated.
+    """
+
+    name = "ane"
+    #: Its numbers follow the rules of mil/engine, as far as these are known; range control is for this arithmetic.
+    arithmetic = "engine"
+
+    def __init__(
+        self,
+        framework: Framework,
+        route: str = "memory",
+        *,
+        cache: CompileCache | None = None,
+        most_loaded: int = MOST_LOADED,
+        verify_every: int = VERIFY_EVERY,
+        equal_surfaces: bool = False,
+        dispatch_s: float = DISPATCH_S,
+        patience: float = 1.0,
+    ):
+        require_route(framework, route)
+        self.framework = framework
+        self.route = route
+        self.cache = cache or CompileCache(default_root(), framework.build)
+        self.most_loaded = most_loaded
+        self.verify_every = verify_every
+        self.equal_surfaces = equal_surfaces
+        self.dispatch_s = dispatch_s
+        self.patience = patience
+        self.counts: Counter[str] = Counter()  # compiles, loads, unloads, dispatches, verified, retries, quarantined
+        self._tallies: list[tuple[ProgramStats, list[int]]] = []
+        self._verifier = Verifier()
+        self._watchdog = Watchdog(self.cache.root / "hangs.json")
+        self._resident: OrderedDict[int, weakref.ref[AneProgram]] = OrderedDict()  # by id, the one used longest ago first
+        self._lock = threading.RLock()
+        self._finalizer = weakref.finalize(self, _close, self._resident, self._watchdog)
+
+    @property
+    def executed(self) -> Mapping[str, int]:
+        """How often each MIL op was executed since the device was opened, by engine or twin."""
+        total: Counter[str] = Counter()
+        for stats, runs in self._tallies:
+            total.update({kind: count * runs[0] for kind, count in stats.float_ops.items()})
+        return +total
+
+    def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> AneProgram:
+        try:
+            program = read_program(text, blobs, name)
+            check(program)
+        except TorchaneError as error:
+            raise DeviceError(f"{name}: the Neural Engine is not given this program. {error}") from error
+        twin = load_program(program, name, "engine")
+        input_names, output_names = (tuple(var.name for var in ports) for ports in (program.inputs, program.outputs))
+        for port, port_name in zip((*twin.inputs, *twin.outputs), (*input_names, *output_names)):
+            _require_port(port, name, port_name)
+        if len(twin.inputs) + len(twin.outputs) > MOST_SURFACES:
+            raise DeviceError(f"{name}: it has {len(twin.inputs) + len(twin.outputs)} ports, and a dispatch takes {MOST_SURFACES} surfaces.")
+        source = source_of(text, blobs, self.framework.architecture)
+        made = AneProgram(name, twin.inputs, twin.outputs, twin.stats, source, twin, input_names, output_names)
+        with self._lock:
+            if self._watchdog.hangs(source.key) >= MOST_HANGS:
+                self._quarantine(made, f"it has hung {self._watchdog.hangs(source.key)} times on this machine")
+            else:
+                self._make_resident(made)
+        self._tallies.append((made.stats, made.runs))
+        weakref.finalize(made, _gone, self._resident, id(made), self.cache, source).atexit = False
+        return made
+
+    def unload(self, program: LoadedProgram) -> None:
+        """Gives its place on the engine back; the next run loads it again."""
+        with self._lock:
+            self._drop(self._own(program))
+
+    def allocate(self, type: TensorType) -> AneBuffer:
+        if not isinstance(type, TensorType) or type.dtype is not FP16 or not type.is_fixed:
+            raise DeviceError(f"a surface is a {type}; the engine computes with fp16 tensors of fixed shape.")
+        try:
+            return AneBuffer(type, self.route)
+        except AppleError as error:
+            raise DeviceError(f"a surface of {type.size_bytes:,} bytes cannot be had: {error}. Close other programs, or train a smaller model.") from error
+
+    def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        made = self._own(program)
+        key = tuple([buffer.serial for buffer in inputs] + [buffer.serial for buffer in outputs]) if _all_ours(inputs, outputs) else ()
+        with self._lock:
+            if not key or key not in made.known:
+                self._check_ports(made, inputs, outputs)
+                if len(made.known) >= MOST_KNOWN:
+                    made.known.clear()
+                made.known.add(key)
+            made.runs[0] += 1
+            self.counts["dispatches"] += 1
+            if made.quarantine:
+                self._run_on_twin(made, inputs, outputs)
+                return
+            self._dispatch(made, [b.surface for b in inputs], [b.surface for b in outputs])  # type: ignore[attr-defined]
+            made.dispatches += 1
+            made.since_load += 1
+            if made.since_load == 1 or (self.verify_every and made.dispatches % self.verify_every == 0):
+                self._verify(made, inputs, outputs)
+
+    def synchronize(self) -> None:
+        """Nothing is ever left running: `run` returns when all is done."""
+
+    def close(self) -> None:
+        """Unloads everything."""
+        with self._lock:
+            for made in self._alive():
+                self._drop(made)
+            self._watchdog.close()
+
+    # Programs on the engine
+
+    def _make_resident(self, made: AneProgram) -> None:
+        """Loads a program, after unloading the one used longest ago where there are too many."""
+        for older in self._alive()[: max(0, len(self._resident) + 1 - self.most_loaded)]:
+            self._drop(older)
+        folder = self.cache.prepare(made.source)
+        weights = [(path, data) for path, data in made.source.weights.items()]
+        text = made.source.text.encode()
+        ready = self._with_remedy(made, lambda: native.apple.make(self.route, str(folder), text, weights, list(made.input_names), list(made.output_names)))
+        if ready.directory != str(folder):
+            self.cache.rewrite(made.source, Path(ready.directory))
+        self._watchdog.begin(made.name, made.source.key, COMPILE_S)
+        try:
+            self._compile_and_load(made, ready)
+        finally:
+            self._watchdog.end()
+        attributes = ready.attributes()
+        ready.bind(
+            places(made.input_names, False, attributes, made.name),
+            places(made.output_names, True, attributes, made.name),
+            [port.size_bytes for port in made.outputs],
+        )
+        made.ready = ready
+        made.since_load = 0
+        self._resident[id(made)] = weakref.ref(made)
+        self._resident.move_to_end(id(made))
+
+    def _compile_and_load(self, made: AneProgram, ready: Any) -> None:
+        def compile() -> None:
+            self.counts["compiles"] += 1
+            ready.compile()
+
+        def rebuild() -> None:
+            ready.purge()
+            self.cache.rewrite(made.source, Path(ready.directory))
+            self._with_remedy(made, compile)
+
+        if not ready.is_compiled():
+            self._with_remedy(made, compile)
+        self._with_remedy(made, ready.load, rebuild)
+        self.counts["loads"] += 1
+
+    def _alive(self) -> list[AneProgram]:
+        return [made for held in list(self._resident.values()) if (made := held()) is not None]
+
+    def _drop(self, made: AneProgram) -> None:
+        """Unloads a program. A refusal to do so is counted, and the program is forgotten: nothing else can be done."""
+        self._resident.pop(id(made), None)
+        ready, made.ready = made.ready, None
+        if ready is not None:
+            self.counts["unloads"] += 1
+            _unload(ready, self.counts)
+            self.cache.release(made.source)
+
+    def _with_remedy(self, made: AneProgram, act: Callable[[], T], rebuild: Callable[[], None] | None = None) -> T:
+        """act(), and once more after the remedy for its error. Raises DeviceError with Apple's words."""
+        try:
+            return act()
+        except AppleError as error:
+            meaning = meaning_of(error, self.counts["compiles"])
+            if not self._remedied(made, meaning, rebuild):
+                raise _named(made, error, meaning) from error
+        self.counts["retries"] += 1
+        try:
+            return act()
+        except AppleError as error:
+            raise _named(made, error, meaning_of(error, self.counts["compiles"]), "again") from error
+
+    def _remedied(self, made: AneProgram, meaning: Meaning, rebuild: Callable[[], None] | None) -> bool:
+        match meaning.remedy:
+            case Remedy.AGAIN:
+                time.sleep(PAUSE_S * self.patience)
+                return True
+            case Remedy.WAIT:
+                time.sleep(SERVICE_S * self.patience)
+                return True
+            case Remedy.ROOM:
+                older = [one for one in self._alive() if one is not made]
+                for one in older[: max(1, len(older) // 2)]:
+                    self._drop(one)
+                return bool(older)
+            case Remedy.REBUILD | Remedy.RELOAD if rebuild is not None:
+                rebuild()
+                return True
+        return False
+
+    # Dispatches
+
+    def _dispatch(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
+        def act() -> None:
+            if made.ready is None:
+                self._make_resident(made)
+            else:
+                self._resident.move_to_end(id(made))
+            self._watchdog.begin(made.name, made.source.key, self.dispatch_s)
+            try:
+                self._engine_run(made, inputs, outputs)
+            finally:
+                self._watchdog.end()
+
+        try:
+            self._with_remedy(made, act, lambda: self._drop(made))
+        except DeviceError as error:
+            cause = error.__cause__
+            if not isinstance(cause, AppleError) or meaning_of(cause).remedy is not Remedy.OVERFLOW:
+                raise
+            for surface, port in zip(outputs, made.outputs, strict=True):
+                surface.memory[: port.size_bytes].view(np.float16)[:] = math.inf
+
+    def _engine_run(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
+        if not self.equal_surfaces or (_are_equal(inputs) and _are_equal(outputs)):
+            made.ready.run(inputs, outputs)
+            return
+        larger_in, larger_out = self._padded(made, 0, inputs), self._padded(made, len(inputs), outputs)
+        for target, surface, port in zip(larger_in, inputs, made.inputs, strict=True):
+            target.memory[: port.size_bytes] = surface.memory[: port.size_bytes]
+        made.ready.run(larger_in, larger_out)
+        for target, surface, port in zip(outputs, larger_out, made.outputs, strict=True):
+            target.memory[: port.size_bytes] = surface.memory[: port.size_bytes]
+
+    def _padded(self, made: AneProgram, first: int, surfaces: list[Any]) -> list[Any]:
+        """Surfaces of the program's own, all as large as the largest of these."""
+        largest = max(surface.capacity_bytes for surface in surfaces)
+        for index in range(first, first + len(surfaces)):
+            if index not in made.padded or made.padded[index].capacity_bytes < largest:
+                made.padded[index] = native.apple.Surface(self.route, largest)
+        return [made.padded[index] for index in range(first, first + len(surfaces))]
+
+    def _verify(self, made: AneProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        given, got = [b.array for b in inputs], [b.array for b in outputs]
+        self.counts["verified"] += 1
+        want = self._verifier.expected(made.twin, given)
+        found = self._verifier.differences(made.twin, given, got, want)
+        if not found:
+            return
+        for target, right in zip(got, want, strict=True):
+            target[...] = right
+        self._quarantine(made, "; ".join(str(one) for one in found))
+
+    def _quarantine(self, made: AneProgram, why: str) -> None:
+        made.quarantine = why
+        self._drop(made)
+        self.counts["quarantined"] += 1
+        warnings.warn(
+            f"{made.name}: the twin computes this program from now on, in place of the Neural Engine: {why}. Its results are right, and "
+            "slower. Please report it with the program (--dump).",
+            TorchaneWarning,
+            stacklevel=2,
+        )
+
+    def _run_on_twin(self, made: AneProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        self._verifier.twin.run_arrays(made.twin, [b.array for b in inputs], [b.array for b in outputs])
+
+    def _own(self, program: LoadedProgram) -> AneProgram:
+        if not isinstance(program, AneProgram):
+            raise DeviceError(f"{program.name} was loaded by another device. Load it on the engine to run it there.")
+        return program
+
+    def _check_ports(self, made: AneProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        for kind, given, ports in (("input", inputs, made.inputs), ("output", outputs, made.outputs)):
+            if len(given) != len(ports):
+                raise DeviceError(f"{made.name} has {len(ports)} {kind}s and was given {len(given)}.")
+            for index, (buffer, port) in enumerate(zip(given, ports, strict=True)):
+                if not isinstance(buffer, AneBuffer):
+                    raise DeviceError(f"{made.name}: {kind} {index} is no surface of this device; allocate it here.")
+                if buffer.type.shape != port.shape:
+                    raise DeviceError(f"{made.name}: {kind} {index} has the shape {buffer.type.shape}; the port's is {port.shape}.")
+        seen = {id(buffer): f"input {index}" for index, buffer in enumerate(inputs)}
+        for index, buffer in enumerate(outputs):
+            if id(buffer) in seen:
+                raise DeviceError(f"{made.name}: output {index} shares memory with {seen[id(buffer)]}. Give every output a surface of its own.")
+            seen[id(buffer)] = f"output {index}"
+
+
+def _all_ours(inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> bool:
+    return all(type(buffer) is AneBuffer for buffer in inputs) and all(type(buffer) is AneBuffer for buffer in outputs)
+
+
+def _are_equal(surfaces: list[Any]) -> bool:
+    return len({surface.capacity_bytes for surface in surfaces}) <= 1
+
+
+def _require_port(port: TensorType, program: str, name: str) -> None:
+    width = port.shape[-1] if port.shape else 0
+    if width % WIDTH_MULTIPLE:  # type: ignore[operator]
+        raise DeviceError(
+            f"{program}: the port {name} is {port}, and its last axis must be a multiple of {WIDTH_MULTIPLE}: with other rows engines "
+            "give zeros or refuse to run. Pad it."
+        )
+
+
+def _named(made: AneProgram, error: AppleError, meaning: Meaning, again: str = "") -> DeviceError:
+    tried = f" ({again}, after: {meaning.remedy.value})" if again else ""
+    return DeviceError(f"{made.name}: the Neural Engine: {error}{tried}. {meaning}")
+
+
+def _unload(ready: Any, counts: Counter[str] | None = None) -> None:
+    try:
+        if ready.is_loaded:
+            ready.unload()
+    except AppleError:
+        if counts is not None:
+            counts["failed unloads"] += 1
+
+
+def _gone(resident: "OrderedDict[int, weakref.ref[AneProgram]]", key: int, cache: CompileCache, source: Source) -> None:
+    """A program that nobody holds any more; its `ready` unloads itself as it goes."""
+    resident.pop(key, None)
+    cache.release(source)
+
+
+def _close(resident: "OrderedDict[int, weakref.ref[AneProgram]]", watchdog: Watchdog) -> None:
+    watchdog.close()
+    for held in list(resident.values()):
+        made = held()
+        if made is not None and made.ready is not None:
+            _unload(made.ready)
+    resident.clear()

@@ -1,0 +1,109 @@
+"""Are the engine's numbers right? A dispatch beside the twin, on the very inputs that it had.
+
+    twin(inputs) = want      twin(inputs, each moved by at most one step of fp16) - want = what one rounding does to an output
+    |engine - want| <= that x the roundings that the program's ops are allowed (tolerances.json), as a root mean square
+
+The twin computes in the engine's own arithmetic, so that what is known of it is no difference. How far one rounding is
+carried differs between programs by orders of magnitude (a softmax damps, a norm of small numbers magnifies): so it is
+measured, on these inputs, and not assumed. Single numbers may be further off than the whole, up to PEAK times.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+
+from torchane.native import pages
+from torchane.runtime.twin import TwinDevice, TwinProgram
+
+#: One step of fp16, relative.
+STEP = 2.0**-10
+#: How much further than expected is still taken for rounding, of a whole output and of a single number.
+MARGIN, PEAK = 4.0, 16.0
+#: Below this all is noise: the smallest numbers of fp16.
+FLOOR = 2.0**-20
+#: Share of an output that may be finite on one side only: numbers near the end of the range.
+MOST_NONFINITE = 0.01
+#: For an op that tolerances.json does not list: one step of fp16, doubled.
+UNLISTED = 2 * STEP
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An output that is not what the twin has. rms and limit are relative to the output's own root mean square."""
+
+    output: int
+    rms: float
+    limit: float
+    peak: float
+
+    def __str__(self) -> str:
+        return f"output {self.output}: {self.rms:.2%} off as a root mean square, {self.limit:.2%} is rounding; largest {self.peak:.2%}"
+
+
+class Verifier:
+    """Compares dispatches with the twin. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        self.twin = TwinDevice(arithmetic="engine")
+        self._rng = np.random.default_rng(0)
+
+    def expected(self, program: TwinProgram, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The twin's outputs."""
+        outputs = [pages.empty(port.shape, np.float16) for port in program.outputs]  # type: ignore[arg-type]
+        self.twin.run_arrays(program, inputs, outputs)
+        return outputs
+
+    def differences(
+        self, program: TwinProgram, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], want: Sequence[np.ndarray]
+    ) -> list[Difference]:
+        """Every output that is further from `want` than rounding explains."""
+        moved = self.expected(program, [self._moved(array) for array in inputs])
+        budget = roundings(program.stats.float_ops)
+        found = (_difference(i, got, right, other, budget) for i, (got, right, other) in enumerate(zip(outputs, want, moved, strict=True)))
+        return [one for one in found if one is not None]
+
+    def _moved(self, array: np.ndarray) -> np.ndarray:
+        """Each number of it one step up, down or as it is; zeros and what is not finite stay."""
+        bits = array.view(np.int16)
+        magnitude = bits & 0x7FFF
+        steps = self._rng.integers(-1, 2, array.shape, np.int16)
+        can_move = (magnitude > 1) & (magnitude < 0x7BFF)
+        return np.where(can_move, bits + steps, bits).view(np.float16)
+
+
+@cache
+def _tolerances() -> Mapping[str, float]:
+    text = resources.files("torchane.runtime").joinpath("tolerances.json").read_text(encoding="utf-8")
+    return {name: float(values["rtol"]) for name, values in json.loads(text)["ops"].items()}
+
+
+def roundings(float_ops: Mapping[str, int]) -> float:
+    """How many steps of fp16 a program's ops may be off together, independent of one another."""
+    known = _tolerances()
+    return math.sqrt(sum(count * (known.get(name, UNLISTED) / STEP) ** 2 for name, count in float_ops.items()))
+
+
+def _difference(index: int, got: np.ndarray, want: np.ndarray, moved: np.ndarray, budget: float) -> Difference | None:
+    wide, right, other = (array.astype(np.float32) for array in (got, want, moved))
+    finite = np.isfinite(wide) & np.isfinite(right) & np.isfinite(other)
+    apart = np.isfinite(wide) != np.isfinite(right)
+    size = _rms(right[finite])
+    if apart.mean() > MOST_NONFINITE:
+        return Difference(index, math.inf, 0.0, math.inf)
+    off = np.abs(wide - right)[finite]
+    one_step = max(_rms((other - right)[finite]), STEP * size / 2)
+    limit = MARGIN * budget * one_step + FLOOR
+    rms, peak = _rms(off), float(off.max(initial=0.0))
+    if rms <= limit and peak <= PEAK * max(limit, STEP * float(np.abs(right[finite]).max(initial=0.0))):
+        return None
+    scale = size or 1.0
+    return Difference(index, rms / scale, limit / scale, peak / scale)
+
+
+def _rms(array: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) if array.size else 0.0

@@ -1,0 +1,95 @@
+"""A dispatch that never returns cannot be cancelled: the process ends, having said which program it was.
+
+    begin(name, key, limit_s) ... end()        a thread looks at the clock; past the limit: record, message, exit code 75
+
+The record (hangs.json beside the compile cache) counts by program; the device takes a program that hung three times to
+the twin. `torchane train` writes checkpoints, so `--resume` goes on from the last one.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+#: The process's exit code: EX_TEMPFAIL of sysexits.h, "try again".
+EXIT_CODE = 75
+DISPATCH_S = 30.0
+#: Compiling one large convolution took more than 200 s (reported); loading after an update of macOS takes minutes.
+COMPILE_S = 900.0
+#: From this many hangs on a program is left to the twin.
+MOST_HANGS = 3
+
+
+class Watchdog:
+    """expire: called from its thread with the message; None ends the process."""
+
+    def __init__(self, record: Path | None, expire: Callable[[str], None] | None = None):
+        self.record = record
+        self._expire = expire or _end_process
+        self._current: tuple[str, str, float, float] | None = None  # name, key, since, limit
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._shortest_s = DISPATCH_S
+
+    def begin(self, name: str, key: str, limit_s: float) -> None:
+        if self._thread is None:
+            self._shortest_s = limit_s
+            self._thread = threading.Thread(target=self._watch, name="torchane-watchdog", daemon=True)
+            self._thread.start()
+        self._shortest_s = min(self._shortest_s, limit_s)
+        self._current = (name, key, time.monotonic(), limit_s)
+
+    def end(self) -> None:
+        self._current = None
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def hangs(self, key: str) -> int:
+        """How often a program has hung on this machine."""
+        return int(_read(self.record).get(key, {}).get("count", 0))
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._shortest_s / 10):
+            current = self._current
+            if current is not None and time.monotonic() - current[2] > current[3]:
+                self._current = None
+                self._expire(self._recorded(*current))
+
+    def _recorded(self, name: str, key: str, since: float, limit_s: float) -> str:
+        count = 1
+        if self.record is not None:
+            known = _read(self.record)
+            count += int(known.get(key, {}).get("count", 0))
+            known[key] = {"name": name, "count": count, "limit_s": limit_s}
+            _write(self.record, known)
+        then = "From now on the twin computes it." if count >= MOST_HANGS else "Start again, a training run with --resume."
+        return (
+            f"DeviceError: {name}: the Neural Engine has not answered for {time.monotonic() - since:.0f} s, and a dispatch cannot "
+            f"be cancelled, so this process ends. It is hang {count} of this program on this machine. {then}"
+        )
+
+
+def _read(path: Path | None) -> dict[str, dict[str, object]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, values: object) -> None:
+    try:
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        print(f"The hang could not be recorded in {path}: {error}.", file=sys.stderr)
+
+
+def _end_process(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    os._exit(EXIT_CODE)

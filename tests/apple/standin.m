@@ -1,0 +1,633 @@
+// A stand-in for Apple's frameworks on Linux, for tests only: the classes, selectors, encodings and functions that the
+// bridge uses, over GNUstep. It decides nothing: every event goes to a function of the test process (standin.py), which is
+// compiler, daemon and engine, and says what becomes of it:
+//
+//   0 it works   1 an NSException   2 nil   3 NO and no error   4 it hangs   1000 + n NSError n of the framework
+//   2000 NSError 1 of the compiler, its text in `reply`   3000 NSError 4097 of Cocoa
+//
+// GCC's runtime passes exceptions through no objc_setExceptionPreprocessor; this one calls it for those it throws, as
+// Apple's does for all.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#import <Foundation/Foundation.h>
+#include <objc/runtime.h>
+
+typedef int64_t (*Daemon)(const char *event, const char *identifier, const char *directory, int64_t program, char *reply);
+typedef int64_t (*Engine)(int64_t program, int64_t inputs, void **in, int64_t *in_sizes, int64_t outputs, void **out, int64_t *out_sizes);
+enum { REPLY = 4096 };
+
+static Daemon daemon_;
+static Engine engine_;
+static char missing_[128], changed_[128], encoding_[128];
+static volatile bool hangs_ = true;
+static int64_t live_surfaces, live_models, live_requests, locks_taken;
+
+void standin_register(Daemon daemon, Engine engine) { daemon_ = daemon, engine_ = engine; }
+// A class or selector that is not there; a selector whose encoding is another. "" for none.
+void standin_missing(const char *name) { strncpy(missing_, name, sizeof missing_ - 1); }
+void standin_encoding(const char *name, const char *encoding) {
+    strncpy(changed_, name, sizeof changed_ - 1);
+    strncpy(encoding_, encoding, sizeof encoding_ - 1);
+}
+void standin_release_hangs(void) { hangs_ = false; }
+int64_t standin_live(int what) { return what == 0 ? live_surfaces : what == 1 ? live_models : what == 2 ? live_requests : locks_taken; }
+
+// What the bridge looks up of the runtime itself, so that a test can hide or change a class or selector.
+static id (*preprocessor)(id);
+typedef id (*Preprocessor)(id);
+Preprocessor objc_setExceptionPreprocessor(Preprocessor next) {
+    Preprocessor before = preprocessor;
+    preprocessor = next;
+    return before;
+}
+Class objc_getClass(const char *name) { return strcmp(name, missing_) == 0 ? Nil : objc_lookUpClass(name); }
+struct objc_method *class_getInstanceMethod(Class type, SEL selector) {
+    static struct objc_method *(*real)(Class, SEL);
+    if (real == NULL) real = dlsym(RTLD_NEXT, "class_getInstanceMethod");
+    return strcmp(sel_getName(selector), missing_) == 0 ? NULL : real(type, selector);
+}
+struct objc_method *class_getClassMethod(Class type, SEL selector) {
+    static struct objc_method *(*real)(Class, SEL);
+    if (real == NULL) real = dlsym(RTLD_NEXT, "class_getClassMethod");
+    return strcmp(sel_getName(selector), missing_) == 0 ? NULL : real(type, selector);
+}
+const char *method_getTypeEncoding(struct objc_method *method) {
+    static const char *(*real)(struct objc_method *);
+    if (real == NULL) real = dlsym(RTLD_NEXT, "method_getTypeEncoding");
+    return strcmp(sel_getName(method_getName(method)), changed_) == 0 ? encoding_ : real(method);
+}
+
+static NSString *words(int64_t code) {
+    switch (code) {
+    case 3: return @"Program Inference timed out";
+    case 4: return @"Program creation failure";
+    case 6: return @"Program load failure (0x50004)";
+    case 8: return @"Program Inference error: status=0x1d: statusType=0x9";
+    case 9: return @"File access failure";
+    case 10: return @"verifyBundleAtPath: invalid model";
+    case 22: return @"No ANE hardware: host or guest too old";
+    case 23: return @"Program not found at inference (status=0xe)";
+    default: return @"ANE error";
+    }
+}
+
+static void throw_exception(NSString *reason) {
+    NSException *exception = [NSException exceptionWithName:NSInternalInconsistencyException reason:reason userInfo:nil];
+    if (preprocessor) exception = preprocessor(exception);
+    [exception raise];
+}
+
+// What a decision means for a call that returns an object or a BOOL; true where the call goes on.
+static bool goes_on(int64_t decided, const char *reply, NSError **error) {
+    if (decided == 0) return true;
+    if (decided == 1) throw_exception([NSString stringWithFormat:@"the stand-in was told to throw: %s", reply]);
+    while (decided == 4 && hangs_) usleep(10000);
+    if (error == NULL) return false;
+    if (decided >= 3000) {
+        *error = [NSError errorWithDomain:NSCocoaErrorDomain code:4097 userInfo:
+            [NSDictionary dictionaryWithObject:@"connection to service named com.apple.ANECompilerService" forKey:NSLocalizedDescriptionKey]];
+    } else if (decided >= 2000) {
+        NSString *text = [NSString stringWithFormat:@"_ANECompiler : ANECCompile() FAILED err=(%s)", reply];
+        *error = [NSError errorWithDomain:@"com.apple.appleneuralengine.compiler" code:1 userInfo:
+            [NSDictionary dictionaryWithObject:text forKey:NSLocalizedDescriptionKey]];
+    } else if (decided >= 1000) {
+        *error = [NSError errorWithDomain:@"com.apple.appleneuralengine" code:(NSInteger)(decided - 1000) userInfo:
+            [NSDictionary dictionaryWithObject:words(decided - 1000) forKey:NSLocalizedDescriptionKey]];
+    }
+    return false;
+}
+
+static int64_t ask(const char *event, NSString *identifier, NSString *directory, int64_t program, char *reply) {
+    reply[0] = '\0';
+    return daemon_(event, identifier ? [identifier UTF8String] : "", directory ? [directory UTF8String] : "", program, reply);
+}
+
+// IOSurface
+
+struct Surface {
+    int64_t references, locks, bytes;
+    void *base;
+};
+
+NSString *const kIOSurfaceWidth = @"IOSurfaceWidth";
+NSString *const kIOSurfaceHeight = @"IOSurfaceHeight";
+NSString *const kIOSurfaceBytesPerElement = @"IOSurfaceBytesPerElement";
+NSString *const kIOSurfaceBytesPerRow = @"IOSurfaceBytesPerRow";
+NSString *const kIOSurfaceAllocSize = @"IOSurfaceAllocSize";
+NSString *const kIOSurfacePixelFormat = @"IOSurfacePixelFormat";
+
+struct Surface *IOSurfaceCreate(NSDictionary *properties) {
+    char reply[REPLY];
+    if (ask("surface", nil, nil, 0, reply) != 0) return NULL;
+    int64_t bytes = [[properties objectForKey:kIOSurfaceAllocSize] longLongValue];
+    if (bytes <= 0 || [[properties objectForKey:kIOSurfaceHeight] intValue] != 1) return NULL;
+    struct Surface *made = malloc(sizeof *made);
+    *made = (struct Surface){1, 0, bytes, NULL};
+    if (posix_memalign(&made->base, 16384, (size_t)bytes) != 0) {
+        free(made);
+        return NULL;
+    }
+    memset(made->base, 0xA5, (size_t)bytes);  // Apple promises nothing of what lies in new memory
+    __sync_add_and_fetch(&live_surfaces, 1);
+    return made;
+}
+int IOSurfaceLock(struct Surface *surface, uint32_t options, uint32_t *seed) {
+    (void)options, (void)seed;
+    __sync_add_and_fetch(&locks_taken, 1);
+    __sync_add_and_fetch(&surface->locks, 1);
+    return 0;
+}
+int IOSurfaceUnlock(struct Surface *surface, uint32_t options, uint32_t *seed) {
+    (void)options, (void)seed;
+    return __sync_sub_and_fetch(&surface->locks, 1) < 0 ? (int)0xe00002c2 : 0;
+}
+void *IOSurfaceGetBaseAddress(struct Surface *surface) { return surface->base; }
+size_t IOSurfaceGetAllocSize(struct Surface *surface) { return (size_t)surface->bytes; }
+void CFRelease(struct Surface *surface) {
+    if (__sync_sub_and_fetch(&surface->references, 1) > 0) return;
+    free(surface->base);
+    free(surface);
+    __sync_sub_and_fetch(&live_surfaces, 1);
+}
+
+@interface _ANEIOSurfaceObject : NSObject {
+@public
+    struct Surface *surface;
+}
++ (id)objectWithIOSurface:(struct Surface *)surface;
+@end
+@implementation _ANEIOSurfaceObject
++ (id)objectWithIOSurface:(struct Surface *)given {
+    _ANEIOSurfaceObject *made = [[[self alloc] init] autorelease];
+    __sync_add_and_fetch(&given->references, 1);
+    made->surface = given;
+    return made;
+}
+- (void)dealloc {
+    CFRelease(surface);
+    [super dealloc];
+}
+@end
+
+// Requests
+
+@interface _ANERequest : NSObject {
+@public
+    NSArray *inputs, *inputIndices, *outputs, *outputIndices;
+}
++ (id)requestWithInputs:(id)inputs inputIndices:(id)inputIndices outputs:(id)outputs outputIndices:(id)outputIndices
+          weightsBuffer:(id)weightsBuffer perfStats:(id)perfStats procedureIndex:(id)procedureIndex;
+@end
+@implementation _ANERequest
++ (id)requestWithInputs:(id)given inputIndices:(id)places outputs:(id)results outputIndices:(id)result_places
+          weightsBuffer:(id)weightsBuffer perfStats:(id)perfStats procedureIndex:(id)procedureIndex {
+    (void)weightsBuffer, (void)perfStats;
+    char reply[REPLY];
+    if (!goes_on(ask("request", nil, nil, 0, reply), reply, NULL) || procedureIndex == nil) return nil;
+    if ([given count] != [places count] || [results count] != [result_places count]) return nil;
+    _ANERequest *made = [[[self alloc] init] autorelease];
+    made->inputs = [given retain], made->inputIndices = [places retain];
+    made->outputs = [results retain], made->outputIndices = [result_places retain];
+    __sync_add_and_fetch(&live_requests, 1);
+    return made;
+}
+- (void)dealloc {
+    [inputs release], [inputIndices release], [outputs release], [outputIndices release];
+    __sync_sub_and_fetch(&live_requests, 1);
+    [super dealloc];
+}
+@end
+
+enum { MOST_PORTS = 256 };
+
+// The memory of surfaces by the place of their symbols; -1 where a place is taken twice or a lock is held.
+static int64_t placed(NSArray *objects, NSArray *places, void **memory, int64_t *sizes) {
+    int64_t count = (int64_t)[objects count];
+    if (count > MOST_PORTS) return -1;
+    memset(memory, 0, sizeof(void *) * MOST_PORTS);
+    for (int64_t i = 0; i < count; ++i) {
+        int64_t at = [[places objectAtIndex:(NSUInteger)i] longLongValue];
+        struct Surface *surface = ((_ANEIOSurfaceObject *)[objects objectAtIndex:(NSUInteger)i])->surface;
+        if (at < 0 || at >= count || memory[at] != NULL || surface->locks != 0) return -1;
+        memory[at] = surface->base, sizes[at] = surface->bytes;
+    }
+    return count;
+}
+
+static bool evaluate(int64_t program, _ANERequest *request, NSError **error) {
+    void *in[MOST_PORTS], *out[MOST_PORTS];
+    int64_t in_sizes[MOST_PORTS], out_sizes[MOST_PORTS];
+    int64_t inputs = placed(request->inputs, request->inputIndices, in, in_sizes);
+    int64_t outputs = placed(request->outputs, request->outputIndices, out, out_sizes);
+    if (inputs < 0 || outputs < 0) return goes_on(1008, "", error);
+    return goes_on(engine_(program, inputs, in, in_sizes, outputs, out, out_sizes), "evaluate", error);
+}
+
+// Models
+
+static NSString *digest(NSData *bytes) { return [[[bytes md5Digest] description] stringByReplacingOccurrencesOfString:@" " withString:@""]; }
+
+static void write_files(NSString *directory, NSData *text) {
+    NSFileManager *files = [NSFileManager defaultManager];
+    if ([files fileExistsAtPath:directory]) [text writeToFile:[directory stringByAppendingPathComponent:@"net.plist"] atomically:YES];
+}
+
+@interface _ANEInMemoryModelDescriptor : NSObject {
+@public
+    NSData *text;
+    NSString *identifier;
+}
++ (id)modelWithMILText:(id)text weights:(id)weights optionsPlist:(id)options;
+@end
+@implementation _ANEInMemoryModelDescriptor
++ (id)modelWithMILText:(id)text weights:(id)weights optionsPlist:(id)options {
+    char reply[REPLY];
+    if (![text isKindOfClass:[NSData class]] || ![weights isKindOfClass:[NSDictionary class]] || options != nil) return nil;
+    if (!goes_on(ask("descriptor", nil, nil, 0, reply), reply, NULL)) return nil;
+    NSMutableData *all = [NSMutableData data];
+    NSArray *keys = [[weights allKeys] sortedArrayUsingSelector:@selector(compare:)];
+    for (NSString *key in keys) {
+        NSData *bytes = [[weights objectForKey:key] objectForKey:@"data"];
+        if (![bytes isKindOfClass:[NSData class]]) return nil;
+        [all appendData:bytes];
+    }
+    _ANEInMemoryModelDescriptor *made = [[[self alloc] init] autorelease];
+    made->text = [text retain];
+    made->identifier = [[NSString stringWithFormat:@"%@_%@_0", digest(text), digest(all)] retain];
+    return made;
+}
+- (void)dealloc {
+    [text release], [identifier release];
+    [super dealloc];
+}
+@end
+
+@interface _ANEModel : NSObject {
+@public
+    NSString *directory, *identifier;
+    int64_t program;
+}
++ (id)modelAtURL:(id)url key:(id)key;
+- (id)modelAttributes;
+@end
+@implementation _ANEModel
++ (id)modelAtURL:(id)url key:(id)key {
+    if (url == nil || key == nil) return nil;
+    _ANEModel *made = [[[self alloc] init] autorelease];
+    made->directory = [[url path] retain];
+    made->identifier = [[NSString stringWithFormat:@"%@ %@", [url path], key] retain];
+    __sync_add_and_fetch(&live_models, 1);
+    return made;
+}
+// The symbols of a loaded program, from the daemon's "input\n...\n\noutput\n...".
+- (id)modelAttributes {
+    char reply[REPLY * 4];
+    ask("symbols", identifier, directory, program, reply);
+    NSArray *halves = [[NSString stringWithUTF8String:reply] componentsSeparatedByString:@"\n\n"];
+    if ([halves count] != 2) return [NSDictionary dictionary];
+    NSDictionary *names = [NSDictionary dictionaryWithObjectsAndKeys:
+        [[halves objectAtIndex:0] componentsSeparatedByString:@"\n"], @"kANEFModelInputSymbolsArrayKey",
+        [[halves objectAtIndex:1] componentsSeparatedByString:@"\n"], @"kANEFModelOutputSymbolsArrayKey", nil];
+    return [NSDictionary dictionaryWithObject:names forKey:@"ANEFModelDescription"];
+}
+- (void)dealloc {
+    [directory release], [identifier release];
+    __sync_sub_and_fetch(&live_models, 1);
+    [super dealloc];
+}
+@end
+
+// What compile, load and unload are on both routes.
+static bool compile(_ANEModel *model, NSError **error) {
+    char reply[REPLY];
+    int64_t decided = ask("compile", model->identifier, model->directory, 0, reply);
+    return goes_on(decided, reply, error);
+}
+static bool load(_ANEModel *model, NSError **error) {
+    char reply[REPLY];
+    if (!goes_on(ask("load", model->identifier, model->directory, 0, reply), reply, error)) return false;
+    model->program = atoll(reply);
+    return true;
+}
+static bool unload(_ANEModel *model, NSError **error) {
+    char reply[REPLY];
+    return goes_on(ask("unload", model->identifier, model->directory, model->program, reply), reply, error);
+}
+
+@interface _ANEInMemoryModel : NSObject {
+    _ANEInMemoryModelDescriptor *descriptor;
+    _ANEModel *model;
+}
++ (id)inMemoryModelWithDescriptor:(id)descriptor;
+- (id)hexStringIdentifier;
+- (id)localModelPath;
+- (void)setModelURL:(id)url;
+- (bool)compiledModelExists;
+- (void)purgeCompiledModel;
+- (bool)compileWithQoS:(unsigned int)qos options:(id)options error:(id *)error;
+- (bool)loadWithQoS:(unsigned int)qos options:(id)options error:(id *)error;
+- (bool)evaluateWithQoS:(unsigned int)qos options:(id)options request:(id)request error:(id *)error;
+- (bool)unloadWithQoS:(unsigned int)qos error:(id *)error;
+- (id)model;
+@end
+@implementation _ANEInMemoryModel
++ (id)inMemoryModelWithDescriptor:(id)given {
+    char reply[REPLY];
+    if (!goes_on(ask("model", nil, nil, 0, reply), reply, NULL) || given == nil) return nil;
+    _ANEInMemoryModel *made = [[[self alloc] init] autorelease];
+    made->descriptor = [given retain];
+    NSString *path = [NSTemporaryDirectory() stringByAppendingPathComponent:made->descriptor->identifier];
+    made->model = [[_ANEModel modelAtURL:[NSURL fileURLWithPath:path isDirectory:YES] key:@""] retain];
+    ASSIGN(made->model->identifier, made->descriptor->identifier);
+    return made;
+}
+- (void)dealloc {
+    [descriptor release], [model release];
+    [super dealloc];
+}
+- (id)hexStringIdentifier { return descriptor->identifier; }
+- (id)localModelPath { return model->directory; }
+- (void)setModelURL:(id)url { ASSIGN(model->directory, [url path]); }
+- (bool)compiledModelExists {
+    char reply[REPLY];
+    return ask("exists", model->identifier, model->directory, 0, reply) == 1;
+}
+- (void)purgeCompiledModel {
+    char reply[REPLY];
+    ask("purge", model->identifier, model->directory, 0, reply);
+}
+- (bool)compileWithQoS:(unsigned int)qos options:(id)options error:(id *)error {
+    if (qos != 21 || options == nil) return goes_on(1026, "", error);
+    write_files(model->directory, descriptor->text);
+    return compile(model, error);
+}
+- (bool)loadWithQoS:(unsigned int)qos options:(id)options error:(id *)error {
+    return qos == 21 && options != nil ? load(model, error) : goes_on(1026, "", error);
+}
+- (bool)evaluateWithQoS:(unsigned int)qos options:(id)options request:(id)request error:(id *)error {
+    return qos == 21 && options != nil && request != nil ? evaluate(model->program, request, error) : goes_on(1026, "", error);
+}
+- (bool)unloadWithQoS:(unsigned int)qos error:(id *)error { return qos == 21 ? unload(model, error) : goes_on(1026, "", error); }
+- (id)model { return model; }
+@end
+
+NSString *const kANEFModelTypeKey = @"kANEFModelType";
+NSString *const kANEFModelMILValue = @"kANEFModelMIL";
+NSString *const kANEFNetPlistFilenameKey = @"NetPlistFilename";
+
+@interface _ANEClient : NSObject
++ (id)sharedConnection;
+- (bool)compiledModelExistsFor:(id)model;
+- (void)purgeCompiledModel:(id)model;
+- (bool)compileModel:(id)model options:(id)options qos:(unsigned int)qos error:(id *)error;
+- (bool)loadModel:(id)model options:(id)options qos:(unsigned int)qos error:(id *)error;
+- (bool)evaluateWithModel:(id)model options:(id)options request:(id)request qos:(unsigned int)qos error:(id *)error;
+- (bool)unloadModel:(id)model options:(id)options qos:(unsigned int)qos error:(id *)error;
+@end
+@implementation _ANEClient
++ (id)sharedConnection {
+    static _ANEClient *shared;
+    char reply[REPLY];
+    if (!goes_on(ask("client", nil, nil, 0, reply), reply, NULL)) return nil;
+    if (shared == nil) shared = [[self alloc] init];
+    return shared;
+}
+- (bool)compiledModelExistsFor:(id)given {
+    char reply[REPLY];
+    return ask("exists", ((_ANEModel *)given)->identifier, ((_ANEModel *)given)->directory, 0, reply) == 1;
+}
+- (void)purgeCompiledModel:(id)given {
+    char reply[REPLY];
+    ask("purge", ((_ANEModel *)given)->identifier, ((_ANEModel *)given)->directory, 0, reply);
+}
+static bool is_text(NSDictionary *options) {
+    return [[options objectForKey:kANEFModelTypeKey] isEqual:kANEFModelMILValue] && [[options objectForKey:kANEFNetPlistFilenameKey] isEqual:@"model.mil"];
+}
+- (bool)compileModel:(id)given options:(id)options qos:(unsigned int)qos error:(id *)error {
+    return qos == 21 && is_text(options) ? compile(given, error) : goes_on(1010, "", error);
+}
+- (bool)loadModel:(id)given options:(id)options qos:(unsigned int)qos error:(id *)error {
+    return qos == 21 && is_text(options) ? load(given, error) : goes_on(1010, "", error);
+}
+- (bool)evaluateWithModel:(id)given options:(id)options request:(id)request qos:(unsigned int)qos error:(id *)error {
+    return qos == 21 && options != nil && request != nil ? evaluate(((_ANEModel *)given)->program, request, error) : goes_on(1026, "", error);
+}
+- (bool)unloadModel:(id)given options:(id)options qos:(unsigned int)qos error:(id *)error {
+    return qos == 21 && options != nil ? unload(given, error) : goes_on(1026, "", error);
+}
+@end
+
+@interface _ANEDeviceInfo : NSObject
++ (bool)hasANE;
++ (bool)isVirtualMachine;
++ (unsigned int)numANEs;
++ (unsigned int)numANECores;
++ (long long)aneBoardType;
++ (id)aneArchitectureType;
++ (id)buildVersion;
+@end
+@implementation _ANEDeviceInfo
++ (bool)hasANE {
+    char reply[REPLY];
+    return ask("has engine", nil, nil, 0, reply) == 0;
+}
++ (bool)isVirtualMachine {
+    char reply[REPLY];
+    return ask("is virtual", nil, nil, 0, reply) == 1;
+}
++ (unsigned int)numANEs { return 1; }
++ (unsigned int)numANECores { return 16; }
++ (long long)aneBoardType { return 0x1234; }
++ (id)aneArchitectureType { return @"h16g"; }
++ (id)buildVersion {
+    char reply[REPLY];
+    ask("build", nil, nil, 0, reply);
+    return [NSString stringWithUTF8String:reply];
+}
+@end
+
+// Espresso's functions. A handle begins with what it is, so that a wrong one is found.
+
+enum Kind { CONFIG = 1, COMPILER, OPTIONS, LIBRARY, FUNCTION, OP_OPTIONS, OPERATION, PORT, BUFFER, STREAM };
+struct Handle {
+    enum Kind kind;
+    int64_t program, bytes, encoded;
+    int port;          // its place among the symbols
+    bool is_output;
+    void *data;
+    struct Handle *held;
+    struct Handle *in[MOST_PORTS], *out[MOST_PORTS];
+    char directory[1024], name[256];
+};
+static char last_error[REPLY + 64];
+static int64_t failed(const char *why, int64_t status) {
+    snprintf(last_error, sizeof last_error, "E5RT: %s (%lld)", why, (long long)status);
+    return status;
+}
+static struct Handle *handle(enum Kind kind) {
+    struct Handle *made = calloc(1, sizeof *made);
+    made->kind = kind;
+    return made;
+}
+static struct Handle *is(void *given, enum Kind kind) { return given && ((struct Handle *)given)->kind == kind ? given : NULL; }
+const char *e5rt_get_last_error_message(void) { return last_error; }
+
+#define FREES(name) int64_t name(void **given) { free(*given); *given = NULL; return 0; }
+FREES(e5rt_e5_compiler_config_options_release)
+FREES(e5rt_e5_compiler_release)
+FREES(e5rt_e5_compiler_options_release)
+FREES(e5rt_program_function_release)
+FREES(e5rt_precompiled_compute_op_create_options_release)
+FREES(e5rt_execution_stream_operation_release)
+FREES(e5rt_io_port_release)
+FREES(e5rt_execution_stream_release)
+int64_t e5rt_program_library_release(void **given) {
+    char reply[REPLY];
+    struct Handle *library = is(*given, LIBRARY);
+    if (library == NULL) return failed("not a library", 1);
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    ask("unload", [NSString stringWithUTF8String:library->directory], nil, library->program, reply);
+    [pool drain];
+    free(*given);
+    *given = NULL;
+    return 0;
+}
+#define CREATE(name, kind) int64_t name(void **out) { *out = handle(kind); return 0; }
+CREATE(e5rt_e5_compiler_config_options_create, CONFIG)
+CREATE(e5rt_e5_compiler_options_create, OPTIONS)
+CREATE(e5rt_execution_stream_create, STREAM)
+int64_t e5rt_e5_compiler_config_options_set_cache_bundle_location(void *config, const char *path) {
+    return is(config, CONFIG) && path ? 0 : failed("not a config", 1);
+}
+int64_t e5rt_e5_compiler_create_with_config(void **out, void *config) {
+    if (!is(config, CONFIG)) return failed("not a config", 1);
+    *out = handle(COMPILER);
+    return 0;
+}
+int64_t e5rt_e5_compiler_options_set_compute_device_types_mask(void *options, uint64_t mask) {
+    return is(options, OPTIONS) && mask == 4 ? 0 : failed("the mask would let ops run elsewhere", 1);
+}
+int64_t e5rt_e5_compiler_options_set_segmenter(void *options, const char *name) {
+    return is(options, OPTIONS) && strcmp(name, "graph") == 0 ? 0 : failed("no such segmenter", 1);
+}
+int64_t e5rt_e5_compiler_compile(void *compiler, const char *path, void *options, void **out) {
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    char reply[REPLY];
+    if (!is(compiler, COMPILER) || !is(options, OPTIONS)) return failed("not a compiler", 1);
+    NSString *directory = [[NSString stringWithUTF8String:path] stringByDeletingLastPathComponent];
+    int64_t decided = ask("compile", directory, directory, 0, reply);
+    if (decided == 0) decided = ask("load", directory, directory, 0, reply);
+    [pool drain];
+    if (decided == 1 || (decided == 4 && hangs_)) goes_on(decided, reply, NULL);
+    if (decided != 0) return failed(reply[0] ? reply : "compile failed", decided == 2000 ? 11 : decided);
+    struct Handle *library = handle(LIBRARY);
+    library->program = atoll(reply);
+    snprintf(library->directory, sizeof library->directory, "%s", path);
+    *out = library;
+    return 0;
+}
+int64_t e5rt_program_library_retain_program_function(void *library, const char *name, void **out) {
+    if (!is(library, LIBRARY) || strcmp(name, "main") != 0) return failed("no such function", 2);
+    struct Handle *made = *out = handle(FUNCTION);
+    made->program = ((struct Handle *)library)->program;
+    return 0;
+}
+int64_t e5rt_precompiled_compute_op_create_options_create_with_program_function(void **out, void *function) {
+    if (!is(function, FUNCTION)) return failed("not a function", 1);
+    struct Handle *made = *out = handle(OP_OPTIONS);
+    made->program = ((struct Handle *)function)->program;
+    return 0;
+}
+int64_t e5rt_precompiled_compute_op_create_options_set_operation_name(void *options, const char *name) {
+    return is(options, OP_OPTIONS) && name ? 0 : failed("not op options", 1);
+}
+int64_t e5rt_precompiled_compute_op_create_options_set_allocate_intermediate_buffers(void *options, int value) {
+    return is(options, OP_OPTIONS) && value == 1 ? 0 : failed("not op options", 1);
+}
+int64_t e5rt_execution_stream_operation_create_precompiled_compute_operation_with_options(void **out, void *options) {
+    if (!is(options, OP_OPTIONS)) return failed("not op options", 1);
+    struct Handle *made = *out = handle(OPERATION);
+    made->program = ((struct Handle *)options)->program;
+    return 0;
+}
+static int64_t port(void *operation, const char *name, void **out, bool is_output) {
+    NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+    char reply[REPLY];
+    if (!is(operation, OPERATION)) return failed("not an operation", 1);
+    int64_t place = ask(is_output ? "output port" : "input port", [NSString stringWithUTF8String:name], nil, ((struct Handle *)operation)->program, reply);
+    [pool drain];
+    if (place < 0) return failed("no port of this name", 2);
+    struct Handle *made = *out = handle(PORT);
+    made->port = (int)place, made->is_output = is_output, made->held = operation;
+    return 0;
+}
+int64_t e5rt_execution_stream_operation_retain_input_port(void *operation, const char *name, void **out) { return port(operation, name, out, false); }
+int64_t e5rt_execution_stream_operation_retain_output_port(void *operation, const char *name, void **out) { return port(operation, name, out, true); }
+int64_t e5rt_buffer_object_alloc(void **out, uint64_t bytes, uint32_t type) {
+    if (type >= 3) return failed("Invalid BufferType @ AllocMemory", 1);
+    struct Handle *made = *out = handle(BUFFER);
+    made->bytes = (int64_t)bytes;
+    if (posix_memalign(&made->data, 16384, bytes) != 0) return failed("no memory", 3);
+    memset(made->data, 0xA5, bytes);
+    __sync_add_and_fetch(&live_surfaces, 1);
+    return 0;
+}
+int64_t e5rt_buffer_object_get_data_ptr(void *buffer, void **out) {
+    if (!is(buffer, BUFFER)) return failed("not a buffer", 1);
+    *out = ((struct Handle *)buffer)->data;
+    return 0;
+}
+int64_t e5rt_buffer_object_release(void **buffer) {
+    if (!is(*buffer, BUFFER)) return failed("not a buffer", 1);
+    free(((struct Handle *)*buffer)->data);
+    free(*buffer);
+    *buffer = NULL;
+    __sync_sub_and_fetch(&live_surfaces, 1);
+    return 0;
+}
+int64_t e5rt_io_port_bind_buffer_object(void *given, void *buffer) {
+    struct Handle *port = is(given, PORT);
+    if (port == NULL || !is(buffer, BUFFER)) return failed("not a port and a buffer", 1);
+    if (port->held->encoded) return failed("Op is encoded", 2);
+    (port->is_output ? port->held->out : port->held->in)[port->port] = buffer;
+    return 0;
+}
+int64_t e5rt_execution_stream_operation_prepare_op_for_encode(void *operation) {
+    struct Handle *op = is(operation, OPERATION);
+    if (op == NULL || !op->encoded) return failed("Op has not been encoded and hence cannot be reset to 'ReadyForEncode'", 2);
+    op->encoded = 0;
+    return 0;
+}
+int64_t e5rt_execution_stream_encode_operation(void *stream, void *operation) {
+    struct Handle *into = is(stream, STREAM), *op = is(operation, OPERATION);
+    if (into == NULL || op == NULL || op->encoded) return failed("cannot encode", 2);
+    if (into->held) return failed("Reset stream to add more operations to stream.", 2);
+    into->held = op, op->encoded = 1;
+    return 0;
+}
+int64_t e5rt_execution_stream_reset(void *stream) {
+    struct Handle *of = is(stream, STREAM);
+    if (of == NULL || of->held == NULL) return failed("a stream that was not used", 2);
+    of->held = NULL;
+    return 0;
+}
+int64_t e5rt_execution_stream_execute_sync(void *stream) {
+    struct Handle *of = is(stream, STREAM);
+    if (of == NULL || of->held == NULL) return failed("nothing is encoded", 2);
+    void *in[MOST_PORTS], *out[MOST_PORTS];
+    int64_t in_sizes[MOST_PORTS], out_sizes[MOST_PORTS], inputs = 0, outputs = 0;
+    for (; of->held->in[inputs]; ++inputs) in[inputs] = of->held->in[inputs]->data, in_sizes[inputs] = of->held->in[inputs]->bytes;
+    for (; of->held->out[outputs]; ++outputs) out[outputs] = of->held->out[outputs]->data, out_sizes[outputs] = of->held->out[outputs]->bytes;
+    int64_t decided = engine_(of->held->program, inputs, in, in_sizes, outputs, out, out_sizes);
+    if (decided == 1 || decided == 4) {
+        NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
+        goes_on(decided, "evaluate", NULL);
+        [pool drain];
+    }
+    return decided == 0 ? 0 : failed("execution failed", decided);
+}
