@@ -54,7 +54,7 @@ class CompileCache:
         self.root = root
         self.build = "".join(c if c.isalnum() or c in "._-" else "-" for c in build) or "unknown"
         self.most_bytes = most_bytes
-        self._locks: dict[Path, int] = {}
+        self._locks: dict[Path, list[int]] = {}  # open files, one per user: two equal programs share a folder
         weakref.finalize(self, _close_all, self._locks)
 
     def folder(self, key: str) -> Path:
@@ -87,9 +87,8 @@ class CompileCache:
 
     def release(self, source: Source) -> None:
         """Lets a folder be evicted again."""
-        lock = self._locks.pop(self.folder(source.key), None)
-        if lock is not None:
-            os.close(lock)
+        if locks := self._locks.get(self.folder(source.key)):
+            os.close(locks.pop())
 
     def entries(self) -> list[Entry]:
         """Every program of every build, the one used longest ago first."""
@@ -136,10 +135,9 @@ class CompileCache:
             raise OSError(f"the disk has {free >> 20:,} MiB free and compiling needs {needed >> 20:,} MiB")
 
     def _lock(self, folder: Path) -> None:
-        if folder not in self._locks:
-            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            self._locks[folder] = lock
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        self._locks.setdefault(folder, []).append(lock)
 
     def _remove(self, folder: Path) -> bool:
         """False where some process uses it."""
@@ -152,8 +150,8 @@ class CompileCache:
         return True
 
 
-def _close_all(locks: dict[Path, int]) -> None:
-    for lock in locks.values():
+def _close_all(locks: dict[Path, list[int]]) -> None:
+    for lock in (lock for open_files in locks.values() for lock in open_files):
         os.close(lock)
     locks.clear()
 

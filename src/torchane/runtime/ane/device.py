@@ -414,8 +414,8 @@ def _unload(ready: Any, counts: Counter[str] | None = None) -> None:
 
 def _gone(resident: "OrderedDict[int, weakref.ref[AneProgram]]", key: int, cache: CompileCache, source: Source) -> None:
     """A program that nobody holds any more; its `ready` unloads itself as it goes."""
-    resident.pop(key, None)
-    cache.release(source)
+    if resident.pop(key, None) is not None:
+        cache.release(source)
 
 
 def _close(resident: "OrderedDict[int, weakref.ref[AneProgram]]", watchdog: Watchdog) -> None:
