@@ -9,6 +9,7 @@ Nothing here says what a Mac does; it behaves as documented, no more.
 
 import ctypes
 import hashlib
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -101,6 +102,11 @@ _ENGINE = ctypes.CFUNCTYPE(
 )  # fmt: skip
 
 
+#: The library keeps pointers to these, and objects that outlive a test call them while they die.
+_CALLBACKS: list[Any] = []
+_PROGRAMS = itertools.count(1)
+
+
 class StandIn:
     """One machine with an engine. store: the folder of the daemon's compiled programs.
 
@@ -123,12 +129,12 @@ class StandIn:
         self.has_engine, self.is_virtual = True, False
         self.skips_evaluation = False
         self._loaded: dict[int, tuple[str, Compiled]] = {}
-        self._next = 1
         self._poisoned = False
         self.library = ctypes.CDLL(str(library))
         self.library.standin_live.restype = ctypes.c_int64
-        self._keep = _DAEMON(self._guarded_daemon), _ENGINE(self._guarded_engine)
-        self.library.standin_register(*self._keep)
+        callbacks = _DAEMON(self._guarded_daemon), _ENGINE(self._guarded_engine)
+        _CALLBACKS.append(callbacks)
+        self.library.standin_register(*callbacks)
         self.hide("")
         self.library.standin_encoding(b"", b"")
 
@@ -183,6 +189,8 @@ class StandIn:
         return struck[0] if struck else None
 
     def _daemon(self, event: str, identifier: str, directory: str, program: int) -> tuple[int, str]:
+        if event == "unload" and program not in self._loaded:
+            return ERROR + 23, ""  # also of an earlier machine
         struck = self._struck(event)
         if isinstance(struck, int):
             return struck, event
@@ -192,7 +200,7 @@ class StandIn:
             case "load":
                 return self._load(identifier)
             case "unload":
-                return (WORKS if self._loaded.pop(program, None) else ERROR + 23), ""
+                del self._loaded[program]
             case "exists":
                 return int(self._kept(identifier).is_dir()), ""
             case "purge":
@@ -241,9 +249,9 @@ class StandIn:
             return ERROR + 16, ""
         if len(self._loaded) >= self.most_loaded:
             return ERROR + 6, ""
-        self._next += 1
-        self._loaded[self._next] = identifier, Compiled(inline_constants(load_program(kept)))
-        return WORKS, str(self._next)
+        program = next(_PROGRAMS)
+        self._loaded[program] = identifier, Compiled(inline_constants(load_program(kept)))
+        return WORKS, str(program)
 
     # The engine
 
