@@ -49,7 +49,7 @@ from torchane.plan.dump import dump_plan
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
 from torchane.runtime.execute import Executor, Weights
-from torchane.runtime.loss_scale import LossScale, Reading, require_finite
+from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_finite
 from torchane.runtime.range_control import GRADIENTS, RangeControl, placed_at
 from torchane.runtime.surfaces import SurfacePool
 
@@ -296,10 +296,13 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     compiled.sent_home = planned.sent_home
     compiled.weight_names |= planned.blocks.weights
     execute = _executor(compiled, gm, planned)
+    holds_gradients = bool(planned.plan.gradients) and compiled.ranges is None
+    if holds_gradients:
+        compiled.loss_scale.highest = OWN_TARGET
 
     def forward(args: list[Any]) -> list[Any]:
         _warm.use(compiled, WARM_GRAPHS)
-        outputs, _ = execute(args)
+        outputs = _with_own_gradients(compiled, execute, args) if holds_gradients else execute(args)[0]
         args.clear()
         return outputs
 
@@ -341,6 +344,17 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
 
     backward._boxed_call = True  # type: ignore[attr-defined]
     return backward
+
+
+def _with_own_gradients(compiled: Compiled, execute: Executor, args: list[Any]) -> list[Any]:
+    """A forward that a gradient begins in (`torch.func.grad`), with 1: each try draws the same random numbers."""
+    state = torch.get_rng_state()
+
+    def attempt(scale: float) -> tuple[list[Any], Reading]:
+        torch.set_rng_state(state)
+        return execute(args, scale)
+
+    return compiled.loss_scale.run(1.0, attempt)
 
 
 def _attempt(execute: Executor, args: list[Any], scale: float) -> tuple[list[Any], Reading]:

@@ -85,13 +85,15 @@ def cut(
     reason_against: Callable[[fx.Node], str | None],
     static: Collection[fx.Node],
     layer_of: Callable[[fx.Node], str | None] | None = None,
+    seeds: Collection[fx.Node] = (),
 ) -> Cut:
     """Places every node.
 
     reason_against: None where a program can hold the node, else why not. static: placeholders that hold
-    buffers, integers or masks; what derives from those alone stays on the host, in full precision.
+    buffers, integers or masks; what derives from those alone stays on the host, in full precision. seeds: constants that are
+    the host's, since they are scaled where they are staged.
     """
-    place, is_static = _places(graph, reason_against, static, reasons := {})
+    place, is_static = _places(graph, reason_against, static, reasons := {}, seeds)
     stage = _stages(graph, place)
     _send_small_segments_home(graph, place, stage, reasons)
     stage = _stages(graph, place)
@@ -105,6 +107,7 @@ def _places(
     reason_against: Callable[[fx.Node], str | None],
     static: Collection[fx.Node],
     reasons: dict[fx.Node, str],
+    seeds: Collection[fx.Node],
 ) -> tuple[dict[fx.Node, Place], dict[fx.Node, bool]]:
     place: dict[fx.Node, Place] = {}
     is_static: dict[fx.Node, bool] = {}
@@ -115,6 +118,8 @@ def _places(
             place[node], is_static[node] = Place.CONSTANT, True
         elif node.op == "output":
             continue
+        elif node in seeds:
+            place[node], is_static[node], reasons[node] = Place.HOST, False, reason_against(node) or ""
         else:
             sources = node.all_input_nodes
             is_static[node] = all(is_static[source] for source in sources)

@@ -20,6 +20,7 @@ from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.pieces import border_in, cut_into_pieces
 from torchane.capture.policies import Facts, host_reasons
 from torchane.capture.policies.facts import Forward
+from torchane.capture.policies.linearity import linearity_of
 from torchane.capture.policies.precision import sent_home
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
@@ -85,14 +86,16 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     roles = replace(roles, weights={*roles.weights, *blocks.weights})
     nodes = {node.name: node for node in graph.nodes}
     static = {nodes[name] for name in roles.static if name in nodes}
-    refused = host_reasons(graph, _facts(graph, roles, static, compiler, blocks))
+    facts = _facts(graph, roles, static, compiler, blocks)
+    linearity = linearity_of(graph, facts.tangents, facts.kept)
+    refused = host_reasons(graph, replace(facts, on_host={**linearity.reasons, **facts.on_host}))
     precise = sent_home(refused)
     borders: set[fx.Node] = set()
     most_ports = compiler.chip.limit("surfaces") - (2 if compiler.ranges else 0)  # range control's own
     while True:
-        cut_graph = cut(graph, lambda node: why_not(node, compiler.chip) or refused.get(node), static)
+        cut_graph = cut(graph, lambda node: why_not(node, compiler.chip) or refused.get(node), static, seeds=linearity.seeds)
         cut_graph = cut_into_pieces(cut_graph, most_ports, borders)
-        planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks)
+        planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks, linearity.scaled)
         try:
             return replace(planner.run(), sent_home=precise)
         except RegionError as error:
@@ -169,6 +172,7 @@ class _Planner:
         cut_graph: Cut,
         nodes: dict[str, fx.Node],
         blocks: Blocks,
+        scaled: frozenset[fx.Node],
     ):
         self.name = name
         self.graph = graph
@@ -184,7 +188,7 @@ class _Planner:
         self.given_back = {
             result for i, result in enumerate(self.results) if isinstance(result, fx.Node) and i not in roles.kept
         }
-        self.linear = self._linear_in_gradients()
+        self.scaled = scaled
         self.layouts: dict[fx.Node, PortLayout] = {
             nodes[key]: layout for key, layout in roles.layouts.items() if key in nodes
         }
@@ -290,8 +294,9 @@ class _Planner:
             tuple(self.steps),
             kept,
             {node.name: self.layouts[node] for node in self.inputs if node in self.surfaces_in},
-            frozenset(node.name for node in self.linear) | frozenset(self.roles.tangents),
+            frozenset(node.name for node in self.scaled),
             {i: result for i, result in enumerate(self.results) if not isinstance(result, fx.Node | None)},
+            bool(self.roles.tangents),
         )
         layouts = {node.name: layout for node, layout in self.layouts.items()}
         return Planned(plan, self.host_calls, layouts, self.cut, frozenset(node.name for node in self.true), self.blocks)
@@ -334,7 +339,7 @@ class _Planner:
         return Copy(node.name, self.layouts[node], part=Part(whole.name, tuple(whole.meta["val"].shape), made.axis, start, is_last))
 
     def _known(self) -> Known:
-        return Known(frozenset(self.true), frozenset(self.cut.static), self.linear)
+        return Known(frozenset(self.true), frozenset(self.cut.static), self.scaled)
 
     def _copy_in(self, node: fx.Node) -> Copy:
         origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
@@ -457,12 +462,5 @@ class _Planner:
             sources = node.all_input_nodes
             known = all(source in found or source in self.cut.static or self.cut.place[source] is Place.CONSTANT for source in sources)
             if node.op == "call_function" and known and any(source in found for source in sources):
-                found.add(node)
-        return frozenset(found)
-
-    def _linear_in_gradients(self) -> frozenset[fx.Node]:
-        found: set[fx.Node] = {node for node in self.inputs if node.name in self.roles.tangents}
-        for node in self.graph.nodes:
-            if node.op != "output" and any(source in found for source in node.all_input_nodes):
                 found.add(node)
         return frozenset(found)

@@ -30,6 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchane.capture.graph import VIEWS, layer_name
+from torchane.capture.policies.linearity import keep_in_backward
 
 Stack = Mapping[str, tuple[str, Any]]
 
@@ -259,6 +260,7 @@ def partition(joint: fx.GraphModule, inputs: Any, **options: Any) -> tuple[fx.Gr
     torch partitions the layers' own graphs first, through this function too.
     """
     _hand_through(joint)
+    keep_in_backward(joint.graph)
     stacks = _stacks(joint)
     forward, backward = min_cut_rematerialization_partition(joint, inputs, **options)
     return inline(forward, stacks), inline(backward, stacks)

@@ -117,8 +117,8 @@ class Plan:
 
     `outputs` holds None where the graph gives no value: `literals` has what leaves there instead, where
     that is not None (a size, a flag), by position. An output whose position is in `kept` leaves as its
-    surface (fp16, as it lies), for a later graph that lists it in `surfaces_in`. `gradients` names every value that is linear
-    in the incoming gradients: the loss scale applies where they cross the boundary.
+    surface (fp16, as it lies), for a later graph that lists it in `surfaces_in`. `gradients` names every value that programs
+    hold multiplied by the loss scale, which applies where they cross the boundary. is_backward: it reads the weights that a forward staged.
     """
 
     name: str
@@ -130,6 +130,7 @@ class Plan:
     surfaces_in: Mapping[str, PortLayout] = field(default_factory=dict)
     gradients: frozenset[str] = frozenset()
     literals: Mapping[int, int | float | bool] = field(default_factory=dict)
+    is_backward: bool = False
 
     @property
     def dispatches(self) -> tuple[Dispatch, ...]:

@@ -163,7 +163,7 @@ class _Run:
         self.own: set[str] = set()
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
         self.generation: int | None = None  # of the weights that this run reads; None until it stages one
-        if not executor.plan.gradients:
+        if not executor.plan.is_backward:
             self._begin_generation()
         self.last_of: dict[int, DispatchRanges] = {}  # by program
         for name, layout in executor.plan.surfaces_in.items():

@@ -28,6 +28,8 @@ MAX_TRIES = 24
 FAINT = 1.0
 #: As far as faint results raise the target: the incoming gradient is itself fp16, and stays below the ceiling.
 FAINT_TARGET = 14
+#: The same for gradients that begin inside a graph, with 1: the largest that is staged may be a thousandth of a millionth of it.
+OWN_TARGET = 40
 #: The share of exact zeros may exceed the lowest seen by this much before the scale rises.
 ZERO_SHARE_MARGIN = 0.02
 #: Steps without overflow before the scale may rise.

@@ -20,7 +20,8 @@ __all__ = ["POLICIES", "Facts", "Policy", "host_reasons"]
 
 Policy = Callable[[fx.Graph, Facts], Mapping[fx.Node, str]]
 
-#: In the order in which they run, each with the reason for its place.
+#: In the order in which they run, each with the reason for its place. What linearity.py finds is there before them: a plan needs more
+#: of it than reasons.
 POLICIES: tuple[Policy, ...] = (
     precision,  # asks what a value descends from, not what is on the host already
 )
