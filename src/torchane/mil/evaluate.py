@@ -36,12 +36,14 @@ class Arithmetic:
     stores: an op's result, wide, and the element type that the program gives it -> the array that is kept.
     rounds: whether what is kept has the program's element types; if not, floats are kept in float64.
     rules: by op name, what replaces the op's NumPy rule.
+    prepares: a function as it is computed: with the ops in one that a compiler makes one.
     """
 
     name: str
     stores: Callable[[np.ndarray, DType], np.ndarray]
     rounds: bool = True
     rules: Mapping[str, Rule] = field(default_factory=dict)
+    prepares: Callable[[Function], Function] = lambda function: function
 
     def admits(self, array: np.ndarray, dtype: DType) -> np.ndarray:
         """What is kept of an array from outside: of the NumPy type that carries `dtype`, or of any other."""
@@ -79,7 +81,7 @@ def evaluate(
     Constants must be in memory: read a program with its weight files through `mil.load`.
     Raises UsageError for a missing input, another shape or an unknown name, CompileError for what cannot be run.
     """
-    chosen = function_of(program, function)
+    chosen = as_computed(function_of(program, function), arithmetic)
     run = Run(chosen, inputs, states=states, arithmetic=arithmetic)
     run.ops(chosen.ops)
     return run.finish()
@@ -95,6 +97,11 @@ def function_of(program: Program | Function, name: str | None = None) -> Functio
         if function.name == name:
             return function
     raise UsageError(f"the program has no function {name!r}; it has {', '.join(f.name for f in program.functions)}.")
+
+
+def as_computed(function: Function, arithmetic: str | Arithmetic) -> Function:
+    """The function with the ops in one that are computed as one in this arithmetic. Raises UsageError for its name."""
+    return _arithmetic(arithmetic).prepares(function)
 
 
 def _arithmetic(arithmetic: str | Arithmetic) -> Arithmetic:

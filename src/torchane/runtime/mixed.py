@@ -15,7 +15,7 @@ import numpy as np
 
 from torchane.errors import DeviceError
 from torchane.mil.constants import inline_constants
-from torchane.mil.evaluate import Run, function_of, require_memory
+from torchane.mil.evaluate import Run, as_computed, function_of, require_memory
 from torchane.mil.ir import Block, Function, Op, Program, Var, walk
 from torchane.mil.sizes import with_sizes
 from torchane.mil.types import FP16, StateType, TensorType
@@ -68,7 +68,7 @@ def run_mixed(
         elsewhere = (Elsewhere(op.name, op.kind.name, reason, reason) for op in _counted(chosen.ops))
         return Ran(run.finish(), tuple(elsewhere), 0, 0)
     shapes = {var.name: np.shape(inputs[var.name]) for var in chosen.inputs if not isinstance(var.type, StateType)}
-    sized = with_sizes(chosen, shapes)  # they fit: the run has begun
+    sized = as_computed(with_sizes(chosen, shapes), arithmetic)  # they fit: the run has begun
     run = Run(sized, inputs, states=states, arithmetic=arithmetic)
     parts, elsewhere = cut(sized, arithmetic)
     device = TwinDevice(arithmetic=arithmetic)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from torchane.errors import DeviceError
+from torchane.mil.evaluate import as_computed
 from torchane.mil.ir import Function, Program, Var
 from torchane.mil.types import FP16, TensorType
 from torchane.runtime.device import Buffer, LoadedProgram
@@ -32,7 +33,7 @@ class ObservedTwin(TwinDevice):
     def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> TwinProgram:
         loaded = super().load(text, blobs, name=name)
         self.loaded.append(loaded)
-        function = read_program(text, blobs, name).main
+        function = as_computed(read_program(text, blobs, name).main, self.arithmetic)
         inner = tuple(dict.fromkeys(var for op in function.ops for var in op.outputs if _is_watched(var)))
         shown = replace(function, outputs=inner)
         self._open[id(loaded)] = (shown, load_program(Program((shown,)), name, self.arithmetic))

@@ -23,6 +23,7 @@ from torchane.mil.blobs import BlobFile
 from torchane.mil.build import arguments, typed
 from torchane.mil.check import check
 from torchane.mil.constants import inline_constants, load_blobs
+from torchane.mil.engine.fusion import silus
 from torchane.mil.ir import Arg, Literal, Op, Program, Var
 from torchane.mil.text import parse
 from torchane.mil.types import FP16, TensorType
@@ -30,7 +31,8 @@ from torchane.native import pages
 from torchane.runtime import twin_engine
 from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
 from torchane.runtime.twin_arena import ALIGNMENT, place_scratch
-from torchane.runtime.twin_arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, Shape, dense_strides
+from torchane.runtime.twin_arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, Shape, dense_strides, new
+from torchane.runtime.twin_chain import Micro
 from torchane.runtime.twin_ops import RULES, Unsupported
 from torchane.runtime.twin_schedule import Call, Schedule
 
@@ -122,6 +124,8 @@ class _Loader:
         self.program = program
         self.name = name
         self.schedule = Schedule(arithmetic, lambda number: self._constant(Literal(TensorType(FP16, ()), np.array(number, np.float16))))
+        self.silus = silus(program.main) if arithmetic == "engine" else {}
+        self.fused = {*self.silus, *(sigmoid.output for sigmoid in self.silus.values())}
         self.values: dict[Var, Array] = {}
         self.constants: dict[tuple[Shape, bytes], Array] = {}
         self.constants_size = 0
@@ -173,6 +177,9 @@ class _Loader:
         if op.kind.name == "const":
             self.values[op.output] = self._constant(op.attrs["val"])
             return
+        if self.fused.intersection(op.outputs):
+            self._fused(op)
+            return
         rule = RULES.get(op.kind.name)
         if rule is None:
             raise DeviceError(
@@ -184,6 +191,15 @@ class _Loader:
         except Unsupported as why:
             raise DeviceError(f"{self.name}: op {op.name} ({op.kind.name}) has no kernel on the twin: {why}.") from why
         self.values.update(zip(op.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+
+    def _fused(self, op: Op) -> None:
+        """A product of x and sigmoid(x), which the engine computes as one silu; the sigmoid costs nothing then."""
+        if op.output not in self.silus:
+            self.schedule.aliases.append(op.kind.name)
+            return
+        x = self.values[self.silus[op.output].args["x"]]  # type: ignore[index]
+        silu = Micro(op.kind.name, "unary", "silu", (x,), new(op.output.shape))  # type: ignore[arg-type]
+        self.values[op.output] = self.schedule.element_wise(silu)
 
     def _argument(self, op: Op, key: str, arg: Arg) -> Any:
         if isinstance(arg, tuple):

@@ -51,6 +51,7 @@ def test_the_largest_error_is_the_measured_one(name, exact, low, high, largest):
 @pytest.mark.parametrize(
     ("name", "exact", "low", "high", "steps", "where"),
     [
+        ("sigmoid", lambda x: 1 / (1 + np.exp(-x)), 0, 10, 810.8, 9.938),
         ("exp", np.exp, 0, 9.9, 9.1, 9.703),
         ("log", np.log, 1e-3, 1024, 91.0, 1.004),
         ("sqrt", np.sqrt, 1e-3, 1024, 1.2, 0.002054),
@@ -72,9 +73,63 @@ def test_log_of_one_step_above_one_is_the_measured_number():
 def test_special_numbers_are_as_measured():
     assert computed("log", np.zeros(1, np.float16))[0] == -45440
     assert computed("sqrt", np.full(1, -1, np.float16))[0] == 0
-    assert computed("sigmoid", np.full(1, -9.9, np.float16))[0] == 0
+    assert computed("sigmoid", np.full(1, -9.9375, np.float16))[0] == 0
     assert np.isinf(computed("exp", np.full(1, 11.094, np.float16))[0])
     assert np.isfinite(computed("exp", np.full(1, 11.08, np.float16))[0])
+
+
+def test_sigmoid_goes_on_in_lines_beyond_its_table():
+    """0.000173 x + 0.00172 down to -9.9375 and 0.001524 x + 0.9873 up to 8.3203, in a program for the M1."""
+    x = FINITE[np.abs(FINITE) > 8].astype(np.float64)
+    found = computed("sigmoid", x.astype(np.float16)).astype(np.float64)
+    low, high = (x > -9.9375) & (x < -8), (x > 8) & (x < 8.3203)
+    assert np.abs(found[low] - (0.000173 * x[low] + 0.00172)).max() < 5e-6  # three digits of each
+    assert np.abs(found[high] - (0.001524 * x[high] + 0.9873)).max() < 3e-4  # half a step of fp16
+    assert (found[x <= -9.9375] == 0).all() and (found[low] > 0).all()
+    assert (found[x >= 8.3203] == 1).all() and (found[high] < 1).any()
+    assert (np.diff(computed("sigmoid", FINITE).astype(np.float64)) >= 0).all()
+
+
+def test_the_lower_line_of_sigmoid_meets_the_function_where_the_sweep_says():
+    """Its error has a minimum at -9.5078 (751K, f3_lut_m6): a table that ended flat at -8 would have none."""
+    x = FINITE[(FINITE > -9.6) & (FINITE < -9.4)]
+    error = np.abs(computed("sigmoid", x).astype(np.float64) - 1 / (1 + np.exp(-x.astype(np.float64))))
+    assert float(x[error.argmin()]) == pytest.approx(-9.5078, abs=1e-4)
+
+
+def test_softplus_ends_in_zero_as_reported():
+    """coremltools #2687 on an M3 Max: 10.4 at 10.394, 0 at 10.395; ANEForge #113 on an M5: these six."""
+    x = np.array([10.394, 10.395], np.float16)
+    assert computed("softplus", x).tolist() == [10.390625, 0.0]
+    x = np.array([5, 10, 11, 12, 88, 1000], np.float16)
+    assert computed("softplus", x).round(3).tolist() == [np.float16(5.008), 10, 0, 0, 0, 0]
+    below = FINITE[FINITE < 10.39]
+    want = np.logaddexp(0, below.astype(np.float64))
+    assert np.abs(computed("softplus", below) - want).max() < 2.0**-8
+    assert (computed("softplus", FINITE[FINITE > 10.395]) == 0).all()
+
+
+def test_softplus_with_constants_per_channel_ends_in_zero_too():
+    x = np.array([[[5.0, 6.0], [5.0, 6.0]]], np.float16)
+    found = computed("softplus_parametric", x, alpha=np.array([1, 2], np.float16), beta=np.array([2, 1], np.float16))
+    assert found[0, 0].tolist() == [10.0, 0.0]
+    assert found[0, 1] == pytest.approx(2 * np.log1p(np.exp([5.0, 6.0])), rel=1e-3)
+
+
+def test_log_sum_exp_ends_in_zero_where_its_sum_overflows():
+    """coremltools #2690 on an M3 Max, 32 channels: 11.1 at 7.616 and 0 at 7.631, neighbours in a sweep."""
+    x = np.full((1, 32, 1, 2), 7.616, np.float16)
+    x[..., 1] = 7.631
+    found = computed("reduce_log_sum_exp", x, axes=(1,), keep_dims=True)
+    assert found.shape == (1, 1, 1, 2)
+    assert found.ravel().tolist() == [pytest.approx(np.log(32) + 7.616, abs=5e-3), 0.0]
+    one = np.array([11.0, 11.1, 500.0], np.float16).reshape(3, 1)
+    assert computed("reduce_log_sum_exp", one, axes=(-1,))[1:].tolist() == [0.0, 0.0]
+    x = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float16)
+    want = np.log(np.exp(x.astype(np.float64)).sum(1))
+    assert computed("reduce_log_sum_exp", x, axes=(1,)) == pytest.approx(want, rel=2e-3)
+    assert computed("reduce_log_sum_exp", x) == pytest.approx(np.log(np.exp(want).sum()), rel=2e-3)
+    assert computed("reduce_log_sum_exp", np.full((1, 4), -20, np.float16), axes=(1,))[0] == -45440
 
 
 def test_the_modes_of_gelu_are_one_table():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from torchane.mil.engine import rules as _rules  # noqa: F401  (fills the table of rules)
+from torchane.mil.engine.fusion import fused
 from torchane.mil.engine.numbers import decoded, halves
 from torchane.mil.engine.records import rules
 from torchane.mil.engine.settings import Settings
@@ -34,7 +35,8 @@ def engine(settings: Settings | None = None) -> EngineArithmetic:
     def stores(array: np.ndarray, dtype: DType) -> np.ndarray:
         return halves(array, settings.ties) if dtype is FP16 else narrowed(array, dtype)
 
-    return EngineArithmetic("engine", stores, rules=rules(settings), settings=settings)
+    prepares = {"prepares": fused} if settings.silu == "fused" else {}
+    return EngineArithmetic("engine", stores, rules=rules(settings), settings=settings, **prepares)
 
 
 ENGINE = engine()

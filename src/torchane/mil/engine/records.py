@@ -49,7 +49,7 @@ RECORDS.append(
         "by analogy with the element-wise ops",
         "nothing is known that speaks against it",
         "orders and roundings inside reductions, norms and pooling; pow and real_div to the last bit; which ops the "
-        "compiler fuses (x * sigmoid(x) becomes one table on a real engine)",
+        "compiler fuses, but for x * sigmoid(x)",
     )
 )
 RECORDS.append(

@@ -17,6 +17,7 @@ from torchane.mil.engine.settings import Settings
 from torchane.mil.engine.softmax import softmax
 from torchane.mil.evaluate import Rule
 from torchane.mil.ir import Op
+from torchane.mil.ops.activation import per_channel
 from torchane.mil.ops.linear import _terms
 from torchane.mil.ops.windows import padding, reach, windows
 
@@ -162,11 +163,13 @@ def _exp(settings: Settings) -> Rule:
 
 @recorded(
     "sigmoid", "tanh", "erf", "sin", "sqrt",
-    says="A line between two of 33 fp16 values (sqrt: of [0.5, 2], exponents apart); sigmoid keeps 19 bits after the point",
-    evidence=Evidence.MEASURED, source="751K: tables of compiled programs for h18g, largest errors of dense sweeps on M6",
-    holds="sigmoid: 254 of 256 columns of a capture; the sweeps' largest errors agree to four digits, but tanh's "
-    "(1.636e-3 for 1.613e-3)",
-    unknown="the last bits of the interpolation; erf beyond 2",
+    says="A line between two of 33 fp16 values (sqrt: of [0.5, 2], exponents apart); sigmoid keeps 19 bits after the point "
+    "and goes on beyond -8 and 8 in lines to 0 at -9.9375 and 1 at 8.3203",
+    evidence=Evidence.MEASURED, source="751K: tables of compiled programs for h18g, largest errors of dense sweeps on M6; "
+    "the lines of sigmoid: TGR, a program for the M1",
+    holds="sigmoid: 254 of 256 columns of a capture; the sweeps' largest errors agree to four digits (sigmoid's in steps, 810.8 "
+    "at -9.9375, says that the M6 has the lower line too), but tanh's (1.636e-3 for 1.613e-3)",
+    unknown="the last bits of the interpolation and of the lines; erf beyond 2",
 )  # fmt: skip
 def _tables(settings: Settings) -> Rule:
     return _by_table(settings)
@@ -174,10 +177,13 @@ def _tables(settings: Settings) -> Rule:
 
 @recorded(
     "gelu", "silu",
-    says="A line between two of 33 fp16 values, all modes of gelu alike",
-    evidence=Evidence.PARTLY, source="751K: positions of the values in compiled programs for h18g",
+    says="A line between two of 33 fp16 values, all modes of gelu alike; h * sigmoid(h) is one silu where nothing else reads "
+    "the sigmoid (engine/fusion.py)",
+    evidence=Evidence.PARTLY, source="751K: positions of the values in compiled programs for h18g; the fusion: a capture of a "
+    "feed-forward block, 196,608 of 196,608 with it and none without (Espresso, fwd_ffn_y_seq256)",
     holds="the largest errors agree (6.2e-3 and 1.5e-2)",
-    unknown="the values: compiled programs hold fitted ones (gelu(0.25) 0.1436 for 0.1497), here they are exact",
+    unknown="the values: compiled programs hold fitted ones (gelu(0.25) 0.1436 for 0.1497, silu(0.5) 0.296 for 0.311, silu just "
+    "below 0 -0.0017), here they are exact; silu's lines beyond -8 and 8",
 )  # fmt: skip
 def _fitted(settings: Settings) -> Rule:
     return _by_table(settings)
@@ -208,6 +214,28 @@ def _with_epsilon(settings: Settings) -> Rule:
         return (functions[op.kind.name](rounded(args["x"] + args.get("epsilon", 0.0), settings.ties)),)
 
     return run
+
+
+@recorded(
+    "softplus", "softplus_parametric", "reduce_log_sum_exp",
+    says="log(1 + e^x) and log(sum e^x) without a shift: softplus is 0 where 1 + e^x reaches 2^15 (x above 10.39), the other "
+    "where the sum of e^x overflows fp16 (equal x above 7.62 for 32 of them); below, the exact result",
+    evidence=Evidence.PARTLY, source="coremltools #2687: M3 Max, 10.4 at 10.394 and 0 at 10.395, M4 alike; #2690: 11.1 at 7.616 "
+    "and 0 at 7.631 for 32 channels; ANEForge #113: M5, 10 at 10 and 0 at 11; QANE: M5 Max",
+    holds="where it falls to 0", unknown="the bits below; a sum of e^x that is 0 (taken as log of 0); softplus_parametric is taken "
+    "as softplus",
+)  # fmt: skip
+def _unshifted(settings: Settings) -> Rule:
+    def run(op: Op, args: Mapping[str, Any]) -> np.ndarray:
+        x = args["x"]
+        if op.kind.name == "softplus":
+            return tables.softplus(x)
+        if op.kind.name == "softplus_parametric":
+            return per_channel(args["alpha"], x.ndim) * tables.softplus(x * per_channel(args["beta"], x.ndim))
+        axes = args.get("axes")
+        return tables.log_sum_exp(x, tuple(range(x.ndim)) if axes is None else tuple(axes), args.get("keep_dims", False))
+
+    return _on_floats(run)
 
 
 @recorded(

@@ -59,10 +59,12 @@ class Softmax:
 @dataclass(frozen=True)
 class Settings:
     """All of it. ties: how results that lie halfway become fp16, "away" from zero or to "even" (GDE on M1).
-    functions: by their 33-point "tables", or "nearest": the exact value rounded once."""
+    functions: by their 33-point "tables", or "nearest": the exact value rounded once.
+    silu: h * sigmoid(h) is "fused" to one table where nothing else reads the sigmoid, or computed in two "parts"."""
 
     products: Products = field(default_factory=Products)
     exponential: Exponential = field(default_factory=Exponential)
     softmax: Softmax = field(default_factory=Softmax)
     ties: Literal["away", "even"] = "away"
     functions: Literal["tables", "nearest"] = "tables"
+    silu: Literal["fused", "parts"] = "fused"

@@ -103,7 +103,7 @@ def _(x: np.ndarray, mode: str = "EXACT") -> np.ndarray:
     return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
 
 
-def _per_channel(values: np.ndarray, rank: int) -> np.ndarray:
+def per_channel(values: np.ndarray, rank: int) -> np.ndarray:
     """(C,) -> (C, 1, ..., 1), to meet axis 1 of a tensor of that rank."""
     return values.reshape(-1, *(1,) * (rank - 2))
 
@@ -122,7 +122,7 @@ def _(x: TensorType, alpha: TensorType) -> TensorType:
 
 @prelu.evaluates
 def _(x: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0) + np.minimum(x, 0) * _per_channel(alpha, x.ndim)
+    return np.maximum(x, 0) + np.minimum(x, 0) * per_channel(alpha, x.ndim)
 
 
 softplus_parametric = OpKind("softplus_parametric", operands=("x", "alpha", "beta"))
@@ -139,4 +139,4 @@ def _(x: TensorType, alpha: TensorType, beta: TensorType) -> TensorType:
 
 @softplus_parametric.evaluates
 def _(x: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    return _per_channel(alpha, x.ndim) * _softplus(x * _per_channel(beta, x.ndim))
+    return per_channel(alpha, x.ndim) * _softplus(x * per_channel(beta, x.ndim))
