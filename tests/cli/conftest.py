@@ -59,6 +59,12 @@ def text(tmp_path) -> Path:
 
 
 @pytest.fixture
-def small(text) -> tuple[object, ...]:
-    """Arguments of a run that takes a second."""
-    return ("train", "--data", text, "--steps", 6, "--batch-size", 2, "--seq-len", 32, "--out", "run", "--json")
+def small_elsewhere(text) -> tuple[object, ...]:
+    """Arguments of a run that takes a second, without its folder."""
+    return ("train", "--data", text, "--steps", 6, "--batch-size", 2, "--seq-len", 32, "--json")
+
+
+@pytest.fixture
+def small(small_elsewhere) -> tuple[object, ...]:
+    """The same in the folder `run`."""
+    return (*small_elsewhere, "--out", "run")

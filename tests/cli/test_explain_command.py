@@ -28,7 +28,7 @@ def test_a_folder_with_a_config_is_explained_as_json(tmp_path, capsys) -> None:
 
 def test_an_unknown_name_is_a_misuse_that_lists_the_models(capsys) -> None:
     assert run(["explain", "gpt5"]) == 2
-    assert "The presets are tiny" in capsys.readouterr().err
+    assert "those are tiny" in capsys.readouterr().err
 
 
 def test_another_architecture_is_named(tmp_path, capsys) -> None:

@@ -47,9 +47,9 @@ def test_transformers_writes_the_same_from_the_run_folder(torchane_command, run)
     assert done.code == 0 and done.json["text"] == tokenizer.decode(want)
 
 
-def test_the_seed_alone_fixes_a_run_and_its_continuation(torchane_command, small, run):
+def test_the_seed_alone_fixes_a_run_and_its_continuation(torchane_command, small_elsewhere, run):
     torch.manual_seed(1)  # another process's generator stands elsewhere
-    assert torchane_command(*small, "--preset", "gpt2", "--out", "other").code == 0
+    assert torchane_command(*small_elsewhere, "--preset", "gpt2", "--out", "other").code == 0
     assert (run / "training.safetensors").read_bytes() == Path("other/training.safetensors").read_bytes()
     for seed, folder in enumerate(("run", "other")):
         torch.manual_seed(seed)

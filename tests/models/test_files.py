@@ -4,16 +4,14 @@ import errno
 import os
 import resource
 import signal
-import subprocess
-import sys
-import textwrap
+import socket
+import warnings
+from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from torchane.errors import RunFolderError
-from torchane.models.files import read_json, write_atomically, write_json, write_text
+from torchane.models.files import open_to_append, read_json, write_json, write_text
 
 
 @pytest.fixture
@@ -40,56 +38,83 @@ def test_new_content_takes_the_place_of_the_old(old):
     assert old.read_text() == "new\n" and os.listdir(old.parent) == ["state.json"]
 
 
-def test_tensor_files_may_be_read_by_whom_other_files_may(old):
-    path = old.parent / "model.safetensors"
-    write_atomically(path, lambda temporary: save_file({"x": torch.ones(10)}, temporary))
-    assert path.stat().st_mode == old.stat().st_mode
-
-
 def test_floats_survive_json_to_the_bit(tmp_path):
     values = {"loss": 0.1 + 0.2, "tiny": 5e-324}
     write_json(tmp_path / "x.json", values)
     assert read_json(tmp_path / "x.json") == values
 
 
-def test_a_disk_that_is_full_leaves_the_old_file(old):
-    def write(path):
-        path.write_text("ne")
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+def test_a_disk_that_is_full_leaves_the_old_file(old, call, monkeypatch):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(RunFolderError, match="state.json could not be written: No space left.* Free some space"):
-        write_atomically(old, write)
+        write_text(old, "new")
+    monkeypatch.undo()
     assert old.read_text() == "old" and os.listdir(old.parent) == ["state.json"]
 
 
-def test_a_tensor_file_that_cannot_grow_leaves_the_old_file(tmp_path, small_files):
-    path = tmp_path / "model.safetensors"
-    write_atomically(path, lambda temporary: save_file({"x": torch.ones(10)}, temporary))
-    with pytest.raises(RunFolderError, match="model.safetensors could not be written: .*ulimit -f"):
-        write_atomically(path, lambda temporary: save_file({"x": torch.ones(100_000)}, temporary))
-    assert torch.equal(load_file(path)["x"], torch.ones(10)) and os.listdir(tmp_path) == ["model.safetensors"]
+def test_a_file_that_cannot_grow_leaves_the_old_file(old, small_files):
+    with pytest.raises(RunFolderError, match="state.json could not be written: .*ulimit -f"):
+        write_text(old, "x" * 100_000)
+    assert old.read_text() == "old" and os.listdir(old.parent) == ["state.json"]
 
 
-@pytest.mark.parametrize("moment", ["write", "sync", "os.replace"])
-def test_a_process_that_is_killed_leaves_the_old_file_and_the_next_write_cleans_up(old, moment):
-    script = f"""
-        import os, signal
-        from pathlib import Path
-        from torchane.models import files
-        def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
-        def write(path):
-            path.write_text("half")
-            {"kill()" if moment == "write" else "pass"}
-        {"files.sync = kill" if moment == "sync" else ""}
-        {"os.replace = kill" if moment == "os.replace" else ""}
-        files.write_atomically(Path({str(old)!r}), write)
-    """
-    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False, env=here)
-    assert done.returncode == -signal.SIGKILL
-    assert old.read_text() == "old" and (old.parent / ".partial" / "state.json").exists()
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_process_that_is_killed_leaves_the_old_file_and_the_next_write_replaces_its_leftover(old, call):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests leave threads, of which the child needs none
+        child = os.fork()
+    if child == 0:
+        setattr(os, call, lambda *_: os._exit(9))
+        write_text(old, "new")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert old.read_text() == "old" and (old.parent / ".state.json.partial").exists()
     write_text(old, "new")
     assert old.read_text() == "new" and os.listdir(old.parent) == ["state.json"]
+
+
+@pytest.mark.parametrize("name", ["state.json", ".state.json.partial"])
+@pytest.mark.parametrize("target", ["precious.txt", "precious", "absent"])
+def test_a_link_in_the_place_of_a_file_is_replaced_itself(tmp_path, name, target):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("years")
+    (tmp_path / "precious.txt").write_text("years")
+    (tmp_path / "run" / name).symlink_to(tmp_path / target)
+    write_text(tmp_path / "run" / "state.json", "new")
+    assert (tmp_path / "run/state.json").read_text() == "new" and not (tmp_path / "run/state.json").is_symlink()
+    assert os.listdir(tmp_path / "run") == ["state.json"]
+    assert (tmp_path / "precious/thesis.tex").read_text() == (tmp_path / "precious.txt").read_text() == "years"
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_hard_link_keeps_what_its_other_name_holds(tmp_path):
+    (tmp_path / "precious").write_text("years")
+    os.link(tmp_path / "precious", tmp_path / "state.json")
+    write_text(tmp_path / "state.json", "new")
+    with pytest.raises(ValueError, match="hard link"):
+        os.link(tmp_path / "precious", tmp_path / "metrics.jsonl")
+        open_to_append(tmp_path / "metrics.jsonl")
+    assert (tmp_path / "precious").read_text() == "years"
+
+
+def test_nothing_is_appended_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("years")
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "precious")
+    with pytest.raises((OSError, ValueError)):
+        open_to_append(tmp_path / "metrics.jsonl")
+    assert (tmp_path / "precious").read_text() == "years"
+
+
+def test_a_folder_in_the_place_of_a_file_stays_with_what_it_holds(tmp_path):
+    (tmp_path / ".state.json.partial").mkdir()
+    (tmp_path / ".state.json.partial" / "thesis.tex").write_text("years")
+    with pytest.raises(RunFolderError, match="state.json could not be written"):
+        write_text(tmp_path / "state.json", "new")
+    assert (tmp_path / ".state.json.partial" / "thesis.tex").read_text() == "years"
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):
@@ -98,11 +123,30 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
         write_text(tmp_path / "taken" / "x.json", "")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"], ids=["empty", "cut", "list", "binary"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"x": NaN}', b"[" * 10_000 + b"]" * 10_000, b'{"x": ' + b"9" * 9000 + b"}"],
+    ids=["empty", "cut", "list", "binary", "nan", "nested", "long number"],
+)  # fmt: skip
 def test_json_that_is_damaged_is_named(tmp_path, content):
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(RunFolderError, match="run.json cannot be read"):
         read_json(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (lambda path: os.symlink("/dev/zero", path), "a device"),
+     (lambda path: os.symlink(path, path), "symbolic links"), (lambda path: socket.socket(socket.AF_UNIX).bind(str(path)), "a socket"),
+     (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 1 << 40), "1,099,511,627,776 bytes")],
+    ids=["pipe", "folder", "endless device", "link to itself", "socket", "a terabyte"],
+)  # fmt: skip
+def test_what_is_no_file_of_a_sensible_size_is_named_at_once(tmp_path, monkeypatch, make, message):
+    monkeypatch.chdir(tmp_path)  # a socket's name must be short
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        make(Path("run.json"))
+    with pytest.raises(RunFolderError, match=f"run.json cannot be read: .*{message}"):
+        read_json(Path("run.json"))
 
 
 def test_a_missing_file_says_which_folder_was_meant(tmp_path):

@@ -5,15 +5,25 @@ import signal
 
 import pytest
 
-from torchane.train.interrupt import StopRequest
+from torchane.train.interrupt import SIGNALS, StopRequest
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(autouse=True)
+def own_handlers():
+    """As in a terminal, wherever the tests run: in a job in the background of a script, SIGINT is ignored."""
+    python = {number: signal.SIG_DFL for number in SIGNALS} | {signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in python.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_asks_and_says_so(number, capfd):
     with StopRequest("Saving.\n") as stop:
-        assert not stop()
+        assert not stop() and stop.signal is None
         os.kill(os.getpid(), number)
-        assert stop()
+        assert stop() and stop.signal == number
     assert capfd.readouterr().err == "Saving.\n"
 
 
@@ -25,7 +35,25 @@ def test_the_second_signal_ends_at_once():
 
 
 def test_the_handlers_come_back():
-    before = signal.getsignal(signal.SIGINT)
     with StopRequest(""):
-        assert signal.getsignal(signal.SIGINT) != before
-    assert signal.getsignal(signal.SIGINT) == before
+        assert signal.getsignal(signal.SIGINT) != signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_what_the_caller_ignores_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    with StopRequest("") as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop()
+
+
+def test_a_terminal_that_is_gone_is_no_error():
+    kept = os.dup(2)
+    os.close(2)
+    try:
+        with StopRequest("Saving.\n") as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

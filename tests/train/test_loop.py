@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from small_run import CONFIG, GPT2, SETTINGS, RandomBatches, make_trainer
 
 from torchane.errors import NumericsError, RunFolderError
-from torchane.models import files
 from torchane.train.forward import HostModel
 
 
@@ -154,11 +153,11 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch)
     trainer.run(stop_after(trainer, 5))
     before = (tmp_path / "run" / "training.safetensors").read_bytes()
 
-    def full(path):
+    def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "sync", full)
-    with pytest.raises(RunFolderError, match="training.safetensors could not be written: No space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFolderError, match="could not be written: No space left"):
         trainer.run()
     assert (tmp_path / "run" / "training.safetensors").read_bytes() == before
 

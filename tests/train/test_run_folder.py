@@ -1,6 +1,8 @@
 """Run folders: what is in them, what is refused, what damage is found."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -10,22 +12,28 @@ from small_run import make_trainer
 
 from torchane.errors import RunFolderError, UsageError
 from torchane.models.folder import load_model
-from torchane.train.run_folder import RunFolder, check_free, free_name
+from torchane.train.lock import RunLock
+from torchane.train.run_folder import RunFolder, check_free, free_name, load_run_model
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    trainer = make_trainer(tmp_path_factory.mktemp("trained") / "run")
+    trainer.run(lambda: trainer.state.step >= 5)
+    return trainer.folder.path
 
 
 @pytest.fixture
-def trained(tmp_path):
+def trained(trained_once, tmp_path):
     """A folder whose run stopped at step 5."""
-    trainer = make_trainer(tmp_path / "run")
-    trainer.run(lambda: trainer.state.step >= 5)
-    return tmp_path / "run"
+    return shutil.copytree(trained_once, tmp_path / "run")
 
 
 def resume(path):
     trainer = make_trainer(path, existing=True)
     before = [param.clone() for param in trainer.model.parameters()]
     try:
-        trainer.resume()
+        return trainer.resume()
     except RunFolderError:
         assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
         raise
@@ -81,13 +89,13 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_a_run_of_another_format_is_refused(trained):
     (trained / "run.json").write_text('{"format": 99}')
-    with pytest.raises(RunFolderError, match="format 99, and this torchane reads format 1"):
+    with pytest.raises(RunFolderError, match="format 99, and this torchane reads format 2"):
         RunFolder.open(trained)
 
 
 def test_a_run_without_a_checkpoint_says_so(trained):
     (trained / "training.safetensors").unlink()
-    with pytest.raises(RunFolderError, match="ended before its first checkpoint"):
+    with pytest.raises(RunFolderError, match="has no training.safetensors, and a run that wrote a model.safetensors had one"):
         resume(trained)
 
 
@@ -114,7 +122,143 @@ def test_a_file_that_is_no_checkpoint_is_named(trained):
         resume(trained)
 
 
-def test_damaged_metrics_are_named(trained):
-    (trained / "metrics.jsonl").write_text("{\nno\n")
-    with pytest.raises(RunFolderError, match="metrics.jsonl cannot be read"):
+def rows(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_bytes().splitlines()]
+
+
+def test_metrics_that_cannot_be_read_are_kept_beside_and_the_rest_is_put_in_order(trained):
+    path = trained / "metrics.jsonl"
+    whole = path.read_bytes()
+    later = json.dumps({"kind": "step", "step": 6, "loss": 1.0}).encode() + b"\n"
+    damaged = b"{\n\xff\xfe\n" + b"[" * 20_000 + b"\n" + b"x" * 70_000 + b"\n" + whole + later + whole + b'{"kind": "st'
+    path.write_bytes(damaged)
+    said = resume(trained)
+    assert any("metrics.jsonl: 4 lines could not be read" in line for line in said)
+    assert (trained / "metrics.damaged.jsonl").read_bytes() == damaged
+    assert sorted(map(json.dumps, rows(trained))) == sorted(map(json.dumps, map(json.loads, whole.splitlines())))
+    assert [row["step"] for row in rows(trained)] == sorted(row["step"] for row in rows(trained))
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(tmp_path):
+    whole = make_trainer(tmp_path / "whole")
+    whole.run()
+    killed = make_trainer(tmp_path / "killed")
+    killed.record(killed.validate())
+    killed.folder.append_metrics(killed.step([]).metrics())
+    again = make_trainer(tmp_path / "killed", existing=True)
+    assert "no checkpoint yet: it begins anew" in again.resume()[0]
+    again.run()
+    for name in ("model.safetensors", "training.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    assert [row["step"] for row in rows(tmp_path / "killed")] == [row["step"] for row in rows(tmp_path / "whole")]
+
+
+@pytest.mark.parametrize("damage", ["missing", "older", "flipped", "a folder's name taken by a pipe"])
+def test_resuming_a_finished_run_renews_a_model_file_that_is_not_of_its_checkpoint(tmp_path, damage):
+    trainer = make_trainer(tmp_path / "run")
+    trainer.run(lambda: trainer.state.step >= 5)
+    older = (tmp_path / "run/model.safetensors").read_bytes()
+    trainer.run()
+    path = tmp_path / "run/model.safetensors"
+    good = path.read_bytes()
+    path.unlink()
+    if damage == "older":
+        path.write_bytes(older)
+    elif damage == "flipped":
+        path.write_bytes(good[:-5] + bytes([good[-5] ^ 4]) + good[-4:])
+    elif damage != "missing":
+        os.mkfifo(path)
+    model = load_run_model(tmp_path / "run") if damage in ("missing", "older") else trainer.model
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trainer.model.parameters(), strict=True))
+    said = resume(tmp_path / "run")
+    assert path.read_bytes() == good and any("written again from the checkpoint" in line for line in said)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_weights_know_the_files_that_belong_to_them(trained, name):
+    path = trained / name
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content))  # white space and order are nobody's concern
+    load_run_model(trained)
+    path.write_text(json.dumps({**content, "rope_theta": 10001.0}))
+    with pytest.raises(RunFolderError, match=f"{name} is not the one that model.safetensors was trained with"):
+        load_run_model(trained)
+    with pytest.raises(RunFolderError, match=f"{name} is not the one that training.safetensors was trained with"):
         resume(trained)
+
+
+def test_every_flipped_byte_of_every_file_is_found_or_harmless(trained):
+    """Of each file 24 bytes over its length, headers included: an error of ours, or the very same model and state."""
+    want = make_trainer(trained, existing=True)
+    want.resume()
+    clean = {path.name: path.read_bytes() for path in trained.iterdir()}
+    for name, content in clean.items():
+        for k in range(24):
+            at = k if k < 12 else (k - 12) * len(content) // 12
+            flipped = bytearray(content)
+            flipped[at % len(content)] ^= 1 << (k % 8)
+            (trained / name).write_bytes(flipped)
+            try:
+                model = load_run_model(trained)
+                assert all(torch.equal(a, b) for a, b in zip(model.parameters(), want.model.parameters(), strict=True))
+            except RunFolderError:
+                pass
+            try:
+                got = make_trainer(trained, existing=True)
+                got.resume()
+                assert got.state == want.state
+                assert all(torch.equal(a, b) for a, b in zip(got.model.parameters(), want.model.parameters(), strict=True))
+            except (RunFolderError, UsageError):
+                pass
+            for other, old in clean.items():
+                (trained / other).write_bytes(old)
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.json", "tokenizer.json", "training.safetensors", "model.safetensors", "metrics.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "nested"])
+def test_no_file_of_a_strangers_folder_hangs_or_fills_memory(trained, name, kind):
+    (trained / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(trained / name)
+    elif kind == "folder":
+        (trained / name).mkdir()
+    elif kind == "device":
+        (trained / name).symlink_to("/dev/zero")
+    else:
+        (trained / name).write_text("[" * 10_000)
+    if name != "model.safetensors" and (name, kind) != ("metrics.jsonl", "nested"):  # those are mended
+        with pytest.raises(RunFolderError, match=name):
+            resume(trained)
+    if name in ("config.json", "tokenizer.json", "model.safetensors"):
+        with pytest.raises(RunFolderError, match=name):
+            load_run_model(trained)
+
+
+NAMES = [
+    "run.json", "config.json", "tokenizer.json", "training.safetensors", "model.safetensors", "metrics.jsonl", "metrics.damaged.jsonl",
+    "audit.json", "audit.svg", ".lock",
+]  # fmt: skip
+NAMES += [".partial", *(f".{name}.partial" for name in NAMES)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", ["precious", "precious/thesis.tex"])
+def test_nothing_outside_of_the_folder_is_written_or_removed(trained, tmp_path, name, target):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.tex").write_bytes(b"years\n")
+    path = trained / name
+    if path.exists():
+        content = path.read_bytes()
+        path.unlink()
+        (tmp_path / "precious/thesis.tex").write_bytes(content)  # so that it loads and work goes on
+    before = (tmp_path / "precious/thesis.tex").read_bytes()
+    path.symlink_to(tmp_path / target)
+    try:
+        with RunLock(trained):
+            trainer = make_trainer(trained, existing=True)
+            trainer.resume()
+            trainer.run()
+    except RunFolderError as error:
+        assert name in str(error)
+    assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
+    assert (tmp_path / "precious/thesis.tex").read_bytes() == before

@@ -1,16 +1,17 @@
 """`torchane`: one command a module, each loaded when it is called, so that `--help` answers at once.
 
-Exit codes: 0 done; 1 something failed that the message explains; 2 the call itself is wrong; 130 stopped
-by Ctrl-C. What we report on purpose is one message on standard error, never a traceback.
+Exit codes: 0 done; 1 something failed that the message explains; 2 the call itself is wrong; 128 + N stopped by signal N: 130
+by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP. What we report on purpose is one message on standard error, never a traceback.
 """
 
-import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 
 import click
 
+from torchane.cli.signals import Stopped, end_at_once, load, raising
+from torchane.cli.streams import LostOutput, open_standard_streams
 from torchane.errors import TorchaneError, UsageError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -33,7 +34,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return import_module(COMMANDS[name][0]).command if name in COMMANDS else None
+        return load(COMMANDS[name][0]).command if name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -59,25 +60,42 @@ def cli() -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Runs the command line and leaves the process with its exit code."""
-    sys.exit(run(arguments))
+    sys.exit(main_process())
+
+
+def main_process() -> int:
+    """`run` for a process of its own: with its streams, and signals that end it from here to the end."""
+    open_standard_streams()
+    if signal.getsignal(signal.SIGINT) == end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = run()
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_at_once)  # while Python ends, too
+    return code
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and gives its exit code."""
     try:
-        code = cli.main(arguments, prog_name="torchane", standalone_mode=False)
+        with raising():
+            code = cli.main(arguments, prog_name="torchane", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except (LostOutput, BrokenPipeError) as error:
+        if isinstance(error, LostOutput) and not error.is_closed:  # else whoever read our output has seen enough
+            click.echo(str(error), err=True)
+        return FAILED
     except TorchaneError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         return MISUSED if isinstance(error, UsageError) else FAILED
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except Stopped as error:
+        click.echo("Stopped.", err=True)
+        return 128 + error.number

@@ -1,11 +1,12 @@
 """`torchane bench`: measurements, each of which writes down its conditions."""
 
 import json
-from importlib import import_module
 from typing import Any
 
 import click
 
+from torchane.cli.options import Command, number
+from torchane.cli.signals import load
 from torchane.models.presets import PRESETS
 
 PYTORCH_VARIANTS = ("eager-fp32", "eager-bf16", "inductor-fp32", "inductor-bf16")
@@ -16,7 +17,7 @@ def command() -> None:
     """Measure on this machine."""
 
 
-@command.command("train-step")
+@command.command("train-step", cls=Command)
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="tiny", show_default=True, help="The model.")
 @click.option(
     "--device", type=click.Choice(("twin", "ane")), default="twin", show_default=True, help="What to measure."
@@ -28,14 +29,12 @@ def command() -> None:
     type=click.Choice(("twin", "ane", *PYTORCH_VARIANTS)),
     help="Only this one; may be repeated.  [default: the device and all of PyTorch's]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), help="[default: the preset's]")
-@click.option("--seq-len", type=click.IntRange(min=1), help="[default: the preset's]")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
-@click.option(
-    "--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Steps before the first timed one."
-)
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns through all variants.")
-@click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True, help="Timed steps a turn.")
+@number("--batch-size", help="[default: the preset's]")
+@number("--seq-len", help="[default: the preset's]")
+@number("--threads", help="CPU threads.  [default: all]")
+@number("--warmup", default=3, show_default=True, help="Steps before the first timed one.")
+@number("--rounds", default=5, show_default=True, help="Turns through all variants.")
+@number("--steps", default=4, show_default=True, help="Timed steps a turn.")
 @click.option("--json", "as_json", is_flag=True, help="The last line on standard output is one JSON object.")
 def train_step(device: str, preset: str, variants: tuple[str, ...], as_json: bool, **options: int | None) -> None:
     """How long does one training step take, beside PyTorch?
@@ -44,7 +43,7 @@ def train_step(device: str, preset: str, variants: tuple[str, ...], as_json: boo
     torch.compile, in float32 and under bf16 autocast. Each variant is a process of its own, so that peak memory can
     be told; their steps are interleaved, so that noise falls on all. They all stay in memory until the end.
     """
-    bench = import_module("torchane.train.bench")
+    bench = load("torchane.train.bench")
     report = bench.bench_train_step(
         preset,
         variants=variants or (device, *PYTORCH_VARIANTS),
@@ -56,7 +55,7 @@ def train_step(device: str, preset: str, variants: tuple[str, ...], as_json: boo
         click.echo(json.dumps(report))
 
 
-@command.command("first-step")
+@command.command("first-step", cls=Command)
 @click.option(
     "--preset",
     "presets",
@@ -67,9 +66,9 @@ def train_step(device: str, preset: str, variants: tuple[str, ...], as_json: boo
 @click.option(
     "--device", type=click.Choice(("twin", "ane")), default="twin", show_default=True, help="What to compile for."
 )
-@click.option("--batch-size", type=click.IntRange(min=1), help="[default: the preset's]")
-@click.option("--seq-len", type=click.IntRange(min=1), help="[default: the preset's]")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads.")
+@number("--batch-size", help="[default: the preset's]")
+@number("--seq-len", help="[default: the preset's]")
+@number("--threads", default=2, show_default=True, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="The last line on standard output is one JSON object.")
 def first_step(presets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """How long until the first training step is done, and where does it go?
@@ -77,7 +76,7 @@ def first_step(presets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     A process of its own for every preset: imports, building the model, capture, tracing, lowering, loading, and
     the second step, which compiles nothing.
     """
-    bench = import_module("torchane.train.first_step")
+    bench = load("torchane.train.first_step")
     report = bench.bench_first_step(presets or ("tiny",), said=lambda text: click.echo(text, err=True), **options)
     click.echo(bench.to_table(report), err=as_json)
     if as_json:

@@ -1,15 +1,20 @@
 """`torchane explain MODEL`: each op of a model's training step, where it runs and why."""
 
-from importlib import import_module
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
+from torchane.cli.options import Command, number
+from torchane.cli.signals import load
+from torchane.errors import UsageError
 
-@click.command("explain")
+
+@click.command("explain", cls=Command)
 @click.argument("model")
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--seq-len", type=click.IntRange(min=2), default=128, show_default=True)
+@number("--batch-size", default=1, show_default=True)
+@number("--seq-len", default=128, show_default=True)
 @click.option("--chip", default="portable", show_default=True, help="The target whose rules every program must meet.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every ATen call instead of the table.")
 def command(model: str, batch_size: int, seq_len: int, chip: str, as_json: bool) -> None:
@@ -23,18 +28,20 @@ def command(model: str, batch_size: int, seq_len: int, chip: str, as_json: bool)
       torchane explain tiny
       torchane explain runs/tiny-1 --seq-len 256 --json
     """
-    import_module("torchane.chips").load(chip)  # an unknown name is refused before anything is built
-    torch = import_module("torch")
+    load("torchane.chips").load(chip)  # an unknown name is refused before anything is built
+    torch = load("torch")
     built = _build(model)
     tokens = torch.zeros(batch_size, seq_len, dtype=torch.long)
-    found = import_module("torchane.capture.explain").explain(built, tokens, options={"chip": chip})
+    found = load("torchane.capture.explain").explain(built, tokens, options={"chip": chip})
     click.echo(found.to_json() if as_json else str(found))
 
 
-def _build(name: str):
-    build = import_module("torchane.models.build")
-    config = Path(name) / "config.json"
-    if config.is_file():
-        values = import_module("torchane.models.files").read_json(config)
-        return build.build_model(build.read_config(values, source=str(config)))
-    return build.build_model(import_module("torchane.models.presets").preset(name).config)
+def _build(name: str) -> Any:
+    presets = load("torchane.models.presets")
+    if name in presets.PRESETS:
+        config = presets.preset(name).config
+    elif os.path.lexists(name):
+        config = load("torchane.models.folder").load_config(Path(name))
+    else:
+        raise UsageError(f"MODEL {name!r} is no folder, and no preset: those are {', '.join(presets.PRESETS)}.")
+    return load("torchane.models.build").build_model(config)

@@ -2,24 +2,22 @@
 
 import json
 import time
-from importlib import import_module
 from pathlib import Path
 
 import click
 
+from torchane.cli.options import Command, number
+from torchane.cli.signals import load
 
-@click.command("generate")
+
+@click.command("generate", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--prompt", default="", help="The text to continue. Without it the model begins a text of its own.")
-@click.option(
-    "--max-tokens", type=click.IntRange(min=1), default=200, show_default=True, help="Stop after so many tokens."
-)
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True,
+@number("--max-tokens", default=200, show_default=True, help="Stop after so many tokens.")
+@number("--temperature", default=0.8, show_default=True,
               help="Below 1 the likely gets likelier; 0 always takes the likeliest token.")  # fmt: skip
-@click.option("--top-k", type=click.IntRange(min=1), default=None, help="Draw from the K likeliest tokens only.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed draws the same text."
-)
+@number("--top-k", default=None, help="Draw from the K likeliest tokens only.")
+@number("--seed", default=0, show_default=True, help="The same seed draws the same text.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of the text.")
 def command(
     run: Path, prompt: str, max_tokens: int, temperature: float, top_k: int | None, seed: int, as_json: bool
@@ -32,10 +30,10 @@ def command(
       torchane generate runs/tiny-1
       torchane generate runs/tiny-1 --prompt "Mira the brave fox" --temperature 0
     """
-    model = import_module("torchane.models.folder").load_model(run)
-    tokenizer = import_module("torchane.train.run_folder").load_tokenizer(run)
+    model = load("torchane.train.run_folder").load_run_model(run)
+    tokenizer = load("torchane.train.run_folder").load_tokenizer(run)
     start = time.perf_counter()
-    stream = import_module("torchane.generate.text").continue_text(
+    stream = load("torchane.generate.text").continue_text(
         model, tokenizer, prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed
     )
     pieces = []

@@ -1,15 +1,16 @@
 """`torchane inspect FILE`: what Apple's tools left, and what a chip would say to it."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 
 import click
 
+from torchane.cli.options import Command
+from torchane.cli.signals import load
 from torchane.errors import TorchaneError
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--ops", "with_ops", is_flag=True, help="List every op with its result and its multiply-adds.")
 @click.option("--weights", "with_weights", is_flag=True, help="List every constant with its size and place.")
@@ -41,8 +42,8 @@ def command(
       torchane inspect before.mil --diff after.mil
       torchane inspect model.hwx --ops
     """
-    inspection = import_module("torchane.inspect.describe").Inspection(file)
-    chosen = None if chip is None else import_module("torchane.chips").load(chip)
+    inspection = load("torchane.inspect.describe").Inspection(file)
+    chosen = None if chip is None else load("torchane.chips").load(chip)
     found = inspection.to_dict(with_ops=with_ops, with_weights=with_weights)
     if chosen is not None:
         found["chip"] = inspection.on_chip(chosen)
@@ -51,12 +52,12 @@ def command(
     if graph is not None:
         refused = {refusal["name"]: refusal["reason"] for refusal in found.get("chip", {}).get("refusals", ())}
         program = inspection.require_program("--graph")
-        _write(graph, import_module("torchane.inspect.picture").to_svg(program, function=function, refused=refused))
+        _write(graph, load("torchane.inspect.picture").to_svg(program, function=function, refused=refused))
         found["graph"] = str(graph)
     if as_json:
         click.echo(json.dumps(found))
     else:
-        import_module("torchane.cli.inspect_view").show(found, with_ops=with_ops)
+        load("torchane.cli.inspect_view").show(found, with_ops=with_ops)
 
 
 def _write(path: Path, text: str) -> None:

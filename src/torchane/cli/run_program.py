@@ -4,16 +4,18 @@ The module is not called `run`: as an attribute of `torchane.cli` it would hide 
 """
 
 import json
-from importlib import import_module
 from pathlib import Path
 
 import click
+
+from torchane.cli.options import Command
+from torchane.cli.signals import load
 
 #: The names in mil.evaluate.ARITHMETICS, which would load NumPy.
 ARITHMETICS = ("exact", "ideal", "engine")
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--input", "inputs", multiple=True, metavar="[NAME=]X.npy",
               help="An input's value. The name may be left out where the program has one input. Repeatable.")  # fmt: skip
@@ -41,7 +43,7 @@ def command(
       torchane run model.mil --input x.npy --output y.npy
       torchane run model.mlmodelc --input audio=a.npy --input state=s.npy --output probability=p.npy --json
     """
-    running = import_module("torchane.cli.running")
+    running = load("torchane.cli.running")
     done = running.run(file, inputs, outputs, function=function, arithmetic=arithmetic)
     notice = done.notice()
     if notice is not None:

@@ -2,15 +2,15 @@
 
 import json
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
+from torchane.cli.options import Command, number
+from torchane.cli.signals import load
 from torchane.models.presets import PRESETS
 
-INTERRUPTED = 130
 DEVICES = ("auto", "twin", "ane")
 ARITHMETICS = ("exact", "engine")
 RANGES = ("auto", "on", "off")
@@ -18,7 +18,7 @@ RANGES = ("auto", "on", "off")
 PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS.values())
 
 
-@click.command("train")
+@click.command("train", cls=Command)
 @click.option("--preset", type=click.Choice(list(PRESETS)), help=f"The model. {PRESET_HELP}.  [default: tiny]")
 @click.option(
     "--data",
@@ -26,16 +26,14 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
     metavar="PATH",
     help="A file or folder of text or source code. Without it: stories made up here, whose entropy is known.",
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps, in all.  [default: the preset's]")
-@click.option("--seq-len", type=click.IntRange(min=1), help="Tokens in one window.  [default: the preset's]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Windows in one micro-step.  [default: the preset's]")
-@click.option(
-    "--grad-accum", type=click.IntRange(min=1), help="Micro-steps in one step, merged into one batch.  [default: 1]"
-)
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate.  [default: the preset's]")
-@click.option("--seed", type=click.IntRange(min=0), help="Fixes initial weights, batches and samples.  [default: 0]")
-@click.option("--eval-interval", type=click.IntRange(min=1), metavar="STEPS", help="Validate every so often.")
-@click.option("--checkpoint-interval", type=click.IntRange(min=1), metavar="STEPS", help="Save every so often.")
+@number("--steps", help="Optimizer steps, in all.  [default: the preset's]")
+@number("--seq-len", help="Tokens in one window.  [default: the preset's]")
+@number("--batch-size", help="Windows in one micro-step.  [default: the preset's]")
+@number("--grad-accum", help="Micro-steps in one step, merged into one batch.  [default: 1]")
+@number("--lr", help="Peak learning rate.  [default: the preset's]")
+@number("--seed", help="Fixes initial weights, batches and samples.  [default: 0]")
+@number("--eval-interval", metavar="STEPS", help="Validate every so often.")
+@number("--checkpoint-interval", metavar="STEPS", help="Save every so often.")
 @click.option(
     "--device",
     type=click.Choice(DEVICES),
@@ -57,7 +55,7 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
 @click.option(
     "--audit", is_flag=True, help="At the end, show what the engine's arithmetic does to one batch; audit.json, audit.svg."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. The numbers do not depend on it.")
+@number("--threads", help="CPU threads. The numbers do not depend on it.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run folder.  [default: runs/PRESET-N]")
 @click.option(
     "--resume", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="RUN", help="Continue this run folder where it was saved."
@@ -82,13 +80,15 @@ def command(as_json: bool, **options: Any) -> None:
     The run folder holds the model under Hugging Face's names (config.json, model.safetensors, tokenizer.json),
     metrics.jsonl, and run.json, which says where it came from.
     """
-    progress = import_module("torchane.cli.progress").open_reporter(sys.stderr if as_json else sys.stdout)
-    training = import_module("torchane.cli.training")
+    progress = load("torchane.cli.progress").open_reporter(sys.stderr if as_json else sys.stdout)
+    training = load("torchane.cli.training")
     try:
         summary = training.train(training.Request(**options), progress)
     finally:
         progress.close()
     if as_json:
         click.echo(json.dumps(summary))
+    if progress.lost is not None:
+        raise type(progress.lost)(progress.lost.error, f"The run was ended by it, with a checkpoint: it is at step {summary['steps']:,}.")
     if summary["interrupted"]:
-        raise click.exceptions.Exit(INTERRUPTED)
+        raise click.exceptions.Exit(128 + summary["signal"])

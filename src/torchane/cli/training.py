@@ -4,7 +4,10 @@
 What can be refused is refused in the order of its cost: names and folders first, then the device, then the data.
 """
 
+import os
+import shlex
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,10 +17,10 @@ import torch
 from torchane import native
 from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset
 from torchane.data.tokenizer import Tokenizer
-from torchane.errors import DataError, RunFolderError, UsageError
+from torchane.errors import DataError, UsageError
 from torchane.generate.text import continue_text
 from torchane.models.build import CausalLM, build_model
-from torchane.models.files import make_folder
+from torchane.models.files import make_folder, write_error, write_text
 from torchane.models.folder import load_config
 from torchane.models.presets import Preset, preset
 from torchane.runtime.devices import auto_reason
@@ -26,10 +29,11 @@ from torchane.train.batches import DatasetBatches, digest
 from torchane.train.engine import EngineModel
 from torchane.train.forward import CompiledModel
 from torchane.train.interrupt import StopRequest
+from torchane.train.lock import RunLock
 from torchane.train.loop import Trainer
 from torchane.train.provenance import provenance
 from torchane.train.report import Reporter, TrainResult
-from torchane.train.run_folder import RunFolder, check_free, free_name, load_tokenizer
+from torchane.train.run_folder import RunFolder, check_about, check_free, free_name, load_tokenizer
 from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw
 
@@ -66,7 +70,11 @@ class Request:
 
 
 class Progress(Reporter, Protocol):
-    """A reporter that also says things outside the loop, and how far long work there has come."""
+    """A reporter that also says things outside the loop, and how far long work there has come. `lost`: why nobody can hear
+    it any more.
+    """
+
+    lost: Exception | None
 
     def said(self, text: str) -> None: ...
 
@@ -79,37 +87,44 @@ CompileModel = Callable[[CausalLM, str, Path | None, str, str], CompiledModel]
 def train(request: Request, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
     """Trains as asked and gives the summary that `--json` prints. Raises TorchaneErrors of every kind."""
     if request.threads is not None:
-        torch.set_num_threads(request.threads)
-        native.set_threads(request.threads)
-    trainer, about = (_start if request.resume is None else _resume)(request, progress, compile_model)
-    folder = trainer.folder.path
-    with StopRequest("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n") as stop:
-        result = trainer.run(stop)
-    _conclude(result, folder, progress)
-    if request.audit:
-        _audit(trainer, progress)
-    return {"run": str(folder), "preset": about["preset"], "device": trainer.compiled.device, **asdict(result)}
+        threads = _usable_threads(request.threads, progress)
+        torch.set_num_threads(threads)
+        native.set_threads(threads)
+    with ExitStack() as held:
+        trainer, about = (_start if request.resume is None else _resume)(request, progress, compile_model, held)
+        folder = trainer.folder.path
+        with StopRequest("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n") as stop:
+            result = trainer.run(lambda: stop() or progress.lost is not None)
+        _conclude(result, folder, progress)
+        if request.audit:
+            _audit(trainer, progress)
+    summary = {"run": str(folder), "preset": about["preset"], "device": trainer.compiled.device, **asdict(result)}
+    return {**summary, "signal": stop.signal if result.interrupted else None}
 
 
-def _start(request: Request, progress: Progress, compile_model: CompileModel) -> tuple[Trainer, Mapping[str, Any]]:
+def _usable_threads(wanted: int, progress: Progress) -> int:
+    """No more than there are CPUs: threads that wait for one another would share them, for ever where they are many."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if wanted > cpus:
+        progress.said(f"--threads {wanted}: there are {cpus} CPUs here, and so many threads are used.")
+    return min(wanted, cpus)
+
+
+def _start(
+    request: Request, progress: Progress, compile_model: CompileModel, held: ExitStack
+) -> tuple[Trainer, Mapping[str, Any]]:
     chosen = preset(request.preset or "tiny")
     settings = choose_settings(chosen, request)
-    out = request.out or free_name(RUNS, chosen.name)
-    check_free(out)
+    if request.out is not None:
+        check_free(request.out)
     config = chosen.config.with_positions(settings.seq_len)
     model = build_model(config, seed=settings.seed)
     arithmetic, ranges = request.arithmetic or EXACT, request.ranges or AUTO
     compiled = _compile(model, chosen.name, request, arithmetic, ranges, progress, compile_model)
-    is_new = not out.exists()
-    make_folder(out)  # what cannot be written shows before minutes of encoding
-    try:
-        dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
-        progress.said(dataset.describe())
-        batches = DatasetBatches(dataset, settings)
-    except BaseException:
-        if is_new:
-            out.rmdir()
-        raise
+    out = claim(request.out, chosen.name, held)  # what cannot be written shows before minutes of encoding
+    dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
+    progress.said(dataset.describe())
+    batches = DatasetBatches(dataset, settings)
     about = {
         "preset": chosen.name,
         "device": compiled.device,
@@ -128,7 +143,37 @@ def _start(request: Request, progress: Progress, compile_model: CompileModel) ->
     return trainer, about
 
 
-def _resume(request: Request, progress: Progress, compile_model: CompileModel) -> tuple[Trainer, Mapping[str, Any]]:
+def claim(out: Path | None, name: str, held: ExitStack) -> Path:
+    """The folder of a new run, made and locked until `held` closes; runs/NAME-1 or the first free number where none is said.
+    It is removed again if nothing was written into it. Raises UsageError, RunFolderError.
+    """
+    while True:
+        path = out or free_name(RUNS, name)
+        is_new = not path.exists()
+        make_folder(path.parent)
+        try:
+            path.mkdir(exist_ok=out is not None)
+        except FileExistsError as error:
+            if out is None:
+                continue  # another process took the name just now
+            raise write_error(path, error) from error
+        except OSError as error:
+            raise write_error(path, error) from error
+        if is_new:
+            held.callback(_remove_empty, path)
+        held.enter_context(RunLock(path))
+        check_free(path)  # another process may have begun a run there meanwhile
+        return path
+
+
+def _remove_empty(path: Path) -> None:
+    if path.is_dir() and not os.listdir(path):
+        path.rmdir()
+
+
+def _resume(
+    request: Request, progress: Progress, compile_model: CompileModel, held: ExitStack
+) -> tuple[Trainer, Mapping[str, Any]]:
     assert request.resume is not None
     fixed = (
         "preset",
@@ -147,22 +192,19 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
             f"--resume continues a run as it was begun, so {', '.join(given)} cannot be given with it. "
             "--steps, --data (where the text has moved), --device, --arithmetic, --ranges, --threads, --dump and --json can."
         )
+    RunFolder.open(request.resume)  # before a lock is put where no run is
+    held.enter_context(RunLock(request.resume))
     folder = RunFolder.open(request.resume)
     about = folder.about()
     source = folder.path / "run.json"
-    try:
-        chosen, data, done = about["preset"], about["data"], about["provenance"]
-        settings = TrainSettings.from_dict(about["settings"], source=str(source))
-        path, expected = data["path"], data["sha256"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(
-            f"{source} lacks {error}: it was edited or damaged. Copy it back from a backup."
-        ) from error
+    check_about(about, source)
+    chosen, done = about["preset"], about["provenance"]
+    settings = TrainSettings.from_dict(about["settings"], source=str(source))
+    path, expected = about["data"]["path"], about["data"]["sha256"]
     if request.steps is not None:
         settings = replace(settings, steps=request.steps)
     model = build_model(load_config(folder.path), seed=settings.seed)
-    arithmetic = request.arithmetic or about.get("arithmetic", EXACT)
-    ranges = request.ranges or about.get("ranges", AUTO)
+    arithmetic, ranges = request.arithmetic or about["arithmetic"], request.ranges or about["ranges"]
     compiled = _compile(model, chosen, request, arithmetic, ranges, progress, compile_model)
     tokenizer = load_tokenizer(folder.path)
     path = request.data or (path and Path(path))
@@ -176,13 +218,11 @@ def _resume(request: Request, progress: Progress, compile_model: CompileModel) -
         model, compiled, adamw(model, settings), DatasetBatches(dataset, settings), settings, folder, progress,
         _sampler(tokenizer),
     )  # fmt: skip
-    trainer.resume()
+    mended = trainer.resume()
     step = trainer.state.step
-    if step > settings.steps:
-        raise UsageError(f"{folder.path} is at step {step} already; --steps {settings.steps} is behind it.")
     about |= {"arithmetic": arithmetic, "ranges": ranges, "settings": settings.to_dict(), "provenance": [*done, {"step": step, **provenance()}]}
     folder.write_about(about)
-    progress.said(f"Resuming {folder.path} after step {step} of {settings.steps}.")
+    progress.said("\n".join([*mended, f"Resuming {folder.path} after step {step} of {settings.steps}."]))
     return trainer, about
 
 
@@ -247,15 +287,15 @@ def _audit(trainer: Trainer, progress: Progress) -> None:
     """The next training batch in the engine's arithmetic: said as a table, kept in the run folder."""
     report = audit(trainer.model, trainer.batches.train(trainer.state.step))
     folder = trainer.folder.path
-    (folder / "audit.json").write_text(report.to_json(), encoding="utf-8")
-    (folder / "audit.svg").write_text(report.to_svg(), encoding="utf-8")
+    write_text(folder / "audit.json", report.to_json())
+    write_text(folder / "audit.svg", report.to_svg())
     progress.said(f"\n{report.table()}\n\nAll of it: {folder / 'audit.json'}; the picture: {folder / 'audit.svg'}")
 
 
 def _conclude(result: TrainResult, folder: Path, progress: Progress) -> None:
     if result.interrupted:
         progress.said(
-            f"Stopped after step {result.steps}; everything is saved. Go on with: torchane train --resume {folder}"
+            f"Stopped after step {result.steps}; everything is saved. Go on with: torchane train --resume {shlex.quote(str(folder))}"
         )
         return
     floor = (
@@ -266,5 +306,5 @@ def _conclude(result: TrainResult, folder: Path, progress: Progress) -> None:
     speed = "" if result.tokens_per_s is None else f", {result.tokens_per_s:,.0f} tokens/s"
     progress.said(
         f"Trained {result.steps:,} steps: {result.bits_per_byte:.3f} bits per byte{floor}{speed}.\n"
-        f"Now let it write: torchane generate {folder}"
+        f"Now let it write: torchane generate {shlex.quote(str(folder))}"
     )

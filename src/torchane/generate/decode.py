@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from torchane.errors import UsageError
+from torchane.errors import NumericsError, UsageError
 from torchane.models.build import CausalLM
 from torchane.models.common import KeyValueCache
+from torchane.models.ranges import OPTIONS
 
 
 def decode(
@@ -35,10 +36,10 @@ def decode(
     """
     if not tokens:
         raise UsageError("There is nothing to continue: give at least one token.")
-    if temperature < 0:
-        raise UsageError(f"temperature is {temperature}; it is 0 (always the likeliest token) or more.")
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"top_k is {top_k}; it is 1 or more, or left out to draw from all tokens.")
+    OPTIONS["temperature"].require("temperature", temperature)
+    OPTIONS["seed"].require("seed", seed)
+    if top_k is not None:
+        OPTIONS["top_k"].require("top_k", top_k)
     generator = torch.Generator().manual_seed(seed)
     positions = model.config.max_position_embeddings
     seen = list(tokens)[-positions:]
@@ -59,7 +60,14 @@ def decode(
 
 
 def draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """logits (V,) -> a token, drawn from softmax(logits / temperature) over the top_k largest."""
+    """logits (V,) -> a token, drawn from softmax(logits / temperature) over the top_k largest.
+    Raises NumericsError where a logit is not a finite number.
+    """
+    if not logits.isfinite().all():
+        raise NumericsError(
+            "The model's scores of the next token are not finite numbers: its weights are damaged, or its training went wrong. "
+            "Go back to another checkpoint."
+        )
     if temperature == 0:
         return int(logits.argmax())
     if top_k is not None and top_k < logits.numel():

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from torchane.errors import ParseError, UsageError
+from torchane.models import ranges
+from torchane.models.ranges import shown
 
 # What `config.json` may say beside our own keys without changing the model that we build.
 REQUIRED_VALUES: Mapping[str, tuple[Any, ...]] = {
@@ -43,14 +45,14 @@ class LlamaConfig:
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        require_sizes(self, SIZES)
+        require_values(self)
         if self.num_attention_heads % self.num_key_value_heads:
             raise UsageError(
                 f"num_attention_heads is {self.num_attention_heads} and num_key_value_heads is "
                 f"{self.num_key_value_heads}: every key-value head serves the same number of query heads, "
                 "so the first must be a multiple of the second."
             )
-        if not self.head_dim:
+        if self.head_dim == 0:
             if self.hidden_size % self.num_attention_heads:
                 raise UsageError(
                     f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -59,6 +61,19 @@ class LlamaConfig:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.head_dim % 2:
             raise UsageError(f"head_dim is {self.head_dim}: rotary positions turn pairs, so it must be even.")
+
+    @property
+    def parameter_count(self) -> int:
+        """The numbers that the model learns."""
+        queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        layer = self.hidden_size * (2 * queries + 2 * keys + 3 * self.intermediate_size + 2)
+        tables = 1 if self.tie_word_embeddings else 2
+        return tables * self.vocab_size * self.hidden_size + self.num_hidden_layers * layer + self.hidden_size
+
+    @property
+    def table_count(self) -> int:
+        """The numbers that are computed once: cosines and sines of every position, and the angles meanwhile."""
+        return 4 * self.max_position_embeddings * self.head_dim
 
     def with_positions(self, positions: int) -> "LlamaConfig":
         """The same with room for so many positions, if it has fewer."""
@@ -86,16 +101,16 @@ class LlamaConfig:
         if isinstance(rope, Mapping):
             if rope.get("rope_type", "default") != "default":
                 raise ParseError(
-                    f"{source}: rope_parameters ask for {rope['rope_type']!r} positions; only 'default' is built here."
+                    f"{source}: rope_parameters ask for {shown(rope['rope_type'])} positions; only 'default' is built here."
                 )
             values.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
         for key, allowed in REQUIRED_VALUES.items():
             if key in values and values[key] not in allowed:
                 raise ParseError(
-                    f"{source}: {key} is {values[key]!r}; the Llama that is built here has {allowed[0]!r}."
+                    f"{source}: {key} is {shown(values[key])}; the Llama that is built here has {allowed[0]!r}."
                 )
         if isinstance(values.get("eos_token_id"), list):
-            values["eos_token_id"] = values["eos_token_id"][0]
+            values["eos_token_id"] = next(iter(values["eos_token_id"]), None)
         if values.get("num_key_value_heads") is None and "num_attention_heads" in values:
             values["num_key_value_heads"] = values["num_attention_heads"]
         if values.get("head_dim") is None:
@@ -116,6 +131,10 @@ class Qwen3Config(LlamaConfig):
 
     rope_theta: float = 1000000.0
     rms_norm_eps: float = 1e-6
+
+    @property
+    def parameter_count(self) -> int:
+        return super().parameter_count + 2 * self.num_hidden_layers * self.head_dim
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
@@ -146,13 +165,19 @@ class GPT2Config:
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        require_sizes(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"))
+        require_values(self)
         if self.n_embd % self.n_head:
             raise UsageError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}. Change one of them.")
-        for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop"):
-            share = getattr(self, name)
-            if not isinstance(share, int | float) or not 0 <= share < 1:
-                raise UsageError(f"{name} is {share!r}; it is the share of values that training drops, from 0 to below 1.")
+
+    @property
+    def parameter_count(self) -> int:
+        """The numbers that the model learns."""
+        width = self.n_embd
+        return (self.vocab_size + self.n_positions + 2) * width + self.n_layer * (12 * width + 13) * width
+
+    @property
+    def table_count(self) -> int:
+        return 0
 
     @property
     def max_position_embeddings(self) -> int:
@@ -195,7 +220,7 @@ class GPT2Config:
             raise ParseError(f"{source}: {error}") from error
         for key, only in (*GPT2_ONLY, ("n_inner", 4 * config.n_embd)):
             if values.get(key) not in (None, only):
-                raise ParseError(f"{source}: {key} is {values[key]!r}; the GPT-2 that is built here has {only!r}.")
+                raise ParseError(f"{source}: {key} is {shown(values[key])}; the GPT-2 that is built here has {only!r}.")
         return config
 
 
@@ -208,12 +233,19 @@ GPT2_ONLY = (
 )  # fmt: skip
 
 
-def require_sizes(config: Config, names: Iterable[str]) -> None:
-    """Raises UsageError for the first that is no whole number of 1 or more."""
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"{name} is {value!r}, and a model needs a whole number of 1 or more.")
+def require_values(config: Config) -> None:
+    """Raises UsageError for the first value of another type or outside its range in `models/ranges.py`."""
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if name == "head_dim" and value == 0 and not isinstance(value, bool):
+            continue  # it follows from the others
+        if name in ranges.MODEL:
+            ranges.MODEL[name].require(name, value)
+        elif name.endswith("_token_id"):
+            if value is not None:
+                ranges.TOKEN_ID.require(name, value)
+        elif not isinstance(value, bool):
+            raise UsageError(f"{name} is {shown(value)}, and it must be true or false.")
 
 
 SIZES = (

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ from torch._functorch import config as functorch_config
 
 from torchane.capture import backend
 from torchane.errors import RunFolderError, TorchaneError
+from torchane.models.ranges import shown
 from torchane.plan.memory import forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.range_control import RangeControl
 from torchane.train.step import LOGITS_COPIES
+
+#: Powers of two of scales stay far within float32's.
+LARGEST_EXPONENT = 1000
 
 
 def _undrawn(kind: type[nn.Module]) -> nn.Module:
@@ -107,9 +111,13 @@ class EngineModel:
         Raises RunFolderError if it is another version's.
         """
         try:
-            self._restored = [LossScale(**values) for values in state.get("loss_scales", ())]
+            _require_small_numbers(state)
+            self._restored = [_loss_scale(values) for values in state.get("loss_scales", ())]
             self._restored_ranges = [(str(key), dict(value)) for key, value in state.get("ranges", ())]
-        except (TypeError, ValueError) as error:
+            for exponent in (e for _, plans in self._restored_ranges for plan in plans.values() for one in plan for e in one["exponents"].values()):
+                if abs(exponent) > LARGEST_EXPONENT:
+                    raise ValueError(f"a tensor's power of two is 2^{exponent}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunFolderError(
                 f"The checkpoint's loss scale does not fit this version of torchane: {error}. "
                 "Resume with the version that wrote it."
@@ -146,6 +154,26 @@ class EngineModel:
             self._restored_ranges.remove(saved)
             try:
                 compiled.ranges.restore(saved[1])
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise RunFolderError(f"The checkpoint's ranges are damaged: {error}. Go back to another checkpoint.") from error
         self._ranges.append((key, compiled.ranges))
+
+
+def _loss_scale(values: Mapping[str, Any]) -> LossScale:
+    """Raises TypeError or ValueError for what no loss scale says of itself."""
+    scale, fresh = LossScale(**values), LossScale()
+    for field in fields(scale):
+        if type(getattr(scale, field.name)) is not type(getattr(fresh, field.name)):
+            raise TypeError(f"its {field.name} is {shown(getattr(scale, field.name))}")
+    if abs(scale.target) > LARGEST_EXPONENT or abs(scale.highest) > LARGEST_EXPONENT:
+        raise ValueError(f"its target is 2^{scale.target}, of at most 2^{scale.highest}")
+    return scale
+
+
+def _require_small_numbers(state: Any) -> None:
+    """Raises ValueError where something in it is no finite number that fits into 53 bits."""
+    if isinstance(state, Mapping | list):
+        for value in state.values() if isinstance(state, Mapping) else state:
+            _require_small_numbers(value)
+    elif isinstance(state, int | float) and not abs(state) <= 2**53:
+        raise ValueError(f"a number in it is {shown(state)}")

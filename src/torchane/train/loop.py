@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from torchane.data.batches import Batch
-from torchane.errors import NumericsError
+from torchane.errors import NumericsError, UsageError
 from torchane.models.build import CausalLM
 from torchane.train.checkpoint import TrainState
 from torchane.train.forward import CompiledModel
@@ -59,13 +59,23 @@ class Trainer:
     state: TrainState = field(default_factory=TrainState)
     saved_step: int | None = None
 
-    def resume(self) -> None:
-        """Goes back to the folder's checkpoint. Raises RunFolderError, with the trainer as it was."""
-        self.folder.read_metrics()  # damage there shows before anything is changed
+    def resume(self) -> list[str]:
+        """Goes back to the folder's checkpoint, or to the start where the run ended before its first, and says what was mended.
+        Raises RunFolderError, with the trainer as it was, UsageError where the checkpoint is beyond the last step.
+        """
+        self.folder.check_metrics()  # what cannot be mended shows before anything is changed
+        if not self.folder.has_checkpoint():
+            mended = [self.folder.repair_metrics(-1)]
+            return [f"{self.folder.path} has no checkpoint yet: it begins anew.", *filter(None, mended)]
         self.state = self.folder.load(self.model, self.optimizer)
         self.compiled.restore(self.state.backend)
-        self.folder.cut_metrics(self.state.step)
-        self.saved_step = self.state.step
+        step = self.saved_step = self.state.step
+        if step > self.settings.steps:
+            raise UsageError(f"{self.folder.path} is at step {step} already; --steps {self.settings.steps} is behind it.")
+        mended = [self.folder.repair_metrics(step)]
+        if self.folder.renew_weights(self.model, step):
+            mended.append(f"{self.folder.path}: the model file was not of step {step} and was written again from the checkpoint.")
+        return list(filter(None, mended))
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> TrainResult:
         """Trains until the last step or until should_stop(), saves, and says what came of it.
@@ -78,15 +88,14 @@ class Trainer:
             validation = self.record(self.validate())
             self.report_sample()
         times: deque[float] = deque(maxlen=RECENT_STEPS)
-        first_time_s: float | None = None
+        compiled = False
         while self.state.step < self.settings.steps and not should_stop():
             report = self.step(times)
             self.folder.append_metrics(report.metrics())
             self.reporter.step(report)
-            if first_time_s is None:  # it compiles, so it says little about the others
-                first_time_s = report.time_s
-            else:
+            if compiled:  # the first step's time says little about the others
                 times.append(report.time_s)
+            compiled = True
             last = self.state.step == self.settings.steps
             if last or self.state.step % self.settings.eval_interval == 0:
                 validation = self.record(self.validate())
@@ -101,7 +110,7 @@ class Trainer:
             self.reporter.validation(validation)
         if not interrupted:
             self.report_sample()
-        typical_s = statistics.median(times) if times else first_time_s
+        typical_s = statistics.median(times) if times else None
         return TrainResult(
             steps=self.state.step,
             train_loss=validation.train_loss,
@@ -127,7 +136,7 @@ class Trainer:
         time_s = time.perf_counter() - start
         self.state.step = step
         self.state.recent_losses.append(result.loss)
-        typical = statistics.median(recent) if recent else time_s
+        typical = statistics.median(recent) if recent else None  # the first step compiles: it says nothing of the others
         return StepReport(
             step=step,
             steps=self.settings.steps,
@@ -135,8 +144,8 @@ class Trainer:
             lr=lr,
             grad_norm=result.grad_norm,
             time_s=time_s,
-            tokens_per_s=self.settings.tokens_per_step / typical,
-            time_left_s=(statistics.fmean(recent) if recent else time_s) * (self.settings.steps - step),
+            tokens_per_s=self.settings.tokens_per_step / typical if typical else None,
+            time_left_s=statistics.fmean(recent) * (self.settings.steps - step) if recent else None,
         )
 
     @torch.no_grad()

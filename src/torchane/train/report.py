@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step. time_s is the step alone, without validation and saving."""
+    """One optimizer step. time_s is the step alone, without validation and saving. tokens_per_s and time_left_s are None for
+    the first step of a process, most of whose time is compiling.
+    """
 
     step: int
     steps: int
@@ -14,8 +16,8 @@ class StepReport:
     lr: float
     grad_norm: float
     time_s: float
-    tokens_per_s: float
-    time_left_s: float
+    tokens_per_s: float | None
+    time_left_s: float | None
 
     def metrics(self) -> dict[str, Any]:
         names = ("step", "loss", "lr", "grad_norm", "time_s")
@@ -40,7 +42,7 @@ class ValidationReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. tokens_per_s is the median step's."""
+    """What a run came to. tokens_per_s is the median step's, without the first of a process; None if there was no other."""
 
     steps: int
     train_loss: float | None

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torchane.errors import RunFolderError, UsageError
+from torchane.models.ranges import OPTIONS, shown
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,8 @@ class TrainSettings:
     checkpoint_interval: int = 100
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps", "batch_size", "seq_len", "grad_accum_steps", "eval_interval", "eval_windows",
-            "checkpoint_interval",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, and training needs 1 or more.")
-        if not self.lr > 0:
-            raise UsageError(f"lr is {self.lr}, and a learning rate is above 0.")
-        if not 0 <= self.warmup_steps:
-            raise UsageError(f"warmup_steps is {self.warmup_steps}, and it cannot be negative.")
+        for field in fields(self):
+            OPTIONS[field.name].require(field.name, getattr(self, field.name))
 
     @property
     def windows(self) -> int:
@@ -55,8 +48,10 @@ class TrainSettings:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, source: str) -> "TrainSettings":
+    def from_dict(cls, values: Any, *, source: str) -> "TrainSettings":
         """Raises RunFolderError naming the source and what does not fit."""
+        if not isinstance(values, Mapping):
+            raise RunFolderError(f"{source}: the settings are {shown(values)}, and not an object. The file was edited or damaged.")
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             raise RunFolderError(
