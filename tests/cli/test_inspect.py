@@ -11,7 +11,7 @@ from coremltools.proto import Model_pb2
 
 import torchane.cli
 from torchane import mil
-from torchane.inspect import mlmodel
+from torchane.inspect import mlmodel, mlpackage
 from torchane.mil import parse
 
 TEXT = """program(1.3)
@@ -259,3 +259,18 @@ def test_one_of_several_functions_is_drawn_by_name(inspect):
     assert code == 2 and "it has first, second" in err
     code, _, _ = inspect("two.mil", "--graph", "a.svg", "--function", "second")
     assert code == 0 and "tanh" in Path("a.svg").read_text()
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(inspect):
+    mil.save(parse(TEXT), "m.mlmodelc")
+    for name in ("coremldata.bin", "analytics/coremldata.bin", "weights/weight.bin"):
+        Path("m.mlmodelc", name).parent.mkdir(exist_ok=True)
+        Path("m.mlmodelc", name).write_bytes(b"?")
+    _, out, _ = inspect("m.mlmodelc")
+    assert "Not read: analytics/coremldata.bin, coremldata.bin." in out
+    package = mlpackage.save(parse(TEXT), "m.mlpackage")
+    _, out, _ = inspect(package)
+    assert "Not read" not in out
+    (package / "Data" / "notes.txt").write_text("")
+    _, out, _ = inspect(package)
+    assert "Not read: Data/notes.txt." in out

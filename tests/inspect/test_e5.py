@@ -1,5 +1,6 @@
 """E5 descriptors and bundles, made here: no public sample could be had."""
 
+import os
 import struct
 
 import pytest
@@ -105,3 +106,12 @@ def test_a_folder_of_ten_thousand_files_is_no_bundle(bundle, monkeypatch):
 
 def test_other_folders_are_no_bundles(tmp_path):
     assert not e5.is_bundle(tmp_path) and not e5.is_bundle(tmp_path / "missing")
+
+
+def test_what_is_no_file_is_named_and_not_read(tmp_path):
+    (tmp_path / "main").mkdir()
+    (tmp_path / "gone.e5").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.e5")
+    found = e5.read_bundle(tmp_path)
+    assert [fault.split(":")[0] for fault in found.faults] == ["gone.e5", "pipe.e5"]
+    assert found.files == ()

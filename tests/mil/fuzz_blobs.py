@@ -54,6 +54,9 @@ def _one(data: bytes) -> str:
         assert 0 <= error.offset <= len(data)
         return "no file"
     end = "no record"
+    survey = file.survey()
+    assert all(fault.offset >= 0 for fault in survey.faults)
+    offsets |= {record.offset for record in survey.records}
     try:
         offsets |= {record.offset for record in file.records()}
     except BlobError as error:

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from torchane import mil
-from torchane.errors import ParseError, TorchaneError, UsageError
+from torchane.errors import CompileError, ParseError, TorchaneError, UsageError
 from torchane.mil.blobs import BlobFile, BlobPathError
 from torchane.mil.build import Builder
 from torchane.mil.constants import load_blobs
@@ -303,3 +304,22 @@ def test_a_constant_of_open_size_stays_in_the_text():
     text = f"func main() {{ tensor<fp16, [?]> y = const()[val = tensor<fp16, [?]>([{values}])]; }} -> (y);"
     printed, blobs = emit(parse(text))
     assert blobs == {} and parse(printed).ops == parse(text).ops
+
+
+def test_the_default_function_is_kept_in_text(tmp_path):
+    text = "".join(
+        f"func {name}(tensor<fp16, [2]> x) {{ tensor<fp16, [2]> y = {op}(x = x); }} -> (y);"
+        for name, op in (("a", "relu"), ("main", "exp"), ("b", "tanh"))
+    )
+    before = replace(parse(text), default_function="b")
+    assert parse(to_text(before)) == parse(to_text(before, APPLE)) == before
+    assert load(save(before, tmp_path)) == before
+    assert before.main.name == "b" and parse(text).main.name == "main"
+    x = np.ones(2, np.float16)
+    assert evaluate(before, {"x": x})["y"].tolist() == evaluate(before, {"x": x}, function="b")["y"].tolist()
+    assert before.with_(name="c").main.name == before.with_(name="c").default_function == "c"
+    assert [str(found) for found in mil.diff(parse(text), before)] == ["~ default function: main -> b"]
+    with pytest.raises(CompileError, match="the default function 'd' is none of a, main, b"):
+        mil.check(replace(before, default_function="d"))
+    with pytest.raises(UsageError, match="no function d"):
+        replace(before, default_function="d").main  # noqa: B018

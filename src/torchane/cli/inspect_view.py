@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 _WIDE = 10_000
+#: How many files that were not read are named.
+_NAMED = 8
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -28,6 +30,10 @@ def show(found: Mapping[str, Any], *, with_ops: bool, console: Console | None = 
         show(stage, with_ops=with_ops, console=out)
     if "weights_missing" in found:
         out.print(f"[yellow]Without its weights:[/yellow] {escape(found['weights_missing'])}")
+    if found.get("not_read"):
+        names = found["not_read"]
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        out.print(f"Not read: {escape(', '.join(names[:_NAMED]))}{more}.")
     if "hwx" in found:
         _show_hwx(out, found["hwx"], with_ops)
     if "e5" in found:

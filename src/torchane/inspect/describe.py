@@ -78,6 +78,8 @@ class Inspection:
             found["stages"] = list(_stages(self.model, str(self.path), **options))
         if self.missing_weights is not None:
             found["weights_missing"] = self.missing_weights
+        if self.kind in (Kind.MLMODELC, Kind.PIPELINE, Kind.COMPILED, Kind.MLPACKAGE):
+            found["not_read"] = list(_not_read(self.path, self.kind))
         if self.kind is Kind.HWX:
             found["hwx"] = describe_hwx(hwx.parse(_read(self.path), str(self.path)))
         elif self.kind is Kind.E5_DESCRIPTOR:
@@ -173,6 +175,19 @@ def _description(description: Description) -> dict[str, Any]:
     if description.predicted:
         found["predicted"] = list(description.predicted)
     return found
+
+
+def _not_read(path: Path, kind: Kind) -> Iterator[str]:
+    """The files of a folder that hold neither the model, nor weights, nor what is said of it, by their place in it."""
+    read = {path / "model.mil", path / mlmodelc.METADATA, path / mlpackage.MANIFEST}
+    if kind is Kind.MLPACKAGE:
+        read.add(mlpackage.model_path(path))
+    apart = mlmodelc.stages(path) if kind is Kind.PIPELINE else ()
+    for file in sorted(path.rglob("*")):
+        within = file.relative_to(path)
+        known = file in read or "weights" in within.parts or any(file.is_relative_to(stage) for stage in apart)
+        if file.is_file() and not known:
+            yield str(within)
 
 
 def _records(path: Path) -> dict[str, Any]:

@@ -119,6 +119,9 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     faults: list[str] = []
     for file in _files(path):
         name = str(file.relative_to(path))
+        if not file.is_file():
+            faults.append(f"{name}: it is no regular file, or a link that leads to none, and was not read.")
+            continue
         size = file.stat().st_size
         files.append(BundleFile(name, _role(file), size))
         if file.suffix != ".e5" and file.name != ANALYTICS:
@@ -146,8 +149,7 @@ def _files(path: Path) -> Iterator[Path]:
             count += 1
             if count > _MOST_FILES:
                 raise ParseError(f"{path}: more than {_MOST_FILES:,} files; this is no E5 bundle.")
-            if (Path(folder) / name).is_file():
-                yield Path(folder) / name
+            yield Path(folder) / name
 
 
 def _role(file: Path) -> str:

@@ -108,7 +108,10 @@ def load(path: str | os.PathLike[str], *, with_weights: bool = True) -> Program:
     """The program of a package or model file, as `read` gives it. Raises ParseError where there is none."""
     model = read(path, with_weights=with_weights)
     if model.program is None:
-        raise ParseError(f"{path}: the model is a {model.kind}, not an mlProgram: it holds no MIL.")
+        held = "it holds no MIL"
+        if any(stage.program is not None for _, stage in model.stages):
+            held = f"of its {len(model.stages)} models some hold MIL; mlpackage.read(path).stages has each"
+        raise ParseError(f"{path}: the model is a {model.kind}, not an mlProgram: {held}.")
     return model.program
 
 
