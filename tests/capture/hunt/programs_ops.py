@@ -19,7 +19,7 @@ def around(op):
 UNARY = {
     **{name: getattr(torch, name) for name in (
         "abs", "neg", "exp", "expm1", "sin", "cos", "tan", "tanh", "sinh", "cosh", "asinh", "atan", "sigmoid", "erf", "erfc", "square", "sign",
-        "floor", "ceil", "round", "trunc", "frac", "exp2", "logit", "positive", "sinc", "deg2rad", "nan_to_num", "rad2deg",
+        "exp2", "logit", "positive", "sinc", "deg2rad", "nan_to_num", "rad2deg",
     )},
     **{name: getattr(F, name) for name in (
         "relu", "relu6", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "softsign", "tanhshrink", "hardtanh", "hardsigmoid", "hardswish",
@@ -56,7 +56,7 @@ UNARY = {
     "addcdiv": lambda x: torch.addcdiv(x, x, x.abs() + 1, value=0.3),
     "where": lambda x: torch.where(x > 0, x, x * 0.1),
     "where of a division": lambda x: torch.where(x.abs() > 0.5, 1 / x, x),
-    "heaviside": lambda x: torch.heaviside(x, torch.tensor(0.5)) * x,
+    "heaviside": lambda x: torch.heaviside(x.detach(), torch.tensor(0.5)) * x,
     "logaddexp": lambda x: torch.logaddexp(x, x.flip(-1)),
     "xlogy": lambda x: torch.xlogy(x.abs(), x.abs() + 0.1),
     "xlog1py": lambda x: torch.special.xlog1py(x, x.abs()),
@@ -82,6 +82,9 @@ UNARY = {
     "gradient through detach": lambda x: x * x.detach() + x,
     "straight through": lambda x: x + (x.round() - x).detach(),
 }  # fmt: skip
+# Steps are taken where two numbers differ by their last digit: behind a product, even one of bf16, that is chance.
+for name in ("floor", "ceil", "round", "trunc", "frac"):
+    of(f"step: {name}", lambda x, op=getattr(torch, name): op(3 * x) @ WEIGHT, X)
 for name, op in UNARY.items():
     of(f"unary: {name}", around(op), X)
 
