@@ -266,3 +266,10 @@ def test_a_gradient_may_be_differentiated_again(function: Callable[..., Tensor])
     for ours, theirs in zip(got, want, strict=True):
         assert distance(ours, theirs) < 0.05
     assert NOT_REACHED in reasons("forward")
+
+
+def test_a_constant_of_the_model_is_read_while_fake_tensors_are_traced() -> None:
+    x = torch.randn(4, 4, requires_grad=True)
+    call = torch.compile(lambda x: (x.detach() > torch.tensor([0.5])) * x, backend="ane")
+    call(x).sum().backward()
+    assert torch.equal(x.grad, (x > 0.5).float())

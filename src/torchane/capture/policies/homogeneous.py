@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 import torchane.capture.rules.decompose  # noqa: F401  it defines two ops of ours
 from torchane.capture.graph import VIEWS
@@ -94,6 +95,11 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return {**defaults, **dict(zip((argument.name for argument in schema), node.args)), **node.kwargs}
 
 
+def _is_zero(value: torch.Tensor) -> bool:
+    with unset_fake_temporarily():  # a constant of the model is no fake tensor, also while AOTAutograd traces
+        return not value.any()
+
+
 def zeros_in(graph: fx.Graph) -> frozenset[fx.Node]:
     """The nodes that are seen to be zero everywhere: those are 2^k times themselves."""
     found: set[fx.Node] = set()
@@ -101,7 +107,7 @@ def zeros_in(graph: fx.Graph) -> frozenset[fx.Node]:
         packet = packet_of(node)
         if node.op == "get_attr":
             value = getattr(graph.owning_module, str(node.target), None)
-            is_zero = isinstance(value, torch.Tensor) and value.numel() <= 1 << 16 and not value.any()
+            is_zero = isinstance(value, torch.Tensor) and value.numel() <= 1 << 16 and _is_zero(value)
         elif packet in CREATORS:
             given = arguments(node)
             is_zero = packet in _ZEROS or given.get("fill_value", given.get("value", given.get("s"))) == 0
