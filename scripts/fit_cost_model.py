@@ -1,7 +1,7 @@
 """Fit the constants of the cost model to published points and write src/torchane/plan/fitted.toml.
 
     python scripts/fit_cost_model.py            fits, prints the errors, writes the file
-    python scripts/fit_cost_model.py --check    fits nothing: says whether the file still gives the errors it states
+    python scripts/fit_cost_model.py --check    fits nothing: says whether the file is what its constants give
 
 Only points that are not `held_out` are fitted. What is minimised is the log of predicted / published, squared up to 0.3 and
 linear beyond (some figures are off by several times, and none may rule), each point weighted by one over the root of how
@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from torchane.chips.points import Point, machine, points
-from torchane.plan.constants import ENGINE_OF, FORM_GROUPS, Fitted, load_fitted
+from torchane.plan.constants import ENGINE_OF, KNOWN_FORMS, Fitted, load_fitted
 from torchane.plan.cost import Engine, Globals, program_cost
 
 OUT = Path(__file__).resolve().parents[1] / "src" / "torchane" / "plan" / "fitted.toml"
 #: The log error up to which a residual counts by its square; the strength of the pull to START.
 LINEAR_BEYOND, PULL = 0.3, 0.1
 
-#: Published readings that the fit starts from and is pulled to (shared/reference is not needed to run this).
+#: Published readings that the fit starts from and is pulled to; who reports them is explained in chips/SOURCES.md.
 START_GLOBALS = {"columns_half": 10.0, "tile_columns": 96.0, "cast_factor": 1.5}
 START_ENERGY = {"active_w": 1.0, "joule_per_flop": 0.37e-12, "joule_per_weight_byte": 20e-12}
 START_ENGINES = {  # s, bytes/s of surfaces, bytes/s of weights
@@ -109,14 +109,24 @@ def fit(used: Sequence[Point]) -> Fitted:
         return Fitted(Globals(*list(vars(fitted.shared).values())[:3], *map(float, np.exp(y))), fitted.engines)
 
     begin = np.log(np.array(list(START_ENERGY.values())))
-    return powered(descend(begin, lambda y: robust([energy_ratio(p, powered(y)) for p in metered], even)))
+    return rounded(powered(descend(begin, lambda y: robust([energy_ratio(p, powered(y)) for p in metered], even))))
 
 
-def groups_of(point: Point) -> str:
+def rounded(fitted: Fitted) -> Fitted:
+    """As the file will have them, so that its residuals are theirs."""
+
+    def six(record: Globals | Engine) -> dict[str, float]:
+        return {name: float(f"{value:.6g}") for name, value in vars(record).items()}
+
+    return Fitted(Globals(**six(fitted.shared)), {name: Engine(**six(engine)) for name, engine in fitted.engines.items()})
+
+
+def group_of(point: Point) -> str:
     """Which errors a prediction of this kind has shown: "known", "form" (a form that no constant has seen) or "chip"."""
     if point.machine in UNSEEN_MACHINES:
         return "chip"
-    return "form" if any(layer.form not in FORM_GROUPS["known"] or layer.weight_bits < 16 for layer in point.layers) or point.route == "mle5" else "known"
+    forms = any(layer.form not in KNOWN_FORMS or layer.weight_bits < 16 for layer in point.layers)
+    return "form" if forms or point.route == "mle5" else "known"
 
 
 UNSEEN_MACHINES = ("M1 (Air)", "M2 Pro", "M3 Ultra", "M5 Pro", "M3 Max", "M3 (Air)", "M4 Pro")
@@ -141,7 +151,7 @@ def summary(fitted: Fitted) -> dict[str, dict[str, float]]:
         "held_out": spread([time_ratio(p, fitted) for p in held]),
     }
     for group in ("known", "form", "chip"):
-        found[group] = spread([time_ratio(p, fitted) for p in held if groups_of(p) == group])
+        found[group] = spread([time_ratio(p, fitted) for p in held if group_of(p) == group])
     metered = [point for point in scored if point.watts is not None]
     found["energy_fitted"] = spread([energy_ratio(p, fitted) for p in metered if not p.held_out])
     found["energy_held_out"] = spread([energy_ratio(p, fitted) for p in metered if p.held_out])

@@ -18,7 +18,7 @@ MACS_PER_CYCLE, CORES = 256, 16
 #: Numbers that element-wise work gets through a cycle: 64 squares deep, QANE M5 Max sees 58 (2,560 channels) and 50 (10,240).
 NUMBERS_PER_CYCLE = 64
 
-FORMS = ("conv", "linear", "matmul", "pointwise", "softmax")
+PRODUCTS = frozenset({"conv", "linear", "matmul", "dynamic"})
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Layer:
     """`count` equal pieces of work in one program.
 
     conv, linear, matmul: (outer x inner x kernel^2) times (inner x columns). conv has a constant weight and its
-    activations channels first; linear has a constant weight and activations in rows; matmul has neither. pointwise,
-    softmax: outer x columns numbers, softmax along columns.
+    activations channels first; linear has a constant weight and activations in rows; matmul has two values made in the program, dynamic a weight
+    that is an input of it. pointwise, softmax: outer x columns numbers, softmax along columns.
     """
 
     form: str
@@ -41,7 +41,7 @@ class Layer:
 
     @property
     def is_product(self) -> bool:
-        return self.form in ("conv", "linear", "matmul")
+        return self.form in PRODUCTS
 
     @property
     def flops(self) -> float:

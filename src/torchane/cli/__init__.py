@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("torchane.cli.explain", "Say of each op of a model where it runs and why."),
     "bench": ("torchane.cli.bench", "Measure, beside PyTorch, on this machine."),
     "inspect": ("torchane.cli.inspect", "Show what a MIL, Core ML, .hwx or weight file holds."),
+    "plan": ("torchane.cli.plan", "Predict time and energy on a Neural Engine that need not be here."),
     "run": ("torchane.cli.run_program", "Run a MIL program on the twin."),
 }
 

@@ -1,0 +1,155 @@
+"""`torchane plan`: what a program, a model's training step or a published schedule is predicted to take on a chip."""
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchane.errors import LegalityError, UsageError
+
+
+@click.command("plan")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--chip", metavar="NAME", help="The chip to predict for: m1, m4max, m5pro, ...")
+@click.option("--compare", metavar="NAME,NAME", help="Several chips, a line each, instead of --chip.")
+@click.option("--function", metavar="NAME", help="Which function of FILE; main, or the only one, if not said.")
+@click.option("--preset", metavar="NAME", help="A training step of this model (tiny, stories110m, ...) as torchane runs it today.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Of --preset: sequences in a step.  [default: 1]")
+@click.option("--seq-len", type=click.IntRange(min=2), help="Of --preset: tokens in a sequence.  [default: 256]")
+@click.option("--schedule", metavar="NAME", help="A schedule that others published: maderix-static, maderix-dynamic, "
+              "pull-request-22, slv.")  # fmt: skip
+@click.option("--measured", type=click.Path(path_type=Path), metavar="FILE.json",
+              help="Measurements of one machine, which take the place of the fitted constants.")  # fmt: skip
+@click.option("--anyway", is_flag=True, help="Price FILE on a chip that refuses it, as --compare does.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+def command(
+    file: Path | None,
+    chip: str | None,
+    compare: str | None,
+    function: str | None,
+    preset: str | None,
+    batch_size: int | None,
+    seq_len: int | None,
+    schedule: str | None,
+    measured: Path | None,
+    anyway: bool,
+    as_json: bool,
+) -> None:
+    """Predict time and energy on a Neural Engine that need not be here. Nothing is run, nothing is measured.
+
+    Give one of: FILE (MIL text, .mlmodelc, .mlpackage, .mlmodel), --preset, --schedule; and --chip or --compare.
+    Every number is predicted, from constants fitted to measurements that others published; its interval is made of the
+    errors on measurements that were kept out of the fit (docs/cost-model.md).
+
+    \b
+      torchane plan model.mil --chip m4
+      torchane plan --preset stories110m --batch-size 8 --seq-len 256 --compare m1,m4,m5
+      torchane plan --schedule slv --chip m4 --json
+    """
+    _require_one(file, preset, schedule)
+    _require_fitting(file, preset, function=function, batch_size=batch_size, seq_len=seq_len, anyway=anyway)
+    pricings = _pricings(chip, compare, measured)
+    if file is not None:
+        found = [_price_file(file, function, pricing, anyway or compare is not None) for pricing in pricings]
+    elif preset is not None:
+        found = _price_preset(preset, batch_size or 1, seq_len or 256, pricings)
+    else:
+        found = [_price_schedule(schedule, pricing) for pricing in pricings]
+    view = import_module("torchane.cli.plan_view")
+    view.show(found)
+    if as_json:
+        click.echo(json.dumps(found[0] if compare is None else {"compared": found}))
+
+
+def _require_one(*ways: object) -> None:
+    given = sum(way is not None for way in ways)
+    if given != 1:
+        raise UsageError(f"give one of FILE, --preset and --schedule; there {'are' if given else 'is'} {given or 'none'}.")
+
+
+def _require_fitting(file: Path | None, preset: str | None, **options: object) -> None:
+    """Options that belong to another way of asking are refused, not passed over."""
+    for name, belongs in (("function", file), ("anyway", file), ("batch_size", preset), ("seq_len", preset)):
+        if options[name] and belongs is None:
+            raise UsageError(f"--{name.replace('_', '-')} goes with {'FILE' if name in ('function', 'anyway') else '--preset'}.")
+
+
+def _pricings(chip: str | None, compare: str | None, measured: Path | None) -> Sequence[Any]:
+    plan, points = import_module("torchane.plan"), import_module("torchane.chips.points")
+    if (chip is None) == (compare is None):
+        raise UsageError(f"say --chip NAME or --compare NAME,NAME; there are {', '.join(points.machines())}.")
+    names = [chip] if chip is not None else [name.strip() for name in str(compare).split(",") if name.strip()]
+    if not names:
+        raise UsageError("--compare names no chip. Write it as --compare m1,m4,m5.")
+    record = None if measured is None else plan.read_measurements(measured)
+    if record is not None and record.machine not in names:
+        raise UsageError(f"{measured} is of {record.machine}, which is not asked for. Add it: --chip {record.machine}.")
+    return [plan.pricing_for(name, record if record is not None and record.machine == name else None) for name in names]
+
+
+def _price_file(file: Path, function: str | None, pricing: Any, anyway: bool) -> dict[str, Any]:
+    from dataclasses import replace
+
+    chips, points = import_module("torchane.chips"), import_module("torchane.chips.points")
+    program = import_module("torchane.inspect.recognize").load_program(file, with_weights=False)
+    chosen = replace(program, functions=(import_module("torchane.mil.evaluate").function_of(program, function),))
+    chip = chips.load(points.machine(pricing.name).chip)
+    refused, doubtful = chips.refusals(chosen, chip), chips.doubts(chosen, chip)
+    if refused and not anyway:
+        taken = [name for name in chips.names() if name != chips.DEFAULT and not chips.refusals(chosen, chips.load(name))]
+        shown = "\n".join(f"  {finding}" for finding in refused[:4])
+        more = f"\n  and {len(refused) - 4} more" if len(refused) > 4 else ""
+        other = f"Not refused by {', '.join(taken)}: --chip {taken[0]}." if taken else "No chip takes it as it is."
+        raise LegalityError(f"{file}: {pricing.name} does not take this program.\n{shown}{more}\n{other} --anyway prices it all the same.")
+    price = import_module("torchane.plan").price_program(chosen, pricing)
+    return {
+        "kind": "program", "predicted": True, "file": str(file), "verdict": _verdict(refused, doubtful),
+        "refusals": [str(finding) for finding in refused], "doubts": [str(finding) for finding in doubtful], **price.to_dict(),
+    }  # fmt: skip
+
+
+def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
+    if refused:
+        return "refuses"
+    values = {finding.verdict.value for finding in doubtful}
+    return "reports disagree" if "reports disagree" in values else "unknown" if values else "takes"
+
+
+def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[Any]) -> list[dict[str, Any]]:
+    points = import_module("torchane.chips.points")
+    config = import_module("torchane.models.presets").preset(name).config
+    longest = config.max_position_embeddings
+    if seq_len > longest:
+        raise UsageError(f"--seq-len {seq_len} is longer than {name} takes. Its longest is {longest}: --seq-len {longest}.")
+    build = import_module("torchane.models.build").build_model
+    compile_step = import_module("torchane.capture.plans").compile_step
+    step = import_module("torchane.plan.step")
+    captured, found = {}, []
+    for pricing in pricings:
+        chip = points.machine(pricing.name).chip
+        if chip not in captured:
+            captured[chip] = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options={"chip": chip})
+        price = step.price_step(captured[chip].plans, pricing, tokens=batch_size * seq_len)
+        found.append({
+            "kind": "step", "predicted": True, "preset": name, "batch_size": batch_size, "seq_len": seq_len,
+            "memory_bytes": captured[chip].memory.to_dict(), **price.to_dict(),
+        })  # fmt: skip
+    return found
+
+
+def _price_schedule(name: str | None, pricing: Any) -> dict[str, Any]:
+    schedules = import_module("torchane.plan.schedules").SCHEDULES
+    if name not in schedules:
+        raise UsageError(f"no schedule is called {name!r}. There are {', '.join(schedules)}.")
+    schedule = schedules[name]
+    staged, unstaged = schedule.surface_bytes
+    price = import_module("torchane.plan.step").price_programs(
+        [("", title, count, work) for title, count, work in schedule.programs], pricing, tokens=schedule.tokens,
+        staged=staged, unstaged=unstaged, host_ops={}, loaded=len(schedule.programs),
+    )  # fmt: skip
+    figure = schedule.published.get(pricing.name)
+    published = None if figure is None else {"engine_ms": figure.engine_ms, "total_ms": figure.total_ms, "source": figure.source}
+    return {"kind": "schedule", "predicted": True, "schedule": name, "title": schedule.title, "published": published, **price.to_dict()}

@@ -1,0 +1,54 @@
+"""Plans of a step without running it, on fake weights, and their price."""
+
+import pytest
+import torch
+
+from torchane.capture.explain import explain
+from torchane.capture.plans import compile_step
+from torchane.models.build import build_model
+from torchane.models.presets import preset
+from torchane.plan import pricing_for
+from torchane.plan.step import price_step
+
+
+@pytest.fixture(scope="module")
+def captured():
+    torch._dynamo.reset()
+    return compile_step(lambda: build_model(preset("tiny").config), batch_size=2, seq_len=64, options={"chip": "m4"})
+
+
+def test_the_plans_are_those_that_the_runtime_executes(captured):
+    torch._dynamo.reset()
+    run = explain(build_model(preset("tiny").config), torch.zeros(2, 64, dtype=torch.long), options={"chip": "m4"})
+    assert [plan.name for plan in captured.plans] == ["forward", "backward"]
+    for ours, theirs in zip(captured.plans, run.plans, strict=True):
+        assert [spec.text for spec in ours.programs] == [spec.text for spec in theirs.programs]
+        assert ours.steps == theirs.steps
+    assert captured.memory == run.memory
+
+
+def test_a_step_is_the_sum_of_its_programs(captured):
+    price = price_step(captured.plans, pricing_for("m4"), tokens=128)
+    assert price.engine_ms == pytest.approx(sum(program.predicted_ms for program in price.programs))
+    assert price.predicted_ms == pytest.approx(price.engine_ms + price.staging_ms)
+    assert price.predicted_mj == pytest.approx(sum(program.predicted_mj for program in price.programs))
+    assert price.dispatches_per_step == sum(len(plan.dispatches) for plan in captured.plans)
+    assert price.flops == 2 * sum(plan.macs for plan in captured.plans)
+    assert price.ms_per_256_tokens == pytest.approx(2 * price.predicted_ms)
+
+
+def test_what_the_host_does_is_listed(captured):
+    assert "aten.embedding.default" in price_step(captured.plans, pricing_for("m1"), tokens=128).host_ops
+
+
+def test_weights_of_any_size_take_no_memory():
+    torch._dynamo.reset()
+    seen = []
+
+    def build():
+        model = build_model(preset("tiny").config)
+        seen.extend(type(parameter.data).__name__ for parameter in model.parameters())
+        return model
+
+    compile_step(build, batch_size=1, seq_len=32)
+    assert set(seen) == {"FakeTensor"}

@@ -1,0 +1,110 @@
+"""`torchane plan` from the outside."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import torchane.cli
+
+TEXT = """program(1.3)
+{
+    func main<ios18>(tensor<fp16, [1, 64, 1, 32]> a00_x, tensor<fp16, [1, 64, 1, 32]> a01_y) {
+        tensor<fp16, [1, 64, 1, 32]> z00 = add(x = a00_x, y = a01_y)[name = string("z00")];
+    } -> (z00);
+}
+"""
+
+
+@pytest.fixture
+def plan(capsys, tmp_path, monkeypatch):
+    """plan("x.mil", ...) -> exit code, standard output, standard error; in a folder with two programs."""
+    monkeypatch.chdir(tmp_path)
+    Path("x.mil").write_text(TEXT)
+    Path("refused.mil").write_text(TEXT.replace("add(", "floor_div("))
+    Path("open.mil").write_text(TEXT.replace("[1, 64, 1, 32]", "[1, ?, 1, 32]"))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = torchane.cli.run(["plan", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_program_is_priced_and_every_number_is_called_predicted(plan):
+    code, out, err = plan("x.mil", "--chip", "m4")
+    assert (code, err) == (0, "")
+    assert "x.mil on m4: predicted" in out and "verdict of m4: takes" in out
+    assert out.endswith("Predicted, not measured: docs/cost-model.md.\n")
+
+
+def test_json_is_the_last_line_with_the_documented_fields(plan):
+    _, out, _ = plan("x.mil", "--chip", "m4", "--json")
+    found = json.loads(out.splitlines()[-1])
+    assert found["predicted"] is True
+    assert {"predicted_ms", "interval_ms", "predicted_mj", "bound", "ops"} <= set(found)
+    documented = (Path(__file__).parents[2] / "docs" / "cost-model.md").read_text(encoding="utf-8")
+    assert [key for key in (*found, *found["ops"][0]) if f"`{key}`" not in documented] == []
+
+
+def test_chips_are_compared_a_line_each(plan):
+    _, out, _ = plan("x.mil", "--compare", "m1,m4pro, m6", "--json")
+    found = json.loads(out.splitlines()[-1])["compared"]
+    assert [price["machine"] for price in found] == ["m1", "m4pro", "m6"]
+    assert "priced as m4" in out
+
+
+def test_a_published_schedule_stands_beside_its_prediction(plan):
+    code, out, _ = plan("--schedule", "slv", "--chip", "m3pro", "--json")
+    found = json.loads(out.splitlines()[-1])
+    assert code == 0 and "published: engine 49 ms" in out
+    assert found["published"]["engine_ms"] == [49.0, 49.0] and found["predicted"]
+    assert "nobody has published this schedule on m5" in plan("--schedule", "slv", "--chip", "m5")[1]
+
+
+def test_a_training_step_is_priced(plan):
+    code, out, _ = plan("--preset", "tiny", "--batch-size", 1, "--seq-len", 32, "--chip", "m4", "--json")
+    found = json.loads(out.splitlines()[-1])
+    assert code == 0 and found["tokens"] == 32 and found["dispatches_per_step"] > 0
+    assert {"ms_per_256_tokens", "mj_per_token", "loaded_programs", "memory_bytes"} <= set(found)
+    documented = (Path(__file__).parents[2] / "docs" / "cost-model.md").read_text(encoding="utf-8")
+    assert [key for key in (*found, *found["programs"][0]) if f"`{key}`" not in documented] == []
+
+
+def test_measurements_take_the_place_of_constants(plan):
+    Path("m4.json").write_text(json.dumps({"format": "torchane measurements", "version": 1, "machine": "m4", "dispatch_s": 1.0}))
+    _, out, _ = plan("x.mil", "--chip", "m4", "--measured", "m4.json", "--json")
+    assert json.loads(out.splitlines()[-1])["predicted_ms"] > 1000
+    assert "are measured" in out
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), [
+    (("--chip", "m4"), 2, "give one of FILE, --preset and --schedule; there is none"),
+    (("x.mil", "--preset", "tiny", "--chip", "m4"), 2, "there are 2"),
+    (("x.mil",), 2, "say --chip NAME or --compare"),
+    (("x.mil", "--chip", "m4", "--compare", "m1"), 2, "say --chip NAME or --compare"),
+    (("x.mil", "--compare", ","), 2, "names no chip"),
+    (("x.mil", "--chip", "M4 Max"), 2, "Did you mean m4max?"),
+    (("x.mil", "--chip", "portable"), 2, "no chip is called 'portable'"),
+    (("x.mil", "--chip", "m4", "--seq-len", "8"), 2, "--seq-len goes with --preset"),
+    (("--schedule", "slv", "--chip", "m4", "--anyway"), 2, "--anyway goes with FILE"),
+    (("--schedule", "best", "--chip", "m4"), 2, "There are maderix-static"),
+    (("--preset", "huge", "--chip", "m4"), 2, "The presets are tiny"),
+    (("--preset", "tiny", "--chip", "m4", "--seq-len", "9999"), 2, "Its longest is 256: --seq-len 256"),
+    (("none.mil", "--chip", "m4"), 1, "it cannot be read"),
+    (("open.mil", "--chip", "m4", "--anyway"), 1, "has no price"),
+    (("refused.mil", "--chip", "m4"), 1, "floor_div is not taken"),
+    (("refused.mil", "--chip", "m4"), 1, "No chip takes it as it is. --anyway"),
+    (("x.mil", "--chip", "m4", "--function", "other"), 2, "no function 'other'"),
+    (("x.mil", "--chip", "m4", "--measured", "x.mil"), 2, "no record of measurements"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_one_message(plan, arguments, code, said):
+    done, _, err = plan(*arguments)
+    assert (done, said in err) == (code, True), err
+    assert "Traceback" not in err
+
+
+def test_a_refused_program_is_priced_anyway(plan):
+    code, out, _ = plan("refused.mil", "--chip", "m4", "--anyway")
+    assert code == 0 and "verdict of m4: refuses" in out
