@@ -34,11 +34,15 @@ void binary(half_t* d, const half_t* a, const half_t* b, int64_t n) {
     if (i < n) encode_n(d + i, Op::of(a_step ? decode_n(a + i, n - i) : x, b_step ? decode_n(b + i, n - i) : y), n - i);
 }
 
-// Any exponent: in double, number by number.
+// Any exponent: in double, number by number. One exponent of a half for all numbers is a root, as NumPy has it: of -0 it
+// is -0, where pow gives 0.
 template <int a_step, int b_step>
 void power(half_t* d, const half_t* a, const half_t* b, int64_t n) {
-    for (int64_t i = 0; i < n; ++i)
-        d[i] = engine_encode(to_odd(pow(static_cast<double>(engine_decode(a[i * a_step])), static_cast<double>(engine_decode(b[i * b_step])))));
+    const bool is_root = b_step == 0 && engine_decode(*b) == 0.5f;
+    for (int64_t i = 0; i < n; ++i) {
+        const double x = engine_decode(a[i * a_step]), y = engine_decode(b[i * b_step]);
+        d[i] = engine_encode(to_odd(is_root ? ::sqrt(x) : pow(x, y)));
+    }
 }
 
 template <typename Op>

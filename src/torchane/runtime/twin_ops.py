@@ -181,8 +181,8 @@ def _(schedule: Schedule, op: Op, x: Array, y: Array) -> Array:
     exponent = op.args["y"]
     if isinstance(exponent, Literal) and y.size == 1:
         code = _POWERS.get(float(exponent.value.item()))  # type: ignore[union-attr]
-        if code == "sqrt" and schedule.arithmetic == "engine":
-            code = None  # the engine's sqrt is a table, its pow is not known to be
+        if code in ("sqrt", "copy") and schedule.arithmetic == "engine":
+            code = None  # the engine's sqrt is a table, its pow is not known to be; and no NaN comes out of it as it was
         if code is not None and x.size == math.prod(_result(op)):
             return schedule.element_wise(Micro("pow", "unary", code, (x,), new(_result(op))))
     return schedule.element_wise(Micro("pow", "binary", "pow", (x, y), new(_result(op))))
