@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.host import TorchHost
-from torchane.capture.inputs import check_inputs, name_of
+from torchane.capture.inputs import check_inputs
 from torchane.capture.kept import Kept, Recent
 from torchane.capture.marks import mark_float32
 from torchane.capture.planning import Planned, Roles, plan_graph
@@ -37,6 +37,7 @@ from torchane.capture.policies.facts import Forward
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
 from torchane.capture.report import Row, host_bytes_of, rows_of, warn_of_host_work
+from torchane.capture.roles import Given, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
@@ -110,6 +111,7 @@ class Compiled:
     options: Options
     device: Any
     pool: SurfacePool
+    inputs: Given
     weights: Weights = field(default_factory=Weights)
     memory: pages.Reused = field(default_factory=pages.Reused)
     loss_scale: LossScale = field(default_factory=LossScale)
@@ -121,8 +123,6 @@ class Compiled:
     weight_names: frozenset[str] = frozenset()
     wide: frozenset[tuple[int, int]] = frozenset()
     static_names: frozenset[str] = frozenset()
-    data_names: frozenset[str] = frozenset()
-    raw_names: frozenset[str] = frozenset()
     input_names: Mapping[str, str] = field(default_factory=dict)
     sent_home: Forward = field(default_factory=Forward)
     rows: list[Row] = field(default_factory=list)
@@ -162,12 +162,11 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     check_inputs(gm, example_inputs)
     keep_shapes_exact()
     mark_float32(gm)
-    roles = _roles(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
-    named = _names(gm)
+    inputs = given(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
 
-    def compile_exact(graph: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+    def compile_exact(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         with _no_garbage_collection():
-            return _compile(_new(parsed, *roles, named), graph, inputs)
+            return _compile(_new(parsed, inputs), graph, example_inputs)
 
     if has_symbols(example_inputs):
         return torch._dynamo.disable(Specialising(gm, example_inputs, compile_exact))
@@ -225,50 +224,13 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
         return call
 
 
-def _new(options: Options, weights: frozenset[str], static: frozenset[str], data: frozenset[str], raw: frozenset[str], named: Mapping[str, str]) -> Compiled:
+def _new(options: Options, inputs: Given) -> Compiled:
     device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
     pool = SurfacePool(device)
-    compiled = Compiled(options, device, pool, weight_names=weights, static_names=static, data_names=data, raw_names=raw, input_names=named)
+    compiled = Compiled(options, device, pool, inputs)
     compiled.ranges = RangeControl() if options.wants_ranges(device) else None
     COMPILED.append(compiled)
     return compiled
-
-
-def _roles(gm: fx.GraphModule) -> tuple[frozenset[str], ...]:
-    """Which placeholders hold parameters, which hold buffers or no floats, which floats that want no
-    gradient, and which the caller's own numbers (those, and leaves), by AOTAutograd's names.
-
-    AOTAutograd numbers its `primals_1, primals_2, ...` in the order of Dynamo's placeholders.
-    """
-    weights, static, data, raw = set(), set(), set(), set()
-    for index, node in enumerate(gm.graph.find_nodes(op="placeholder")):
-        example = node.meta.get("example_value")
-        names = {f"primals_{index + 1}", f"arg{index}_1"}
-        if isinstance(example, torch.nn.Parameter):
-            weights |= names
-        elif not isinstance(example, torch.Tensor) or not _is_numeric(example) or _is_buffer(node, example):
-            static |= names
-        else:
-            data |= set() if example.requires_grad else names
-            raw |= names if example.is_leaf else set()  # an activation of an earlier graph is none
-    return frozenset(weights), frozenset(static), frozenset(data), frozenset(raw)
-
-
-def _names(gm: fx.GraphModule) -> dict[str, str]:
-    """The user's names of placeholders, by AOTAutograd's."""
-    inputs = enumerate(gm.graph.find_nodes(op="placeholder"))
-    return {name: name_of(node) for index, node in inputs for name in (f"primals_{index + 1}", f"arg{index}_1")}
-
-
-def _is_numeric(example: torch.Tensor) -> bool:
-    """Holds numbers that training is about, not indices or masks."""
-    return example.is_floating_point() or example.is_complex()
-
-
-def _is_buffer(node: fx.Node, example: torch.Tensor) -> bool:
-    argument = node.meta.get("grapharg")
-    source = "" if argument is None else argument.source.name
-    return "_buffers" in (source() if callable(source) else source) and not example.requires_grad
 
 
 def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = False) -> Callable[..., Any]:
@@ -279,16 +241,23 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     # AOTAutograd does not count the tokens that order ops with effects (linalg.inv checks its result), and returns them first.
     count = len(results) if inference else len(context.fw_metadata.tokens) + context.fw_metadata.num_forward
     context.fw_metadata.bw_donated_idxs = []  # None reads as "some" where torch checks retain_graph
+    graph = gm.graph
+    compiled.weight_names = named(graph, compiled.inputs.weights)
+    compiled.input_names = users_names(graph, compiled.inputs)
     roles = Roles(
         weights=compiled.weight_names,
-        static=compiled.static_names,
-        data=compiled.data_names,
+        static=named(graph, compiled.inputs.static),
+        data=named(graph, compiled.inputs.data),
+        lasting=named(graph, compiled.inputs.lasting),
+        written=written(graph),
+        returned=returned(graph),
+        is_inference=inference,
         kept=range(count, len(results)),
-        raw=compiled.raw_names,
+        raw=named(graph, compiled.inputs.raw),
         precision=compiled.options.precision,
     )
     planned = _plan(compiled, "forward", gm, roles)
-    compiled.static_names |= {node.name for node in planned.cut.static}  # the backward gets some of them, saved
+    compiled.static_names = roles.static | {node.name for node in planned.cut.static}  # the backward gets some of them, saved
     compiled.layouts = planned.layouts
     compiled.kept = planned.plan.kept_names
     compiled.true_names = planned.true
@@ -315,12 +284,11 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
     tangents = [name for name in placeholders if name.startswith("tangents") and not name.startswith("tangents_token")]
     unknown = compiled.kept.difference(placeholders)
     assert not unknown, f"the forward keeps {sorted(unknown)} for a backward that knows it by another name"
-    results = gm.graph.output_node().args[0]
     roles = Roles(
         weights=compiled.weight_names,
         static=compiled.static_names,
         tangents=tangents,
-        weight_gradients=[i for i in range(len(results)) if f"primals_{i + 1}" in compiled.weight_names],
+        weight_gradients=gradients_of(gm.graph, compiled.inputs.weights),
         layouts={name: layout for name, layout in compiled.layouts.items() if name in compiled.kept | compiled.weight_names},
         surfaces_in=compiled.kept,
         true=compiled.true_names & compiled.kept,

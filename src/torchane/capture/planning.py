@@ -18,7 +18,7 @@ from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 from torchane.capture.graph import Cut, Place, Region, cut
 from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.pieces import border_in, cut_into_pieces
-from torchane.capture.policies import Facts, host_reasons
+from torchane.capture.policies import Facts, State, host_reasons
 from torchane.capture.policies.facts import Forward
 from torchane.capture.policies.linearity import linearity_of
 from torchane.capture.policies.precision import sent_home
@@ -37,7 +37,9 @@ class Roles:
     """What the caller knows of a graph's inputs and outputs.
 
     weights: placeholders that hold parameters. static: buffers, integers, masks. data: floats that want
-    no gradient (a batch, an additive mask). tangents: incoming
+    no gradient (a batch, an additive mask). lasting: floats that live on after the call and are not trained. written: output
+    positions that are an input's new value, and the input. returned: output positions of the user's own results.
+    is_inference: nothing is differentiated through this graph. tangents: incoming
     gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
     positions saved for the backward pass. layouts: of surfaces that exist before this graph runs, by
     name; `surfaces_in` of them come in as surfaces, the others are staged that way. true: of those, the ones that range
@@ -48,6 +50,10 @@ class Roles:
     weights: Collection[str] = ()
     static: Collection[str] = ()
     data: Collection[str] = ()
+    lasting: Collection[str] = ()
+    written: Mapping[int, str] = field(default_factory=dict)
+    returned: Collection[int] = ()
+    is_inference: bool = False
     tangents: Collection[str] = ()
     weight_gradients: Collection[int] = ()
     kept: Collection[int] = ()
@@ -123,7 +129,14 @@ def _facts(graph: fx.Graph, roles: Roles, static: Collection[fx.Node], compiler:
         frozenset(node for i, node in enumerate(results) if i not in roles.kept and isinstance(node, fx.Node)),
         roles.precision,
         roles.forward,
+        _state(results, inputs, roles),
     )
+
+
+def _state(results: Sequence[Any], inputs: Mapping[str, fx.Node], roles: Roles) -> State:
+    written = {results[i]: inputs.get(name) for i, name in roles.written.items() if isinstance(results[i], fx.Node)}
+    returned = frozenset(results[i] for i in roles.returned if isinstance(results[i], fx.Node))
+    return State(written, returned, frozenset(inputs[name] for name in roles.lasting if name in inputs), roles.is_inference)
 
 
 def _fill_missing_values(graph: fx.Graph) -> None:

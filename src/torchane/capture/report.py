@@ -15,6 +15,7 @@ from torchane.capture.graph import Cut, Place
 from torchane.capture.host_graph import never_made
 from torchane.capture.policies.linearity import SEED
 from torchane.capture.policies.precision import PRECISION
+from torchane.capture.policies import state
 from torchane.capture.rules import ON_THE_HOST
 from torchane.capture.sources import line_of, module_of
 from torchane.capture.wide import BLOCK, WHOLE
@@ -134,7 +135,7 @@ def _is_surprising(node: fx.Node, row: Row, runs_nothing: bool) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
     if row.why.startswith(PRECISION) and not runs_nothing:
         return False
-    is_expected = row.why in (SMALL_SEGMENT, STATIC, BLOCK, WHOLE, SEED) or row.why.endswith("is empty")
+    is_expected = row.why in (SMALL_SEGMENT, STATIC, BLOCK, WHOLE, SEED, state.REASON) or row.why.endswith("is empty")
     if packet is None or packet in ON_THE_HOST or is_expected:
         return False
     return any(tensor.is_floating_point() or tensor.is_complex() for tensor in _tensors(node.meta.get("val")))

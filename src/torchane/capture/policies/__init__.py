@@ -12,10 +12,11 @@ from dataclasses import replace
 
 from torch import fx
 
-from torchane.capture.policies.facts import Facts
+from torchane.capture.policies.facts import Facts, State
 from torchane.capture.policies.precision import precision
+from torchane.capture.policies.state import keep_state_exact
 
-__all__ = ["POLICIES", "Facts", "Policy", "host_reasons"]
+__all__ = ["POLICIES", "Facts", "Policy", "State", "host_reasons"]
 
 
 Policy = Callable[[fx.Graph, Facts], Mapping[fx.Node, str]]
@@ -24,6 +25,7 @@ Policy = Callable[[fx.Graph, Facts], Mapping[fx.Node, str]]
 #: of it than reasons.
 POLICIES: tuple[Policy, ...] = (
     precision,  # asks what a value descends from, not what is on the host already
+    keep_state_exact,  # asks what results are for
 )
 
 

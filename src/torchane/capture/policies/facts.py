@@ -9,12 +9,24 @@ from torchane.chips import Chip
 
 
 @dataclass(frozen=True)
+class State:
+    """What a graph leaves behind. written: results that are an input's new value, and the input. returned: the user's own
+    results. lasting: inputs that live on after the call, and are not trained. is_inference: nothing is differentiated."""
+
+    written: Mapping[fx.Node, fx.Node | None] = field(default_factory=dict)
+    returned: frozenset[fx.Node] = frozenset()
+    lasting: frozenset[fx.Node] = frozenset()
+    is_inference: bool = False
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a policy may know of a graph besides its nodes.
 
     chip: the target. tangents: placeholders of incoming gradients. weights: placeholders of parameters. static:
     placeholders that hold buffers, integers or masks. kept: results that are saved for the backward. on_host: nodes
-    that are on the host already, with the reason. has_ranges: range control instead of one loss scale.
+    that are on the host already, with the reason. has_ranges: range control instead of one loss scale. state: what the
+    graph writes.
     """
 
     chip: Chip
@@ -28,6 +40,7 @@ class Facts:
     given: frozenset[fx.Node] = frozenset()
     precision: str = "auto"
     forward: "Forward | None" = None
+    state: State = field(default_factory=State)
 
 
 @dataclass(frozen=True)

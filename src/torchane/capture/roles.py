@@ -1,0 +1,123 @@
+"""What each input and output of a graph is.
+
+    Dynamo's graph   input 3: a parameter, a buffer, a batch, ...            by its index
+    AOTAutograd's    primals_5 = ViewBase(PlainAOTInput(3))                  by its descriptor
+AOTAutograd puts tokens before the inputs, joins inputs that share memory, and takes sharded ones apart: its descriptors
+(`node.meta["desc"]`, and a list for the outputs) say where each came from, its numbering does not.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch._functorch._aot_autograd.descriptors import GradAOTOutput, InputMutationAOTOutput, PlainAOTInput, PlainAOTOutput
+
+from torchane.capture.inputs import name_of
+
+
+@dataclass(frozen=True)
+class Given:
+    """Indices of Dynamo's inputs. weights: parameters. static: buffers, and what holds no floats. data: floats that want no
+    gradient. raw: floats that no earlier graph computed. names: as the user would write them. lasting: floats that live on after the call and that this graph does not train, as buffers, attributes and gradients do;
+    beside gradients, parameters too."""
+
+    weights: frozenset[int] = frozenset()
+    static: frozenset[int] = frozenset()
+    data: frozenset[int] = frozenset()
+    lasting: frozenset[int] = frozenset()
+    raw: frozenset[int] = frozenset()
+    names: Mapping[int, str] = field(default_factory=dict)
+
+
+def given(gm: fx.GraphModule) -> Given:
+    """Asked before Dynamo has compiled the graph: it then erases where its inputs come from."""
+    weights, static, data, lasting, raw = (set[int]() for _ in range(5))
+    for index, node in enumerate(gm.graph.find_nodes(op="placeholder")):
+        example = node.meta.get("example_value")
+        if not isinstance(example, torch.Tensor) or not _is_numeric(example):
+            static.add(index)
+            continue
+        if isinstance(example, torch.nn.Parameter):
+            weights.add(index)
+        elif _is_buffer(node, example):
+            static.add(index)
+        else:
+            data |= set() if example.requires_grad else {index}
+            raw |= {index} if example.is_leaf else set()  # an activation of an earlier graph is none
+        if not example.requires_grad and not _is_argument(source_of(node)):
+            lasting.add(index)
+    if any(source_of(node).endswith(".grad") for node in gm.graph.find_nodes(op="placeholder")):
+        lasting |= weights  # an optimizer's step
+    names = {index: name_of(node) for index, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
+    return Given(*map(frozenset, (weights, static, data, lasting, raw)), names)
+
+
+def named(graph: fx.Graph, indices: Collection[int]) -> frozenset[str]:
+    """AOTAutograd's names of Dynamo's inputs."""
+    return frozenset(node.name for node in graph.find_nodes(op="placeholder") if _index(node.meta.get("desc")) in indices)
+
+
+def users_names(graph: fx.Graph, inputs: Given) -> dict[str, str]:
+    """The user's names of placeholders, by AOTAutograd's."""
+    indices = {node.name: _index(node.meta.get("desc")) for node in graph.find_nodes(op="placeholder")}
+    return {name: inputs.names[index] for name, index in indices.items() if index in inputs.names}
+
+
+def written(graph: fx.Graph) -> dict[int, str]:
+    """Output positions that leave as an input's new value, and the name of the input."""
+    inputs = {node.meta.get("desc"): node.name for node in graph.find_nodes(op="placeholder")}
+    found = {}
+    for position, descriptor in enumerate(_outputs(graph)):
+        while not isinstance(descriptor, InputMutationAOTOutput) and hasattr(descriptor, "base"):
+            descriptor = descriptor.base  # the inner tensor of a sharded one
+        if isinstance(descriptor, InputMutationAOTOutput):
+            found[position] = inputs.get(descriptor.mutated_input, "")
+    return found
+
+
+def returned(graph: fx.Graph) -> frozenset[int]:
+    """Output positions that the user's function returns, or that Dynamo stores in an attribute."""
+    return frozenset(i for i, descriptor in enumerate(_outputs(graph)) if isinstance(descriptor, PlainAOTOutput))
+
+
+def gradients_of(graph: fx.Graph, indices: Collection[int]) -> list[int]:
+    """Output positions of a backward that leave as gradients of these inputs."""
+    descriptors = enumerate(_outputs(graph))
+    return [i for i, found in descriptors if isinstance(found, GradAOTOutput) and _index(found.grad_of) in indices]
+
+
+def _outputs(graph: fx.Graph) -> Collection[Any]:
+    return graph.output_node().meta.get("desc") or ()
+
+
+def _index(descriptor: Any) -> int | None:
+    """Dynamo's index of the input that this one is, or comes from."""
+    while descriptor is not None and not hasattr(descriptor, "idx"):
+        descriptor = getattr(descriptor, "base", None) or getattr(descriptor, "base_of", None)
+    return descriptor.idx if isinstance(descriptor, PlainAOTInput) else None
+
+
+def source_of(node: fx.Node) -> str:
+    """Dynamo's source of an input, e.g. `L['self']._buffers['total']`; empty where it is not known."""
+    argument = node.meta.get("grapharg")
+    if argument is None:
+        return ""
+    source = argument.source.name
+    return str(source() if callable(source) else source)
+
+
+def _is_argument(source: str) -> bool:
+    """A variable, or an item of one, and no attribute."""
+    return re.fullmatch(r"[LG]\['\w+'\](\[[^]]*\])*", source) is not None or not source
+
+
+def _is_numeric(example: torch.Tensor) -> bool:
+    """Holds numbers that training is about, not indices or masks."""
+    return example.is_floating_point() or example.is_complex()
+
+
+def _is_buffer(node: fx.Node, example: torch.Tensor) -> bool:
+    return "_buffers" in source_of(node) and not example.requires_grad
