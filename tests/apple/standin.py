@@ -142,7 +142,7 @@ class StandIn:
 
     def fail(self, event: str, what: int | str, after: int = 0, times: int = 1) -> Fault:
         """event: surface, descriptor, model, client, request, compile, load, evaluate, unload. what, for evaluate, also:
-        swapped, stale, partial, zeros, half, one (a single number changed by a step of its magnitude)."""
+        restart (of the daemon), swapped, stale, partial, zeros, half, one (a single number changed by a step of its magnitude)."""
         self.faults.append(Fault(event, what, after, times))
         return self.faults[-1]
 
@@ -268,6 +268,8 @@ class StandIn:
         struck = self._struck("evaluate")
         if isinstance(struck, int):
             return struck
+        if struck == "restart":
+            self.restart_daemon()
         if program not in self._loaded:
             return ERROR + 23
         compiled = self._loaded[program][1]

@@ -65,12 +65,7 @@ class CompileCache:
         folder = self.folder(source.key)
         try:
             self._make_private(folder.parent)
-            if not (folder / "model.mil").is_file():
-                self._require_room(sum(map(len, source.weights.values())) + len(source.text))
-                self._write(folder, source)
-                self.evict()
-            os.utime(folder)
-            self._lock(folder)
+            self._lock_written(folder, source)
         except OSError as error:
             raise DeviceError(
                 f"The folder for compiled programs, {self.root}, cannot be used: {error.strerror or error}. Make room, or let "
@@ -117,6 +112,16 @@ class CompileCache:
     def _make_private(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.chmod(0o700)  # a parent that mkdir made has the process's own mode
+
+    def _lock_written(self, folder: Path, source: Source) -> None:
+        is_new = not (folder / "model.mil").is_file()
+        if is_new:
+            self._require_room(sum(map(len, source.weights.values())) + len(source.text))
+            self._write(folder, source)
+        self._lock(folder)
+        os.utime(folder)
+        if is_new:
+            self.evict()
 
     def _write(self, folder: Path, source: Source) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as new:

@@ -125,7 +125,8 @@ class AneDevice:
         self.dispatch_s = dispatch_s
         self.patience = patience
         self.counts: Counter[str] = Counter()  # compiles, loads, unloads, dispatches, verified, retries, quarantined
-        self._tallies: list[tuple[ProgramStats, list[int]]] = []
+        self._held: weakref.WeakSet[AneProgram] = weakref.WeakSet()
+        self._executed: Counter[str] = Counter()  # by programs that are gone
         self._verifier = Verifier()
         self._watchdog = Watchdog(self.cache.root / "hangs.json")
         self._resident: OrderedDict[int, weakref.ref[AneProgram]] = OrderedDict()  # by id, the one used longest ago first
@@ -135,10 +136,15 @@ class AneDevice:
     @property
     def executed(self) -> Mapping[str, int]:
         """How often each MIL op was executed since the device was opened, by engine or twin."""
-        total: Counter[str] = Counter()
-        for stats, runs in self._tallies:
-            total.update({kind: count * runs[0] for kind, count in stats.float_ops.items()})
+        total = Counter(self._executed)
+        for made in self.programs:
+            total.update(_ops_run(made.stats, made.runs))
         return +total
+
+    @property
+    def programs(self) -> list[AneProgram]:
+        """Every loaded program that somebody holds; `quarantine` says of each whether the twin computes it, and why."""
+        return list(self._held)
 
     def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> AneProgram:
         try:
@@ -159,8 +165,10 @@ class AneDevice:
                 self._quarantine(made, f"it has hung {self._watchdog.hangs(source.key)} times on this machine")
             else:
                 self._make_resident(made)
-        self._tallies.append((made.stats, made.runs))
-        weakref.finalize(made, _gone, self._resident, id(made), self.cache, source).atexit = False
+        self._held.add(made)
+        gone = weakref.finalize(made, _gone, self._resident, id(made), self.cache, source)
+        counted = weakref.finalize(made, lambda total, stats, runs: total.update(_ops_run(stats, runs)), self._executed, made.stats, made.runs)
+        gone.atexit = counted.atexit = False
         return made
 
     def unload(self, program: LoadedProgram) -> None:
@@ -396,6 +404,10 @@ def _require_port(port: TensorType, program: str, name: str) -> None:
             f"{program}: the port {name} is {port}, and its last axis must be a multiple of {WIDTH_MULTIPLE}: with other rows engines "
             "give zeros or refuse to run. Pad it."
         )
+
+
+def _ops_run(stats: ProgramStats, runs: list[int]) -> dict[str, int]:
+    return {kind: count * runs[0] for kind, count in stats.float_ops.items()}
 
 
 def _named(made: AneProgram, error: AppleError, meaning: Meaning, again: str = "") -> DeviceError:

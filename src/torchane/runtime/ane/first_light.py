@@ -128,12 +128,12 @@ def in_child(folder: Path, command: Sequence[str] | None = None) -> Light:
     return Light(**said)
 
 
-def require(found: framework.Framework, root: Path, tell: Callable[[Path], Light] = in_child) -> Light:
+def require(found: framework.Framework, root: Path, tell: Callable[[Path], Light] | None = None) -> Light:
     """What first light found on this build, from its record or anew. Raises MissingDeviceError where no route works."""
     record = root / "first-light.json"
     light = _kept(record, found.build)
     if light is None:
-        light = tell(root / "first-light")
+        light = (tell or in_child)(root / "first-light")
         if light.route:
             _keep(record, light)
     if not light.route:

@@ -29,7 +29,7 @@ MOST_FILES = 16
 SEPARATE_ON = ("h13",)
 
 _BUILD_INFO = "[buildInfo = dict<string, string>({"
-_PATH = re.compile(r'BLOBFILE\(path = string\("([^"]+)"\)')
+_PATH = re.compile(r'BLOBFILE\(\s*path\s*=\s*(?:string|tensor<string,\s*\[\s*\]>)\("([^"]+)"\)')
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def separated(text: str, blobs: Mapping[str, bytes]) -> tuple[str, Mapping[str, 
             files[places[place]] = writer.to_bytes()
         return Literal(literal.type, Blob(places[place], 64))
 
-    made = to_text(map_literals(parse(text), moved, arguments=False))
+    made = to_text(map_literals(parse(text), moved))
     return (made, files) if len(files) <= MOST_FILES else (text, blobs)
 
 

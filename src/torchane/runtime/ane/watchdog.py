@@ -19,6 +19,8 @@ EXIT_CODE = 75
 DISPATCH_S = 30.0
 #: Compiling one large convolution took more than 200 s (reported); loading after an update of macOS takes minutes.
 COMPILE_S = 900.0
+#: How often the clock is looked at, at least.
+LOOK_S = 1.0
 #: From this many hangs on a program is left to the twin.
 MOST_HANGS = 3
 
@@ -53,7 +55,7 @@ class Watchdog:
         return int(_read(self.record).get(key, {}).get("count", 0))
 
     def _watch(self) -> None:
-        while not self._closed.wait(self._shortest_s / 10):
+        while not self._closed.wait(min(LOOK_S, self._shortest_s / 10)):
             current = self._current
             if current is not None and time.monotonic() - current[2] > current[3]:
                 self._current = None

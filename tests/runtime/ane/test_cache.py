@@ -1,0 +1,93 @@
+"""The folders of compiled programs: private, whole or absent, limited in size, and errors that say what to do."""
+
+import os
+import shutil
+import stat
+import time
+
+import pytest
+
+from torchane.errors import DeviceError
+from torchane.runtime.ane.cache import CompileCache, default_root
+from torchane.runtime.ane.source import Source
+
+WEIGHTS = "@model_path/weights/weight.bin"
+
+
+def source(key: str, size: int = 1000) -> Source:
+    return Source("program(1.3)", {WEIGHTS: bytes(size)}, key * 64)
+
+
+def test_a_program_lies_there_as_the_framework_reads_it(tmp_path):
+    folder = CompileCache(tmp_path / "root", "25A1").prepare(source("a"))
+    assert (folder / "model.mil").read_text() == "program(1.3)"
+    assert (folder / "weights" / "weight.bin").stat().st_size == 1000
+
+
+def test_nobody_else_can_read_it(tmp_path):
+    cache = CompileCache(tmp_path / "root", "25A1")
+    folder = cache.prepare(source("a"))
+    for path in (cache.root, folder.parent, folder):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_every_build_of_the_system_has_its_own(tmp_path):
+    one, other = (CompileCache(tmp_path, build).prepare(source("a")) for build in ("25A1", "25B2 (a/b)"))
+    assert one.parent != other.parent and other.parent.parent == tmp_path
+
+
+def test_what_was_used_longest_ago_goes_first_and_other_builds_before_all(tmp_path):
+    old = CompileCache(tmp_path, "24Z9")
+    old.prepare(source("o"))
+    old.release(source("o"))
+    cache = CompileCache(tmp_path, "25A1", most_bytes=2500)
+    for age, key in enumerate("abc"):
+        folder = cache.prepare(source(key))
+        os.utime(folder, (time.time() - 1000 + age,) * 2)
+        cache.release(source(key))
+    cache.evict()
+    assert [entry.path.name[0] for entry in cache.entries()] == ["b", "c"]
+
+
+def test_what_is_in_use_stays(tmp_path):
+    cache, other = (CompileCache(tmp_path, "25A1", most_bytes=0) for _ in range(2))
+    cache.prepare(source("a"))
+    assert other.evict() == 0 and other.clear() == 0
+    cache.release(source("a"))
+    assert other.clear() == 1 and other.entries() == []
+
+
+def test_two_programs_of_one_key_hold_it_together(tmp_path):
+    cache = CompileCache(tmp_path, "25A1")
+    for _ in range(2):
+        cache.prepare(source("a"))
+    cache.release(source("a"))
+    assert CompileCache(tmp_path, "25A1").clear() == 0
+
+
+def test_a_full_disk_is_said_before_anything_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 100 << 20))
+    with pytest.raises(DeviceError, match=r"100 MiB free and compiling needs .* TORCHANE_CACHE"):
+        CompileCache(tmp_path, "25A1").prepare(source("a"))
+    assert not list(tmp_path.rglob("model.mil"))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeviceError, match=r"file.*TORCHANE_CACHE"):
+        CompileCache(tmp_path / "file" / "root", "25A1").prepare(source("a"))
+
+
+def test_a_half_written_folder_is_written_anew(tmp_path):
+    cache = CompileCache(tmp_path, "25A1")
+    folder = cache.folder(source("a").key)
+    folder.mkdir(parents=True)
+    (folder / "weights").mkdir()
+    with pytest.raises(DeviceError):
+        cache.prepare(source("a"))
+    assert (cache.prepare(source("a")) / "model.mil").is_file()
+
+
+def test_the_environment_names_another_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHANE_CACHE", str(tmp_path))
+    assert default_root() == tmp_path / "ane"

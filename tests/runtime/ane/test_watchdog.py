@@ -1,0 +1,80 @@
+"""A dispatch that never returns: the process ends with a named error, and a program that does it three times is left alone."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from standin import StandIn
+
+from torchane.errors import TorchaneWarning
+from torchane.runtime.ane.watchdog import EXIT_CODE, MOST_HANGS, Watchdog
+
+HERE = Path(__file__).resolve()
+
+#: A process whose engine hangs at the second dispatch.
+HANGING = f"""
+import sys
+sys.path[:0] = [{str(HERE.parents[2] / "apple")!r}, {str(HERE.parent)!r}]
+from pathlib import Path
+from standin import HANGS, StandIn
+from torchane.runtime.ane import AneDevice, framework
+from torchane.runtime.ane.cache import CompileCache
+from test_device import Loaded
+library, folder = map(Path, sys.argv[1:])
+machine = StandIn(library, folder / "daemon")
+found = framework.opened([str(library)])
+device = AneDevice(found, cache=CompileCache(folder / "cache", found.build), dispatch_s=0.3)
+loaded = Loaded(device).run()
+machine.fail("evaluate", HANGS)
+loaded.run()
+"""
+
+
+def test_a_hang_ends_the_process_and_is_recorded(standin_library, tmp_path):
+    done = subprocess.run([sys.executable, "-c", HANGING, str(standin_library), str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == EXIT_CODE, done.stderr
+    assert "layer3: the Neural Engine has not answered" in done.stderr and "--resume" in done.stderr
+    (known,) = json.loads((tmp_path / "cache" / "hangs.json").read_text()).values()
+    assert known["name"] == "layer3" and known["count"] == 1
+
+
+def test_a_program_that_hung_three_times_is_the_twins(machine: StandIn, engine):
+    from test_device import Loaded
+
+    key = Loaded(engine).program.source.key
+    engine.cache.root.mkdir(exist_ok=True)
+    (engine.cache.root / "hangs.json").write_text(json.dumps({key: {"name": "layer3", "count": MOST_HANGS}}))
+    with pytest.warns(TorchaneWarning, match="hung 3 times"):
+        loaded = Loaded(engine)
+    assert loaded.run().is_right()
+    assert machine.events["evaluate"] == 0
+
+
+def test_what_returns_in_time_is_left_alone(tmp_path):
+    said = []
+    dog = Watchdog(tmp_path / "hangs.json", said.append)
+    for _ in range(50):
+        dog.begin("layer3", "key", 10.0)
+        dog.end()
+    dog.close()
+    assert not said and not dog.hangs("key")
+
+
+def test_hangs_are_counted_per_program(tmp_path):
+    said, reached = [], threading.Event()
+    dog = Watchdog(tmp_path / "hangs.json", lambda text: (said.append(text), reached.set()))
+    for count in range(1, MOST_HANGS + 1):
+        reached.clear()
+        dog.begin("layer3", "key", 0.02)
+        assert reached.wait(10)
+        assert dog.hangs("key") == count and dog.hangs("other") == 0
+    assert "the twin computes it" in said[-1]
+    dog.close()
+
+
+def test_a_record_that_is_damaged_counts_nothing(tmp_path):
+    (tmp_path / "hangs.json").write_text("not JSON")
+    assert Watchdog(tmp_path / "hangs.json").hangs("key") == 0
