@@ -1,5 +1,7 @@
 """The bridge (csrc/apple) beside the stand-in: each way that a call can end, and what is left when all is done."""
 
+import gc
+
 import numpy as np
 import pytest
 from standin import COMPILER, CONNECTION, ERROR, EXCEPTION, NIL, NO, StandIn
@@ -198,6 +200,7 @@ def test_scalars_and_objects_of_the_machine_are_told_apart(machine: StandIn):
 
 
 def test_nothing_is_left(machine: StandIn, route, tmp_path):
+    gc.collect()  # what failing tests left in their tracebacks
     before = machine.live()
     for _ in range(20):
         ready = Ready(route, tmp_path).up()
@@ -218,6 +221,7 @@ def test_a_program_that_is_let_go_is_unloaded(machine: StandIn, route, tmp_path)
 
 def test_a_surface_that_goes_takes_its_requests_with_it(machine: StandIn, tmp_path):
     native.apple.open([str(machine.path)])
+    gc.collect()
     ready = Ready("memory", tmp_path).up()
     before = machine.live()["surfaces"]
     ready.run()

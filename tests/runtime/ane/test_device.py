@@ -1,5 +1,7 @@
 """The `ane` device on the stand-in: residency, remedies, verification. What every device does is in tests/runtime/devices."""
 
+import gc
+
 import numpy as np
 import pytest
 from standin import COMPILER, CONNECTION, ERROR, EXCEPTION, NIL, NO, StandIn, noisy
@@ -197,6 +199,7 @@ def test_a_port_that_engines_read_as_zeros_is_refused(engine):
 
 
 def test_surfaces_that_are_let_go_are_freed(machine: StandIn, engine):
+    gc.collect()
     loaded = Loaded(engine).run()
     before = machine.live()["surfaces"]
     for _ in range(5):
