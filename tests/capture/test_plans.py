@@ -52,3 +52,14 @@ def test_weights_of_any_size_take_no_memory():
 
     compile_step(build, batch_size=1, seq_len=32)
     assert set(seen) == {"FakeTensor"}
+
+
+def test_the_share_in_programs_is_that_of_the_rows(captured):
+    assert captured.share_in_programs == 1.0
+
+
+def test_warnings_of_host_work_are_left_to_the_caller(recwarn):
+    torch._dynamo.reset()
+    wide = compile_step(lambda: build_model(preset("tiny").config), batch_size=80, seq_len=256, options={"chip": "m1"})
+    assert wide.share_in_programs < 0.5
+    assert [warning for warning in recwarn if "PyTorch on the CPU" in str(warning.message)] == []

@@ -28,7 +28,7 @@ PORTABLE = {
 def facts():
     for name in chips.names():
         chip = chips.load(name)
-        entries = [*chip.ops.values(), *chip.limits.values(), *chip.costs.values()]
+        entries = [*chip.ops.values(), *chip.limits.values()]
         conditions = [*chip.every_op, *chip.ports, *chip.programs, *(c for fact in chip.ops.values() for c in fact.conditions)]
         for entry in (*entries, *conditions):
             yield name, entry

@@ -84,7 +84,8 @@ def test_measurements_take_the_place_of_constants(plan):
     (("x.mil", "--preset", "tiny", "--chip", "m4"), 2, "there are 2"),
     (("x.mil",), 2, "say --chip NAME or --compare"),
     (("x.mil", "--chip", "m4", "--compare", "m1"), 2, "say --chip NAME or --compare"),
-    (("x.mil", "--compare", ","), 2, "names no chip"),
+    (("x.mil", "--compare", ","), 2, "no chip is named"),
+    (("x.mil", "--chip", ""), 2, "no chip is named"),
     (("x.mil", "--chip", "M4 Max"), 2, "Did you mean m4max?"),
     (("x.mil", "--chip", "portable"), 2, "no chip is called 'portable'"),
     (("x.mil", "--chip", "m4", "--seq-len", "8"), 2, "--seq-len goes with --preset"),
@@ -108,3 +109,9 @@ def test_what_cannot_be_done_is_one_message(plan, arguments, code, said):
 def test_a_refused_program_is_priced_anyway(plan):
     code, out, _ = plan("refused.mil", "--chip", "m4", "--anyway")
     assert code == 0 and "verdict of m4: refuses" in out
+
+
+@pytest.mark.long
+def test_a_step_that_the_chip_does_not_take_names_the_batch_that_it_would(plan):
+    code, _, err = plan("--preset", "tiny", "--chip", "m1", "--batch-size", 80)
+    assert code == 1 and "Try --batch-size 64." in err

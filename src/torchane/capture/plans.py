@@ -5,6 +5,7 @@
 Weights and tokens are fake tensors: a model of any size costs no memory but that of its programs.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchane.capture import backend
-from torchane.errors import CaptureError, TorchaneError
+from torchane.errors import CaptureError, DeviceError, TorchaneError, TorchaneWarning
 from torchane.plan import Plan
 from torchane.plan.memory import Forecast, forecast
 
@@ -27,11 +28,13 @@ class _Compiled(Exception):
 
 @dataclass(frozen=True)
 class Captured:
-    """The plans of every graph, forward before backward, and the memory of a step."""
+    """The plans of every graph, forward before backward, the memory of a step, and the share of its multiply-adds that
+    programs do; the host's are not in the plans."""
 
     plans: tuple[Plan, ...]
     parameters: int
     memory: Forecast
+    share_in_programs: float
 
 
 def compile_step(
@@ -39,7 +42,8 @@ def compile_step(
 ) -> Captured:
     """Compiles the model that `build` makes for tokens (batch_size, seq_len) and runs nothing.
 
-    Raises CaptureError where its forward is more than one graph: what follows the first would need the numbers of it.
+    Raises CaptureError where its forward is more than one graph, for what follows the first would need the numbers of it;
+    DeviceError where this machine cannot hold what is worked out while compiling.
     """
     found: list[backend.Compiled] = []
     chosen = {"device": "twin", **(options or {})}
@@ -57,12 +61,18 @@ def compile_step(
         model = build()
         tokens = torch.zeros(batch_size, seq_len, dtype=torch.long)
     try:
-        with functorch_config.patch(force_non_lazy_backward_lowering=True):
+        with warnings.catch_warnings(), functorch_config.patch(force_non_lazy_backward_lowering=True):
+            warnings.simplefilter("ignore", TorchaneWarning)  # what the host is left with is told by the caller
             torch.compile(model, backend=recording, dynamic=False, fullgraph=True)(tokens)
     except BackendCompilerFailed as error:
         cause = error.inner_exception
         if isinstance(cause, TorchaneError):
             raise cause from None
+        if isinstance(cause, MemoryError):
+            raise DeviceError(
+                f"{batch_size:,} x {seq_len:,} tokens: this machine cannot hold what planning works out for them ({cause}). "
+                "Plan a smaller batch: what a step costs grows with it."
+            ) from cause
         if not isinstance(cause, _Compiled):
             raise
     if not found:
@@ -70,4 +80,7 @@ def compile_step(
     plans = tuple(plan for compiled in found for plan in compiled.plans.values())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     host_bytes = max(compiled.host_bytes for compiled in found)
-    return Captured(plans, parameters, forecast(plans, parameters, host_bytes=host_bytes))
+    rows = [row for compiled in found for row in compiled.rows]
+    macs = sum(row.macs for row in rows)
+    share = sum(row.macs for row in rows if row.place == "program") / macs if macs else 1.0
+    return Captured(plans, parameters, forecast(plans, parameters, host_bytes=host_bytes), share)

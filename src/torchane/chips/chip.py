@@ -88,16 +88,6 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """A measured or published number that predicts time or energy, in the unit that ends its name."""
-
-    name: str
-    value: float
-    certainty: Certainty
-    source: str
-
-
-@dataclass(frozen=True)
 class Assumption:
     """A setting of the engine's arithmetic, by its path in `torchane.mil.engine.Settings`."""
 
@@ -120,7 +110,6 @@ class Chip:
     programs: tuple[Condition, ...]
     limits: Mapping[str, Limit]
     prefers: Mapping[str, str]
-    costs: Mapping[str, Quantity]
     arithmetic: Mapping[str, Assumption] = field(default_factory=dict)
     is_strict: bool = False
 

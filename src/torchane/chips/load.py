@@ -2,7 +2,7 @@
 
     load("m4") ── m4.toml, what it extends ──► Chip
 A file groups ops that share a verdict: [[ops]] names = [..], taken = true, certainty, source, conditions = [..].
-With `extends` it says only what differs: an op, a limit, a quantity or a rule that it names replaces the other
+With `extends` it says only what differs: an op, a limit or a rule that it names replaces the other
 file's; `strict` is not inherited. An entry without source or certainty, an unknown key and an op named twice are errors of ours, found by the
 tests, which read every file.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
-from torchane.chips.chip import Assumption, Certainty, Chip, Condition, Level, Limit, OpFact, Quantity
+from torchane.chips.chip import Assumption, Certainty, Chip, Condition, Level, Limit, OpFact
 from torchane.errors import UsageError
 
 #: The safe intersection, and the target of everything that names no other.
@@ -35,7 +35,7 @@ def load(name: str = DEFAULT) -> Chip:
 
 def parse_chip(data: Mapping) -> Chip:
     """A chip from a data file's content; asserts that it is complete."""
-    known = {"name", "title", "strict", "extends", "ops", "every_op", "ports", "programs", "limits", "prefers", "costs", "arithmetic"}
+    known = {"name", "title", "strict", "extends", "ops", "every_op", "ports", "programs", "limits", "prefers", "arithmetic"}
     assert set(data) <= known, f"{data.get('name')}: unknown keys {sorted(set(data) - known)}"
     base = load(data["extends"]) if "extends" in data else _NOTHING
     ops: dict[str, OpFact] = {}
@@ -52,13 +52,12 @@ def parse_chip(data: Mapping) -> Chip:
         programs=_replaced(base.programs, data.get("programs", ())),
         limits={**base.limits, **{entry["name"]: _limit(entry) for entry in data.get("limits", ())}},
         prefers={**base.prefers, **data.get("prefers", {})},
-        costs={**base.costs, **{entry["name"]: _quantity(entry) for entry in data.get("costs", ())}},
         arithmetic={**base.arithmetic, **{entry["name"]: _assumption(entry) for entry in data.get("arithmetic", ())}},
         is_strict=data.get("strict", False),
     )
 
 
-_NOTHING = Chip("", "", {}, (), (), (), {}, {}, {})
+_NOTHING = Chip("", "", {}, (), (), (), {}, {})
 
 
 def _replaced(base: tuple[Condition, ...], entries: object) -> tuple[Condition, ...]:
@@ -110,10 +109,6 @@ def _limit(entry: Mapping) -> Limit:
         source=entry["source"],
         do=entry["do"],
     )
-
-
-def _quantity(entry: Mapping) -> Quantity:
-    return Quantity(entry["name"], float(entry["value"]), Certainty(entry["certainty"]), entry["source"])
 
 
 def _assumption(entry: Mapping) -> Assumption:

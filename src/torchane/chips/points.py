@@ -81,12 +81,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Machine:
-    """A chip that can be bought: `chip` names the data file that says what its engine takes."""
+    """A chip that can be bought: `chip` names the data file that says what its engine takes. wake_ms: what the first run
+    takes more after some seconds at rest; None where nobody reports it."""
 
     name: str
     chip: str
     clock_hz: float
     source: str
+    wake_ms: float | None = None
 
     @property
     def peak_flops_per_s(self) -> float:
@@ -112,7 +114,7 @@ def points() -> tuple[Point, ...]:
 def machines() -> dict[str, Machine]:
     """By name, in the order of the generations."""
     return {
-        name: Machine(name, entry["chip"], entry["clock_ghz"] * 1e9, entry["source"])
+        name: Machine(name, entry["chip"], entry["clock_ghz"] * 1e9, entry["source"], entry.get("wake_ms"))
         for entry in _read("machines.toml")["machines"]
         for name in entry["names"]
     }

@@ -10,6 +10,9 @@ import click
 
 from torchane.errors import LegalityError, UsageError
 
+#: Of the multiply-adds of a step that has a price.
+_LEAST_IN_PROGRAMS = 0.99
+
 
 @click.command("plan")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
@@ -81,9 +84,10 @@ def _pricings(chip: str | None, compare: str | None, measured: Path | None) -> S
     plan, points = import_module("torchane.plan"), import_module("torchane.chips.points")
     if (chip is None) == (compare is None):
         raise UsageError(f"say --chip NAME or --compare NAME,NAME; there are {', '.join(points.machines())}.")
-    names = [chip] if chip is not None else [name.strip() for name in str(compare).split(",") if name.strip()]
+    listed = [chip] if chip is not None else str(compare).split(",")
+    names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
     if not names:
-        raise UsageError("--compare names no chip. Write it as --compare m1,m4,m5.")
+        raise UsageError("no chip is named. Write --chip m4 or --compare m1,m4,m5.")
     record = None if measured is None else plan.read_measurements(measured)
     if record is not None and record.machine not in names:
         raise UsageError(f"{measured} is of {record.machine}, which is not asked for. Add it: --chip {record.machine}.")
@@ -132,12 +136,26 @@ def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[A
         chip = points.machine(pricing.name).chip
         if chip not in captured:
             captured[chip] = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options={"chip": chip})
+            _require_in_programs(name, batch_size, seq_len, chip, captured[chip].share_in_programs)
         price = step.price_step(captured[chip].plans, pricing, tokens=batch_size * seq_len)
         found.append({
             "kind": "step", "predicted": True, "preset": name, "batch_size": batch_size, "seq_len": seq_len,
             "memory_bytes": captured[chip].memory.to_dict(), **price.to_dict(),
         })  # fmt: skip
     return found
+
+
+def _require_in_programs(name: str, batch_size: int, seq_len: int, chip: str, share: float) -> None:
+    """A step whose products the host does has no price: only programs have one."""
+    if share >= _LEAST_IN_PROGRAMS:
+        return
+    limit = import_module("torchane.chips").load(chip).widest_matrix
+    fits = limit // seq_len
+    smaller = f"--batch-size {fits}" if 0 < fits < batch_size else f"--seq-len {limit}" if fits == 0 else "another chip, or --preset"
+    raise LegalityError(
+        f"{name} at {batch_size:,} x {seq_len:,} tokens: programs of {chip} hold {share:.0%} of the multiply-adds, and PyTorch on the host "
+        f"would do the rest, which has no price. {chip} takes {limit:,} rows or columns of a matrix. Try {smaller}."
+    )
 
 
 def _price_schedule(name: str | None, pricing: Any) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def _program(out: Console, price: Mapping[str, Any]) -> None:
         f"{size(price['bytes_out'])} out, the rest in ops; {scaled(int(price['flops'] / 2))} multiply-adds, "
         f"{price['share_of_peak']:.1%} of the peak"
     )
+    if price["wake_ms"] is not None:
+        out.print(f"the first run after some seconds at rest: {price['wake_ms']:g} ms more (published)")
     out.print(f"verdict of {price['chip']}: {price['verdict']}")
     for title in ("refusals", "doubts"):
         for finding in price[title][:4]:
@@ -68,13 +70,13 @@ def _step(out: Console, price: Mapping[str, Any]) -> None:
     )
     out.print(f"[bold]{escape(what)}[/bold] on {price['machine']}: predicted {_ms(price)} a step of {price['tokens']:,} tokens")
     out.print(
-        f"engine {price['engine_ms']:.1f} ms ({price['dispatches_per_step']} dispatches of {price['loaded_programs']} programs, "
-        f"{price['dispatch_ms']:.1f} ms to start them), staging on the host {price['staging_ms']:.1f} ms "
+        f"engine {price['engine_ms']:.3g} ms ({price['dispatches_per_step']} dispatches of {price['loaded_programs']} programs, "
+        f"{price['dispatch_ms']:.3g} ms to start them), staging on the host {price['staging_ms']:.3g} ms "
         f"({size(price['bytes_staged'])} in, {size(price['bytes_unstaged'])} out)"
     )
     out.print(
-        f"{price['ms_per_256_tokens']:.1f} ms per 256 tokens ({_range(price['interval_ms_per_256_tokens'])}), "
-        f"{price['mj_per_token']:.2f} mJ per token of the engine's rail ({_range(price['interval_mj_per_token'])}), "
+        f"{price['ms_per_256_tokens']:.3g} ms per 256 tokens ({_range(price['interval_ms_per_256_tokens'])}), "
+        f"{price['mj_per_token']:.3g} mJ per token of the engine's rail ({_range(price['interval_mj_per_token'])}), "
         f"{scaled(int(price['flops'] / 2))} multiply-adds, {price['share_of_peak']:.1%} of the peak"
     )
     if price["kind"] == "step":

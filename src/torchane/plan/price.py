@@ -64,6 +64,7 @@ class ProgramPrice:
     weight_bytes: float
     outside: tuple[str, ...]
     measured: bool
+    wake_ms: float | None
     ops: tuple[OpPrice, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def price_work(work: ProgramWork, pricing: Pricing) -> ProgramPrice:
         weight_bytes=sum(layer.weight_bytes for layer in cost.layers),
         outside=outside,
         measured=pricing.measured is not None,
+        wake_ms=hardware.wake_ms,
         ops=_op_prices(work.ops, cost),
     )
 
