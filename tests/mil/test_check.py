@@ -229,3 +229,15 @@ def test_a_state_is_read_as_its_own_type():
         tensor<fp16, [3]> r = read_state(input = kv);
     } -> (r);""")
     refused(bad, "op 'r' (read_state)", "tensor<fp16, [3]>")
+
+
+def test_what_was_checked_before_is_not_typed_again_but_its_names_are() -> None:
+    program = parse("func main(tensor<fp16, [2]> x) { tensor<fp16, [2]> y = relu(x = x); } -> (y);")
+    wrong = replace(program.main.ops[0], outputs=(Var("y", TensorType(FP16, (3,))),))
+    kept = program.with_(ops=(wrong,), outputs=wrong.outputs)
+    with pytest.raises(CompileError, match="is declared as"):
+        check(kept)
+    check(kept, before=kept)
+    twice = kept.with_(ops=(wrong, wrong), outputs=wrong.outputs)
+    with pytest.raises(CompileError, match="defined a second time"):
+        check(twice, before=kept)

@@ -16,8 +16,12 @@ from torchane.mil.ir import Arg, Blob, Block, Function, Literal, Op, Program, Va
 from torchane.mil.types import STRING, DictType, ListType, StateType, TensorType, TupleType, Type
 
 
-def check(program: Program) -> None:
-    """Raises CompileError that names the function, the op, the value and the reason. Returns nothing."""
+def check(program: Program, *, before: Program | None = None) -> None:
+    """Raises CompileError that names the function, the op, the value and the reason. Returns nothing.
+
+    before: a program that was checked, of which this one was made. An op that both hold, the same object, is not typed again;
+    names and their order are checked all the same.
+    """
     if not program.functions:
         raise CompileError("the program has no function.")
     names = [function.name for function in program.functions]
@@ -26,15 +30,17 @@ def check(program: Program) -> None:
             raise CompileError(f"{name}: two functions have this name.")
     if program.default_function is not None and len(names) > 1 and program.default_function not in names:
         raise CompileError(f"the default function {program.default_function!r} is none of {', '.join(names)}.")
+    known = frozenset(id(op) for function in before.functions for op in function.ops) if before is not None else frozenset()
     for function in program.functions:
-        _Checker(function).check()
+        _Checker(function, known).check()
 
 
 class _Checker:
     """Walks one function in order, with the values that can be seen at each place."""
 
-    def __init__(self, function: Function):
+    def __init__(self, function: Function, known: frozenset[int]):
         self._function = function
+        self._known = known
         self._defined: dict[str, Var] = {}
         self._constants: dict[Var, Literal] = {}
 
@@ -50,6 +56,9 @@ class _Checker:
             where = f"op {op.name!r} ({op.kind.name})"
             for var in op.inputs:
                 self._read(var, where)
+            if id(op) in self._known and op.kind.name != "const" and not any(var in self._constants for var in op.inputs):
+                self._define_all(op, where)
+                continue
             for key, arg in op.args.items():
                 self._constants_fit(arg, f"{where}, argument {key}")
             for key, value in op.attrs.items():
@@ -60,8 +69,11 @@ class _Checker:
                 self._const(op, where)
             elif op.kind.has_rules:
                 self._types(op, where)
-            for var in op.outputs:
-                self._define(var, where)
+            self._define_all(op, where)
+
+    def _define_all(self, op: Op, where: str) -> None:
+        for var in op.outputs:
+            self._define(var, where)
 
     def _block(self, block: Block, where: str) -> None:
         """What a block defines is seen within it only; two blocks side by side may use one name."""

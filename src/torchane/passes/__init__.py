@@ -181,12 +181,12 @@ def run(step: Step, program: Program, chip: Chip) -> Program:
         raise type(error)(f"{error} (pass {step.name})") from error
     unchanged = len(after.ops) == len(program.ops) and all(a is b for a, b in zip(after.ops, program.ops))
     if not unchanged or after.outputs != program.outputs:
-        _check(after, step.name)
+        _check(after, step.name, program)
     return after
 
 
-def _check(program: Program, name: str) -> None:
+def _check(program: Program, name: str, before: Program | None = None) -> None:
     try:
-        check(program)
+        check(program, before=before)
     except CompileError as error:
         raise CompileError(f"after the pass {name} the program is not well formed: {error}") from error
