@@ -1,6 +1,7 @@
 """Reading anyone's files: what counts as text, what is said of the rest, and how it is cut in two."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchane.data import corpus
-from torchane.data.corpus import read_corpus, split_documents
+from torchane.data.corpus import Corpus, split_documents
+from torchane.data.documents import Document
 from torchane.errors import DataError
+
+
+def read_corpus(path: Path) -> Corpus:
+    return corpus.read_corpus(path, Path(tempfile.gettempdir()))
+
+
+def read(documents: list[Document]) -> list[str]:
+    return [document.read() for document in documents]
+
+
+def split(texts: list[str]) -> tuple[list[str], list[str]]:
+    train, valid = split_documents([Document.of_text(text) for text in texts])
+    return read(train), read(valid)
 
 
 def write(folder: Path, files: dict[str, bytes | str]) -> Path:
@@ -22,18 +37,17 @@ def write(folder: Path, files: dict[str, bytes | str]) -> Path:
 
 def test_a_file_is_one_document(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "héllo"})
-    read = read_corpus(tmp_path / "a.txt")
-    assert read.documents == ["héllo"]
-    assert read.size_bytes == 6
+    found = read_corpus(tmp_path / "a.txt")
+    assert read(found.documents) == ["héllo"]
+    assert found.size_bytes == 6
 
 
 def test_a_folder_is_read_in_the_order_of_its_names_at_every_depth(tmp_path: Path) -> None:
     write(tmp_path, {"b.txt": "b", "a/z.txt": "az", "a/y.py": "ay", "c/d/e.md": "cde"})
-    assert read_corpus(tmp_path).documents == ["b", "ay", "az", "cde"]
+    assert read(read_corpus(tmp_path).documents) == ["b", "ay", "az", "cde"]
 
 
-def test_what_is_skipped_is_counted_by_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "LARGEST_FILE_BYTES", 1 << 20)
+def test_what_is_skipped_is_counted_by_reason(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -45,54 +59,39 @@ def test_what_is_skipped_is_counted_by_reason(tmp_path: Path, monkeypatch: pytes
             "latin.txt": "é".encode("latin-1"),
             ".hidden": "secret",
             ".git/config": "secret",
-            "huge.txt": b"x" * ((1 << 20) + 1),
+            "node_modules/left-pad/index.js": "module.exports = pad",
+            "env/pyvenv.cfg": "home = /usr/bin",
+            "env/lib/six.py": "import sys",
         },
     )
-    read = read_corpus(tmp_path)
-    assert read.documents == ["text"]
-    assert read.skipped == {
-        "repeated": 1, "empty": 2, "binary": 1, "not UTF-8": 1, "hidden": 2, "larger than 1 MiB": 1
+    found = read_corpus(tmp_path)
+    assert read(found.documents) == ["text"]
+    assert found.skipped == {
+        "repeated": 1, "empty": 2, "binary": 1, "not UTF-8": 1, "hidden": 2, "folders of installed packages": 2
     }  # fmt: skip
-    assert read.describe().endswith(
-        "1 file, 4 bytes of text; skipped 8 (1 binary, 2 empty, 2 hidden, 1 larger than 1 MiB, 1 not UTF-8, 1 repeated)"
+    assert found.describe().endswith(
+        "1 file, 4 bytes of text; skipped 9 (1 binary, 2 empty, 2 folders of installed packages, 2 hidden, 1 not UTF-8, 1 repeated)"
     )
-
-
-def test_a_file_too_large_to_hold_is_refused_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "LARGEST_FILE_BYTES", 1 << 20)
-    write(tmp_path, {"huge.txt": b"x" * ((1 << 20) + 1)})
-    with pytest.raises(
-        DataError, match=r"huge.txt has 1,048,577 bytes, and the largest file that is read has 1,048,576"
-    ):
-        read_corpus(tmp_path / "huge.txt")
-
-
-def test_a_folder_is_read_until_memory_would_suffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "LARGEST_CORPUS_BYTES", 2 << 20)
-    write(tmp_path, {f"{name}.txt": name.encode() * (1 << 20) for name in "abcd"})
-    read = read_corpus(tmp_path)
-    assert [document[0] for document in read.documents] == ["a", "b"]
-    assert read.skipped == {"after the first 2 MiB": 2}
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": b"\xef\xbb\xbfhello"})
-    assert read_corpus(tmp_path / "a.txt").documents == ["hello"]
+    assert read(read_corpus(tmp_path / "a.txt").documents) == ["hello"]
 
 
 def test_links_inside_a_folder_are_not_followed(tmp_path: Path) -> None:
     write(tmp_path, {"data/a.txt": "text", "outside.txt": "private"})
     (tmp_path / "data/loop").symlink_to(tmp_path / "data")
     (tmp_path / "data/out.txt").symlink_to(tmp_path / "outside.txt")
-    read = read_corpus(tmp_path / "data")
-    assert read.documents == ["text"]
-    assert read.skipped == {"links": 2}
+    found = read_corpus(tmp_path / "data")
+    assert read(found.documents) == ["text"]
+    assert found.skipped == {"links": 2}
 
 
 def test_a_link_that_the_user_names_is_followed(tmp_path: Path) -> None:
     write(tmp_path, {"data/a.txt": "text"})
     (tmp_path / "link").symlink_to(tmp_path / "data")
-    assert read_corpus(tmp_path / "link").documents == ["text"]
+    assert read(read_corpus(tmp_path / "link").documents) == ["text"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -105,14 +104,14 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_skipped_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"a.txt": "text", "locked.txt": "secret"})
-    read_bytes = Path.read_bytes
+    look = corpus.document_of
 
-    def refuse_locked(path: Path) -> bytes:
+    def refuse_locked(path: Path) -> Document | str:
         if path.name == "locked.txt":  # permissions bind no test that runs as root
             raise PermissionError(13, "Permission denied")
-        return read_bytes(path)
+        return look(path)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse_locked)
+    monkeypatch.setattr(corpus, "document_of", refuse_locked)
     assert read_corpus(tmp_path).skipped == {"unreadable: Permission denied": 1}
 
 
@@ -136,13 +135,13 @@ def test_where_there_is_no_text_the_error_says_what_there_is(
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300), min_size=1, max_size=40))
 def test_every_character_is_in_one_half(documents: list[str]) -> None:
-    train, valid = split_documents(documents)
+    train, valid = split(documents)
     assert sorted("".join(train + valid)) == sorted("".join(documents))
 
 
 def test_of_many_documents_a_tenth_is_held_out_whole() -> None:
     documents = [f"document {i}\n" * 50 for i in range(100)]
-    train, valid = split_documents(documents)
+    train, valid = split(documents)
     assert set(train) | set(valid) == set(documents)
     assert not set(train) & set(valid)
     assert 0.05 <= sum(map(len, valid)) / sum(map(len, documents)) <= 0.1
@@ -150,12 +149,12 @@ def test_of_many_documents_a_tenth_is_held_out_whole() -> None:
 
 def test_the_same_documents_are_held_out_in_any_order() -> None:
     documents = [f"document {i}\n" * 50 for i in range(100)]
-    assert set(split_documents(documents)[1]) == set(split_documents(documents[::-1])[1])
+    assert set(split(documents)[1]) == set(split(documents[::-1])[1])
 
 
 def test_of_few_documents_the_tails_are_held_out_from_a_line_start() -> None:
     documents = ["".join(f"{name} line {i}\n" for i in range(1000)) for name in ("one", "two")]
-    train, valid = split_documents(documents)
+    train, valid = split(documents)
     assert [a + b for a, b in zip(train, valid, strict=True)] == documents
     assert all(text.endswith("\n") for text in train)
     assert 0.09 < len(valid[0]) / len(documents[0]) < 0.11
@@ -163,10 +162,10 @@ def test_of_few_documents_the_tails_are_held_out_from_a_line_start() -> None:
 
 def test_one_document_that_outweighs_the_rest_gives_its_tail() -> None:
     documents = ["line of a long book\n" * 10_000, *(f"note {i}" for i in range(30))]
-    _, valid = split_documents(documents)
+    _, valid = split(documents)
     assert 0.05 <= sum(map(len, valid)) / sum(map(len, documents)) <= 0.11
 
 
 def test_no_more_is_held_out_than_can_be_evaluated() -> None:
-    _, valid = split_documents(["a line of text\n" * 1_000_000])
+    _, valid = split(["a line of text\n" * 1_000_000])
     assert corpus.LARGEST_VALID_BYTES * 0.99 < len(valid[0]) <= corpus.LARGEST_VALID_BYTES * 1.01

@@ -139,7 +139,8 @@ def step_line(report: StepReport) -> str:
 def validation_line(report: ValidationReport) -> str:
     train = "" if report.train_loss is None else f"train loss {report.train_loss:.3f}  "
     floor = "" if report.floor is None else f" (floor {report.floor:.3f})"
-    return f"step {report.step}: {train}valid loss {report.valid_loss:.3f}  {report.bits_per_byte:.3f} bits per byte{floor}"
+    bits = "" if report.bits_per_byte is None else f"  {report.bits_per_byte:.3f} bits per byte{floor}"
+    return f"step {report.step}: {train}valid loss {report.valid_loss:.3f}{bits}"
 
 
 def sample_title(step: int) -> str:

@@ -24,7 +24,11 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
     "--data",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="A file or folder of text or source code. Without it: stories made up here, whose entropy is known.",
+    help="A file or folder of text or source code, .jsonl or notebooks among them, or uint16 tokens (.bin) of nanoGPT or llama2.c. "
+    "Without it: stories made up here, whose entropy is known.",
+)
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), metavar="FILE", help="A byte-level tokenizer.json.  [default: one is trained]"
 )
 @number("--steps", help="Optimizer steps, in all.  [default: the preset's]")
 @number("--seq-len", help="Tokens in one window.  [default: the preset's]")

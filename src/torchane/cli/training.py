@@ -15,13 +15,14 @@ from typing import Any, Protocol
 import torch
 
 from torchane import native
-from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset
+from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset, tokens_dataset
 from torchane.data.tokenizer import Tokenizer
+from torchane.data.tokens import token_files
 from torchane.errors import DataError, UsageError
 from torchane.generate.text import continue_text
 from torchane.models.build import CausalLM, build_model
 from torchane.models.files import make_folder, write_error, write_text
-from torchane.models.folder import load_config
+from torchane.models.folder import TOKENIZER, load_config
 from torchane.models.presets import Preset, preset
 from torchane.runtime.devices import auto_reason
 from torchane.train.audit import audit
@@ -51,6 +52,7 @@ class Request:
 
     preset: str | None = None
     data: Path | None = None
+    tokenizer: Path | None = None
     steps: int | None = None
     seq_len: int | None = None
     batch_size: int | None = None
@@ -122,7 +124,8 @@ def _start(
     arithmetic, ranges = request.arithmetic or EXACT, request.ranges or AUTO
     compiled = _compile(model, chosen.name, request, arithmetic, ranges, progress, compile_model)
     out = claim(request.out, chosen.name, held)  # what cannot be written shows before minutes of encoding
-    dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress)
+    tokenizer = request.tokenizer and Tokenizer.load(request.tokenizer)
+    dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress, tokenizer, out)
     progress.said(dataset.describe())
     batches = DatasetBatches(dataset, settings)
     about = {
@@ -135,7 +138,7 @@ def _start(
         "settings": settings.to_dict(),
         "provenance": [{"step": 0, **provenance()}],
     }
-    folder = RunFolder.create(out, about, model, dataset.tokenizer.to_text())
+    folder = RunFolder.create(out, about, model, dataset.tokenizer and dataset.tokenizer.to_text())
     progress.said(f"The run folder is {out}.")
     trainer = Trainer(
         model, compiled, adamw(model, settings), batches, settings, folder, progress, _sampler(dataset.tokenizer)
@@ -185,6 +188,7 @@ def _resume(
         "eval_interval",
         "checkpoint_interval",
         "out",
+        "tokenizer",
     )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(request, name) is not None]
     if given:
@@ -206,9 +210,10 @@ def _resume(
     model = build_model(load_config(folder.path), seed=settings.seed)
     arithmetic, ranges = request.arithmetic or about["arithmetic"], request.ranges or about["ranges"]
     compiled = _compile(model, chosen, request, arithmetic, ranges, progress, compile_model)
-    tokenizer = load_tokenizer(folder.path)
     path = request.data or (path and Path(path))
-    dataset = load_dataset(path, model.config.vocab_size, settings.seed, progress, tokenizer)
+    is_text = path is None or token_files(path) is None
+    tokenizer = load_tokenizer(folder.path) if is_text or (folder.path / TOKENIZER).exists() else None
+    dataset = load_dataset(path, model.config.vocab_size, settings.seed, progress, tokenizer, folder.path)
     if digest(dataset) != expected:
         raise DataError(
             f"{path or 'The story generator'} no longer gives the text that {folder.path} was trained on. "
@@ -249,12 +254,20 @@ def choose_settings(chosen: Preset, request: Request) -> TrainSettings:
 
 
 def load_dataset(
-    path: Path | None, vocab_size: int, seed: int, progress: Progress, tokenizer: Tokenizer | None = None
+    path: Path | None, vocab_size: int, seed: int, progress: Progress, tokenizer: Tokenizer | None = None, folder: Path | None = None
 ) -> Dataset:
-    """The text below path, or our stories. Raises DataError."""
+    """The text or tokens below path, or our stories. Tokens of a text lie in unnamed files of `folder`. Raises DataError."""
+    if tokenizer is not None and tokenizer.vocab_size > vocab_size:
+        raise DataError(
+            f"The tokenizer has {tokenizer.vocab_size:,} tokens and the model {vocab_size:,}. Choose a --preset with as many (gpt2 "
+            "has 50,257, qwen3-0.6b 151,936), or a smaller tokenizer."
+        )
     if path is None:
         return stories_dataset(vocab_size, seed, tokenizer=tokenizer, progress=progress.working)
-    return corpus_dataset(path, vocab_size, tokenizer=tokenizer, progress=progress.working)
+    files = token_files(path)
+    if files is not None:
+        return tokens_dataset(files, vocab_size, tokenizer)
+    return corpus_dataset(path, vocab_size, tokenizer=tokenizer, folder=folder, progress=progress.working)
 
 
 def _compile(
@@ -276,7 +289,10 @@ def _compile(
     return compiled
 
 
-def _sampler(tokenizer: Tokenizer) -> Callable[[CausalLM], str]:
+def _sampler(tokenizer: Tokenizer | None) -> Callable[[CausalLM], str] | None:
+    if tokenizer is None:
+        return None
+
     def sample(model: CausalLM) -> str:
         return "".join(continue_text(model, tokenizer, "", max_tokens=SAMPLE_TOKENS))
 
@@ -300,11 +316,12 @@ def _conclude(result: TrainResult, folder: Path, progress: Progress) -> None:
         return
     floor = (
         ""
-        if result.floor is None
+        if result.floor is None or result.bits_per_byte is None
         else f" ({result.bits_per_byte / result.floor:.2f} times the floor of {result.floor:.3f})"
     )
+    quality = f"validation loss {result.valid_loss:.3f}" if result.bits_per_byte is None else f"{result.bits_per_byte:.3f} bits per byte"
     speed = "" if result.tokens_per_s is None else f", {result.tokens_per_s:,.0f} tokens/s"
     progress.said(
-        f"Trained {result.steps:,} steps: {result.bits_per_byte:.3f} bits per byte{floor}{speed}.\n"
+        f"Trained {result.steps:,} steps: {quality}{floor}{speed}.\n"
         f"Now let it write: torchane generate {shlex.quote(str(folder))}"
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from torchane.data.shards import Shards
 from torchane.errors import DataError
 
 IGNORE = -100  # torch.nn.functional.cross_entropy's ignore_index
@@ -39,11 +40,11 @@ class Batch:
 class Split:
     """Documents as one stream of tokens: END, then each document and END.
 
-    stream is uint16 or uint32 (N,); boundaries int64 (documents + 1,): where the END before each
-    document stands, and the last END.
+    stream is uint16 or uint32 (N,), perhaps in mapped files; boundaries int64 (documents + 1,): where the END before each
+    document stands, and the last END. It is empty for free text, whose windows begin anywhere.
     """
 
-    stream: np.ndarray
+    stream: np.ndarray | Shards
     boundaries: np.ndarray
 
     @classmethod

@@ -1,78 +1,94 @@
-"""A file or folder of anyone's text or code: found, read, and cut into training and validation text.
+"""A file or folder of anyone's text or code: found, read through once, and cut into training and validation text.
 
-    PATH ──find──► files ──read──► documents ──split──► train | valid
-                     └ hidden, linked, huge      └ binary, empty, unreadable, repeated: counted, and said once
+    PATH ──find──► files ──look──► documents ──split──► train | valid
+                     └ hidden, linked, installed   └ binary, empty, unreadable, repeated: counted, and said once
 
 With many documents some of them are held out whole; with few, the tail of each. Which, follows from
-their contents alone. A document that appears twice counts once, so none is in both halves.
+their contents alone. A document that appears twice counts once, so none is in both halves. No text is held in memory.
 """
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torchane.data.documents import Document, TextStore, document_of
+from torchane.data.records import holds_records, text_of_records
 from torchane.errors import DataError
 
-LARGEST_FILE_BYTES = 256 << 20  # a file is read whole
-LARGEST_CORPUS_BYTES = 1 << 30  # text and tokens are kept in memory, some 4 bytes for each of these
 VALID_SHARE = 0.1
 LARGEST_VALID_BYTES = 512 << 10  # some 200,000 tokens: more would cost time and tell nothing new
 FEWEST_WHOLE_DOCUMENTS = 20  # below this the tail of each document is held out
-_PROBE_BYTES = 8192
+#: Folders of what others wrote and a tool put there.
+INSTALLED = ("node_modules", "bower_components", "site-packages", "__pycache__")
+VENV_MARK = "pyvenv.cfg"
 
 
 @dataclass
 class Corpus:
-    """The documents read from a path, in the order of their names, and what was left out, by reason."""
+    """The documents found at a path, in the order of their names, and what was left out, by reason. records: files whose text
+    was taken out of JSON.
+    """
 
     path: Path
-    documents: list[str]
+    documents: list[Document]
     size_bytes: int
     skipped: Counter[str] = field(default_factory=Counter)
+    records: int = 0
 
     def describe(self) -> str:
         """One line: what was read, what was skipped and why."""
         files = "1 file" if len(self.documents) == 1 else f"{len(self.documents):,} files"
         line = f"{self.path}: {files}, {self.size_bytes:,} bytes of text"
+        if self.records:
+            line += f" ({self.records:,} of JSON: the text of their records or cells)"
         if self.skipped:
             line += f"; skipped {sum(self.skipped.values()):,} ({_reasons(self.skipped)})"
         return line
 
 
-def read_corpus(path: str | os.PathLike[str]) -> Corpus:
-    """Reads every text below path. Raises DataError if there is none, saying what there is instead."""
+def read_corpus(path: str | os.PathLike[str], folder: Path) -> Corpus:
+    """Looks through every text below path; text out of JSON is kept in a file without a name in `folder`.
+    Raises DataError if there is none, saying what there is instead.
+    """
     path = Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         raise DataError(
             f"There is no {path}. Give --data a file or folder of text, or leave it out to train on our stories."
         )
     corpus = Corpus(path, [], 0)
     seen: set[bytes] = set()
+    store = TextStore(folder)
     for file in _find(path, corpus.skipped):
-        if corpus.size_bytes >= LARGEST_CORPUS_BYTES:
-            corpus.skipped[f"after the first {LARGEST_CORPUS_BYTES >> 20:,} MiB"] += 1
-            continue
         try:
-            raw = file.read_bytes()
+            document = _read(file, store, corpus)
         except OSError as error:
-            corpus.skipped[f"unreadable: {error.strerror}"] += 1
-            continue
-        text = _decode(raw, corpus.skipped)
-        if text is None:
-            continue
-        digest = hashlib.sha256(raw).digest()
-        if digest in seen:
+            document = f"unreadable: {error.strerror}"
+        except DataError:
+            if file == path:
+                raise
+            document = "JSON without text"
+        if isinstance(document, str):
+            corpus.skipped[document] += 1
+        elif document.digest in seen:
             corpus.skipped["repeated"] += 1
-            continue
-        seen.add(digest)
-        corpus.documents.append(text)
-        corpus.size_bytes += len(text.encode())
+        else:
+            seen.add(document.digest)
+            corpus.documents.append(document)
+            corpus.size_bytes += document.size_bytes
     if not corpus.documents:
         raise DataError(_no_text(path, corpus.skipped))
     return corpus
+
+
+def _read(file: Path, store: TextStore, corpus: Corpus) -> Document | str:
+    if holds_records(file):
+        place = text_of_records(file, store)
+        if place is not None:
+            corpus.records += 1
+            return document_of(store, *place)
+    return document_of(file)
 
 
 def _find(path: Path, skipped: Counter[str]) -> Iterator[Path]:
@@ -80,12 +96,6 @@ def _find(path: Path, skipped: Counter[str]) -> Iterator[Path]:
     if not path.is_dir():
         if not path.is_file():
             raise DataError(f"{path} is neither a file nor a folder. Give --data a file or folder of text.")
-        size = path.stat().st_size
-        if size > LARGEST_FILE_BYTES:
-            raise DataError(
-                f"{path} has {size:,} bytes, and the largest file that is read has {LARGEST_FILE_BYTES:,}. "
-                "Cut it into several files in a folder (split -l 1000000), and give --data the folder."
-            )
         yield path
         return
 
@@ -99,6 +109,8 @@ def _find(path: Path, skipped: Counter[str]) -> Iterator[Path]:
                 skipped["hidden"] += 1
             elif os.path.islink(os.path.join(folder, name)):
                 skipped["links"] += 1
+            elif name in INSTALLED or os.path.exists(os.path.join(folder, name, VENV_MARK)):
+                skipped["folders of installed packages"] += 1
             else:
                 kept.append(name)
         folders[:] = kept
@@ -110,24 +122,8 @@ def _find(path: Path, skipped: Counter[str]) -> Iterator[Path]:
                 skipped["links"] += 1
             elif not file.is_file():  # a socket or a pipe would be waited for
                 skipped["not files"] += 1
-            elif file.stat().st_size > LARGEST_FILE_BYTES:
-                skipped[f"larger than {LARGEST_FILE_BYTES >> 20} MiB"] += 1
             else:
                 yield file
-
-
-def _decode(raw: bytes, skipped: Counter[str]) -> str | None:
-    if not raw.strip():
-        skipped["empty"] += 1
-        return None
-    if b"\0" in raw[:_PROBE_BYTES]:
-        skipped["binary"] += 1
-        return None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        skipped["not UTF-8"] += 1
-        return None
 
 
 def _reasons(skipped: Counter[str]) -> str:
@@ -147,20 +143,19 @@ def _no_text(path: Path, skipped: Counter[str]) -> str:
     )
 
 
-def split_documents(documents: list[str]) -> tuple[list[str], list[str]]:
+def split_documents(documents: list[Document]) -> tuple[list[Document], list[Document]]:
     """(train, valid): about a tenth of the text is held out, no more than LARGEST_VALID_BYTES.
 
     Documents are drawn by the hash of their contents, so that neither names nor order matter; one
     that is larger than what is still wanted is passed over. Few documents, or ones too large, give
     their tails instead, cut where a line begins if there is such a place.
     """
-    sizes = [len(document.encode()) for document in documents]
+    sizes = [document.size_bytes for document in documents]
     wanted = min(VALID_SHARE * sum(sizes), LARGEST_VALID_BYTES)
     if len(documents) >= FEWEST_WHOLE_DOCUMENTS:
         held_out: set[int] = set()
         held_bytes = 0
-        ranked = sorted(range(len(documents)), key=lambda i: hashlib.sha256(documents[i].encode()).digest())
-        for i in ranked:
+        for i in sorted(range(len(documents)), key=lambda i: documents[i].digest):
             if held_bytes + sizes[i] <= wanted:
                 held_out.add(i)
                 held_bytes += sizes[i]
@@ -168,14 +163,5 @@ def split_documents(documents: list[str]) -> tuple[list[str], list[str]]:
             train = [document for i, document in enumerate(documents) if i not in held_out]
             return train, [documents[i] for i in sorted(held_out)]
     share = wanted / sum(sizes)
-    cuts = [_cut(document, share) for document in documents]
-    train = [document[:at] for document, at in zip(documents, cuts, strict=True)]
-    valid = [document[at:] for document, at in zip(documents, cuts, strict=True)]
-    return [text for text in train if text], [text for text in valid if text]
-
-
-def _cut(document: str, share: float) -> int:
-    """Where the last share of document begins: after a line end nearby, else between characters."""
-    at = len(document) - round(share * len(document))
-    line_start = document.rfind("\n", 0, at) + 1
-    return line_start if line_start > at - 1000 and line_start > 0 else at
+    cuts = [document.cut(share) for document in documents]
+    return [part for part, _ in cuts if part.size_bytes], [part for _, part in cuts if part.size_bytes]

@@ -13,19 +13,23 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from torchane.errors import DataError
+from torchane.errors import DataError, RunFolderError
+from torchane.models.files import parse_json, read_text
 
 END = "<|endoftext|>"
 
 SMALLEST_VOCAB_SIZE = 257  # every byte, and END
 SAMPLE_CHARS = 8_000_000  # enough for the merges of small vocabularies; training on more takes longer, no more
-_SLICE_CHARS = 1 << 16  # long texts are encoded in slices: threads share them, and progress can be told
+SLICE_CHARS = 1 << 16  # long texts are encoded in slices: threads share them, and progress can be told
 _ENCODE_BATCH = 64
+_STREAM_BATCH = 16  # what encoding a slice takes is some hundred times its tokens
+_COUNTED = 4 << 20  # tokens that are looked at together
 
 
 class Tokenizer:
@@ -53,6 +57,12 @@ class Tokenizer:
         The vocabulary is smaller than vocab_size where the text has too few repeated pairs: ask the
         result. Raises DataError if vocab_size cannot hold every byte.
         """
+        stride = max(1, -(-sum(map(len, texts)) // sample_chars))
+        return cls.train_on(itertools.islice((part for _, part in _slices(texts)), 0, None, stride), vocab_size)
+
+    @classmethod
+    def train_on(cls, sample: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Learns merges from all of the sample. Raises DataError if vocab_size cannot hold every byte."""
         if vocab_size < SMALLEST_VOCAB_SIZE:
             raise DataError(
                 f"A vocabulary of {vocab_size} cannot hold the 256 bytes and the end of a text. "
@@ -68,7 +78,7 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        inner.train_from_iterator(_sample(texts, sample_chars), trainer)
+        inner.train_from_iterator(sample, trainer)
         return cls(inner)
 
     @classmethod
@@ -76,17 +86,24 @@ class Tokenizer:
         """Reads a tokenizer.json. Raises DataError if it is missing, damaged or not byte-level."""
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"The tokenizer {path} cannot be read: {error}. Name a tokenizer.json file.") from error
+            text = read_text(path)
+        except RunFolderError as error:
+            raise DataError(f"The tokenizer {path} cannot be read: {error} Name a tokenizer.json file.") from error
         try:
+            parse_json(text)  # nested too deep, it would end the Rust side
             inner = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the Rust side raises plain Exception
+            inner.no_padding()  # a batch is cut and filled elsewhere; a file that asks for 10^12 tokens gets none
+            inner.no_truncation()
+            return cls(inner, str(path))
+        except DataError:
+            raise
+        except BaseException as error:  # the Rust side raises plain Exception, and PanicException, which is none
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise DataError(
                 f"{path} is not a tokenizer that we can use: {error}. "
                 "It must be a tokenizer.json as Hugging Face tokenizers writes it."
             ) from error
-        return cls(inner, str(path))
 
     def to_text(self) -> str:
         """The contents of tokenizer.json."""
@@ -97,11 +114,11 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[np.ndarray]:
         """Each text's tokens, uint16 or (beyond 65,536 tokens) uint32; progress(done, total) counts characters."""
-        dtype = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+        dtype = self.dtype
         total = sum(map(len, texts))
         done = 0
         slices: list[list[np.ndarray]] = [[] for _ in texts]
-        for batch in _batches(_slices(texts), _ENCODE_BATCH):
+        for batch in _batched(_slices(texts), _ENCODE_BATCH):
             encoded = self._inner.encode_batch_fast([part for _, part in batch], add_special_tokens=False)
             for (index, part), encoding in zip(batch, encoded, strict=True):
                 slices[index].append(np.array(encoding.ids, dtype=dtype))
@@ -110,19 +127,27 @@ class Tokenizer:
                 progress(done, total)
         return [np.concatenate(parts) if parts else np.zeros(0, dtype) for parts in slices]
 
+    def encode_stream(self, pieces: Iterable[str | None]) -> Iterator[np.ndarray]:
+        """The tokens of texts that come in pieces, a few pieces at a time, and of END where a None stands."""
+        end = np.array([self.end_id], self.dtype)
+        for batch in _batched(pieces, _STREAM_BATCH):
+            texts = [piece for piece in batch if piece is not None]
+            encoded = iter(self._inner.encode_batch_fast(texts, add_special_tokens=False))
+            yield np.concatenate([end if piece is None else np.array(next(encoded).ids, self.dtype) for piece in batch])
+
+    @property
+    def dtype(self) -> Any:
+        """Of an array of tokens: uint16 where they fit."""
+        return np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; END says nothing, and bytes that are no UTF-8 become U+FFFD."""
         return self._inner.decode(list(tokens), skip_special_tokens=True)
 
     def count_bytes(self, tokens: np.ndarray) -> int:
         """How many UTF-8 bytes tokens stand for."""
-        return int(self.byte_counts[tokens].sum())
-
-
-def _sample(texts: Sequence[str], limit: int) -> Iterator[str]:
-    """Slices spread evenly over texts, about limit characters in all; everything where it is no more than that."""
-    stride = max(1, -(-sum(map(len, texts)) // limit))
-    return itertools.islice((part for _, part in _slices(texts)), 0, None, stride)
+        parts = (tokens[begin : begin + _COUNTED] for begin in range(0, len(tokens), _COUNTED))
+        return sum(int(self.byte_counts[part].sum(dtype=np.int64)) for part in parts)
 
 
 def _slices(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -130,7 +155,7 @@ def _slices(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
     for index, text in enumerate(texts):
         start = 0
         while start < len(text):
-            end = start + _SLICE_CHARS
+            end = start + SLICE_CHARS
             if end < len(text):
                 newline = text.rfind("\n", start, end)
                 end = newline + 1 if newline > start else end
@@ -138,14 +163,30 @@ def _slices(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
             start = end
 
 
-def _batches(items: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def slices_of(texts: Iterable[str]) -> Iterator[str]:
+    """One text that comes in parts, in the slices of SLICE_CHARS that `_slices` would cut it into."""
+    held = ""
+    for text in texts:
+        held += text
+        start = 0
+        while len(held) - start > SLICE_CHARS:  # what is left may go on, and is cut only where more is certain
+            end = start + SLICE_CHARS
+            newline = held.rfind("\n", start, end)
+            end = newline + 1 if newline > start else end
+            yield held[start:end]
+            start = end
+        held = held[start:]
+    if held:
+        yield held
+
+
+Item = TypeVar("Item")
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """As itertools.batched, of Python 3.12."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
         yield batch
 
 
@@ -155,6 +196,8 @@ def _byte_counts(inner: tokenizers.Tokenizer, name: str) -> np.ndarray:
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
     added = {token["id"]: token for token in described["added_tokens"]}
     counts = np.zeros(inner.get_vocab_size(), dtype=np.int32)
+    if sorted(inner.get_vocab(with_added_tokens=True).values()) != list(range(len(counts))):
+        raise DataError(f"{name}: its {len(counts):,} tokens are not numbered from 0 on. It is damaged, or no tokenizer of a model.")
     for spelling, token in inner.get_vocab(with_added_tokens=True).items():
         if token in added:
             counts[token] = 0 if added[token]["special"] else len(added[token]["content"].encode())

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from torchane.data.batches import Batch
 from torchane.data.dataset import Dataset
+from torchane.data.shards import chunks
 from torchane.train.settings import TrainSettings
 
 
@@ -35,6 +36,7 @@ def digest(dataset: Dataset) -> str:
     total = hashlib.sha256()
     for split in (dataset.train, dataset.valid):
         total.update(f"{split.stream.dtype} {len(split.stream)} {len(split.boundaries)}\n".encode())
-        total.update(split.stream.data)
+        for part in chunks(split.stream):
+            total.update(part.data)
         total.update(split.boundaries.data)
     return total.hexdigest()

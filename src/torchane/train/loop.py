@@ -55,7 +55,7 @@ class Trainer:
     settings: TrainSettings
     folder: RunFolder
     reporter: Reporter
-    sample: Callable[[CausalLM], str]
+    sample: Callable[[CausalLM], str] | None  # None where there is no tokenizer
     state: TrainState = field(default_factory=TrainState)
     saved_step: int | None = None
 
@@ -168,7 +168,7 @@ class Trainer:
             step=self.state.step,
             train_loss=math.fsum(losses) / len(losses) if losses else None,
             valid_loss=nll / count,
-            bits_per_byte=nll / math.log(2) / size_bytes,
+            bits_per_byte=nll / math.log(2) / size_bytes if size_bytes else None,
             floor=self.batches.floor,
         )
 
@@ -178,6 +178,8 @@ class Trainer:
         return validation
 
     def report_sample(self) -> None:
+        if self.sample is None:
+            return
         with evaluating(self.model):
             self.reporter.sample(self.state.step, self.sample(self.model))
 

@@ -27,13 +27,13 @@ class StepReport:
 @dataclass(frozen=True)
 class ValidationReport:
     """Losses in nats per token; train_loss is the mean since the last validation, None before the first step.
-    floor is the least bits per byte that any model can reach on this text, where it is known.
+    bits_per_byte is None where nobody knows how many bytes a token stands for. floor is the least bits per byte that any model can reach on this text, where it is known.
     """
 
     step: int
     train_loss: float | None
     valid_loss: float
-    bits_per_byte: float
+    bits_per_byte: float | None
     floor: float | None
 
     def metrics(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class TrainResult:
     steps: int
     train_loss: float | None
     valid_loss: float
-    bits_per_byte: float
+    bits_per_byte: float | None
     floor: float | None
     tokens_per_s: float | None
     interrupted: bool
