@@ -78,10 +78,8 @@ public:
 
 protected:
     void evaluate(const Surfaces& inputs, const Surfaces& outputs) override {
-        for (const Surfaces* all : {&inputs, &outputs})
-            for (Surface* surface : *all) surface->used_by(requests_);
         id error = nullptr;
-        id request = requests_->request(*this, inputs, outputs);
+        id request = requests_->request(requests_, *this, inputs, outputs);
         if (!client_evaluate(client_.get(), model_.get(), evaluation_options_.get(), request, QOS, &error))
             throw_error(client_evaluate.call(), error);
     }

@@ -89,10 +89,8 @@ public:
 
 protected:
     void evaluate(const Surfaces& inputs, const Surfaces& outputs) override {
-        for (const Surfaces* all : {&inputs, &outputs})
-            for (Surface* surface : *all) surface->used_by(requests_);
         id error = nullptr;
-        id request = requests_->request(*this, inputs, outputs);
+        id request = requests_->request(requests_, *this, inputs, outputs);
         if (!evaluate_model(model_.get(), QOS, options_.get(), request, &error)) throw_error(evaluate_model.call(), error);
     }
 

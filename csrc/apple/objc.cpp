@@ -91,6 +91,9 @@ std::string normalised(const char* encoding) {
     return text;
 }
 
+const Method<id()> pool_alloc{"NSAutoreleasePool", '+', "alloc"}, pool_init{"NSAutoreleasePool", '-', "init"};
+const Method<void()> pool_drain{"NSAutoreleasePool", '-', "drain"};
+
 std::string written(const char* type, char sign, const char* name) { return std::string(1, sign) + "[" + type + " " + name + "]"; }
 
 MethodRef method_of(const char* type, char sign, const char* name) {
@@ -183,11 +186,11 @@ Owned::~Owned() {
     }
 }
 
-Pool::Pool() : pool_(call<id>(call<id>(required_class("NSAutoreleasePool"), "alloc"), "init")) {}
+Pool::Pool() : pool_(pool_init(pool_alloc.on_class())) {}
 
 Pool::~Pool() {
     try {
-        call<void>(pool_, "drain");
+        pool_drain(pool_);
     } catch (const Fault&) {  // as above
     }
 }

@@ -75,8 +75,9 @@ template <> struct Encoded<uint32_t> { static constexpr const char* text = "I"; 
 template <> struct Encoded<int64_t> { static constexpr const char* text = "q"; };
 template <> struct Encoded<uint64_t> { static constexpr const char* text = "Q"; };
 
-template <class R, class... A>
-R send(id receiver, SEL selector, const std::string& call, A... args) {
+// name() is asked for where it fails only.
+template <class R, class N, class... A>
+R send(id receiver, SEL selector, const N& name, A... args) {
     auto* function = reinterpret_cast<R (*)(id, SEL, A...)>(implementation(receiver, selector));
     Sending sending;
     try {
@@ -88,7 +89,7 @@ R send(id receiver, SEL selector, const std::string& call, A... args) {
         throw;
 #endif
     } catch (...) {
-        rethrow_foreign(call);
+        rethrow_foreign(name());
     }
 }
 
@@ -103,9 +104,12 @@ public:
     // To an instance, or to the class itself for '+'.
     R operator()(id receiver, A... args) const {
         if (receiver == nullptr) throw Fault("nil", call(), "the receiver is nil");
-        return send<R, A...>(receiver, look_up(), call(), args...);
+        return send<R>(receiver, look_up(), [this] { return call(); }, args...);
     }
-    R on_class(A... args) const { return (*this)(required_class(type_), args...); }
+    R on_class(A... args) const {
+        look_up();
+        return (*this)(class_.load(std::memory_order_relaxed), args...);
+    }
 
     bool is_there() const { return has_method(type_, sign_, name_); }
     void check() const { look_up(); }
@@ -116,6 +120,7 @@ private:
         if (seen_.load(std::memory_order_acquire) != generation()) {
             found_.store(checked_selector(type_, sign_, name_, std::string(Encoded<R>::text) + "@:" + (std::string() + ... + Encoded<A>::text)),
                          std::memory_order_relaxed);
+            class_.store(required_class(type_), std::memory_order_relaxed);
             seen_.store(generation(), std::memory_order_release);
         }
         return found_.load(std::memory_order_relaxed);
@@ -124,6 +129,7 @@ private:
     const char *type_, *name_;
     char sign_;
     mutable std::atomic<SEL> found_{nullptr};
+    mutable std::atomic<id> class_{nullptr};
     mutable std::atomic<unsigned> seen_{0};
 };
 
@@ -131,7 +137,7 @@ private:
 template <class R, class... A>
 R call(id receiver, const char* name, A... args) {
     if (receiver == nullptr) throw Fault("nil", name, "the receiver is nil");
-    return send<R, A...>(receiver, selector(name), name, args...);
+    return send<R>(receiver, selector(name), [name] { return std::string(name); }, args...);
 }
 
 // An object that is kept: retained while this lives. Objects that are not kept die with the Pool around them.

@@ -95,16 +95,22 @@ void Program::run(const Surfaces& inputs, const Surfaces& outputs) {
     require_written(outputs, output_bytes, output_names_);
 }
 
-id Requests::request(const Program& program, const Surfaces& inputs, const Surfaces& outputs) {
+id Requests::request(const std::shared_ptr<Requests>& self, const Program& program, const Surfaces& inputs, const Surfaces& outputs) {
     std::vector<const Surface*> key(inputs.begin(), inputs.end());
     key.insert(key.end(), outputs.begin(), outputs.end());
-    std::lock_guard<std::mutex> guard(mutex_);
-    if (auto found = made_.find(key); found != made_.end()) return found->second.get();
-    if (made_.size() >= MOST_REQUESTS) made_.clear();
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        if (auto found = made_.find(key); found != made_.end()) return found->second.get();
+        if (made_.size() >= MOST_REQUESTS) made_.clear();
+    }
+    for (const Surfaces* all : {&inputs, &outputs})
+        for (Surface* surface : *all) surface->used_by(self);
     const auto [in, in_places] = bound(inputs, program.input_index);
     const auto [out, out_places] = bound(outputs, program.output_index);
     id made = make_request.on_class(in, in_places, out, out_places, nullptr, nullptr, number(0));
-    made_[key] = Owned(not_nil(made, make_request.call()));
+    Owned kept(not_nil(made, make_request.call()));
+    std::lock_guard<std::mutex> guard(mutex_);
+    made_[key] = std::move(kept);
     return made;
 }
 

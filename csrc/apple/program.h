@@ -77,7 +77,8 @@ void check_e5_route();
 // _ANERequests by their surfaces: a request may be reused, and to make one costs more than to run it.
 class Requests : public SurfaceUser {
 public:
-    id request(const Program& program, const Surfaces& inputs, const Surfaces& outputs);
+    // self: these requests, which the surfaces are to tell when they go.
+    id request(const std::shared_ptr<Requests>& self, const Program& program, const Surfaces& inputs, const Surfaces& outputs);
     void forget(const Surface* surface) override;
     void clear();
 

@@ -32,11 +32,28 @@ SurfaceRef create(size_t bytes) {
     return made;
 }
 
-void change_lock(const char* name, SurfaceRef surface) {
-    auto* change = reinterpret_cast<int (*)(SurfaceRef, uint32_t, uint32_t*)>(required(name));
-    if (const int status = change(surface, 0, nullptr))
-        throw Fault("status", name, "it returned " + std::to_string(status), "IOSurface", status);
-}
+using ChangeLock = int (*)(SurfaceRef, uint32_t, uint32_t*);
+
+// A function that every dispatch calls: looked up once per open().
+class LockFunction {
+public:
+    constexpr explicit LockFunction(const char* name) : name_(name) {}
+    void operator()(SurfaceRef surface) const {
+        if (seen_.load(std::memory_order_acquire) != generation()) {
+            found_.store(reinterpret_cast<ChangeLock>(required(name_)), std::memory_order_relaxed);
+            seen_.store(generation(), std::memory_order_release);
+        }
+        if (const int status = found_.load(std::memory_order_relaxed)(surface, 0, nullptr))
+            throw Fault("status", name_, "it returned " + std::to_string(status), "IOSurface", status);
+    }
+
+private:
+    const char* name_;
+    mutable std::atomic<ChangeLock> found_{nullptr};
+    mutable std::atomic<unsigned> seen_{0};
+};
+
+const LockFunction lock_surface{"IOSurfaceLock"}, unlock_surface{"IOSurfaceUnlock"};
 
 }  // namespace
 
@@ -55,7 +72,7 @@ Surface::Surface(Kind kind, size_t size_bytes) : kind_(kind), capacity_((std::ma
         if (data_ == nullptr || given < capacity_)
             throw Fault("nil", "IOSurfaceGetBaseAddress", "a surface of " + std::to_string(capacity_) + " bytes has " + std::to_string(given));
         std::memset(data_, 0, capacity_);
-        held_ = true;
+        unlock();  // until the host looks
     } catch (...) {
         reinterpret_cast<void (*)(SurfaceRef)>(required("CFRelease"))(surface_);
         throw;
@@ -81,8 +98,8 @@ Surface::~Surface() {
     }
 }
 
-void Surface::lock() { change_lock("IOSurfaceLock", surface_); }
-void Surface::unlock() { change_lock("IOSurfaceUnlock", surface_); }
+void Surface::lock() { lock_surface(surface_); }
+void Surface::unlock() { unlock_surface(surface_); }
 
 void Surface::hold() {
     std::lock_guard<std::mutex> guard(mutex_);

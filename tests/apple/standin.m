@@ -25,6 +25,7 @@ static Daemon daemon_;
 static Engine engine_;
 static char missing_[128], changed_[128], encoding_[128];
 static volatile bool hangs_ = true;
+static bool skips_;
 static int64_t live_surfaces, live_models, live_requests, locks_taken;
 
 void standin_register(Daemon daemon, Engine engine) { daemon_ = daemon, engine_ = engine; }
@@ -34,6 +35,8 @@ void standin_encoding(const char *name, const char *encoding) {
     strncpy(changed_, name, sizeof changed_ - 1);
     strncpy(encoding_, encoding, sizeof encoding_ - 1);
 }
+// Dispatches write zeros and ask nobody: what is left is the cost of the bridge.
+void standin_skip(int skips) { skips_ = skips; }
 void standin_release_hangs(void) { hangs_ = false; }
 int64_t standin_live(int what) { return what == 0 ? live_surfaces : what == 1 ? live_models : what == 2 ? live_requests : locks_taken; }
 
@@ -219,13 +222,19 @@ static int64_t placed(NSArray *objects, NSArray *places, void **memory, int64_t 
     return count;
 }
 
+static int64_t run(int64_t program, int64_t inputs, void **in, int64_t *in_sizes, int64_t outputs, void **out, int64_t *out_sizes) {
+    if (!skips_) return engine_(program, inputs, in, in_sizes, outputs, out, out_sizes);
+    for (int64_t i = 0; i < outputs; ++i) memset(out[i], 0, (size_t)out_sizes[i]);
+    return 0;
+}
+
 static bool evaluate(int64_t program, _ANERequest *request, NSError **error) {
     void *in[MOST_PORTS], *out[MOST_PORTS];
     int64_t in_sizes[MOST_PORTS], out_sizes[MOST_PORTS];
     int64_t inputs = placed(request->inputs, request->inputIndices, in, in_sizes);
     int64_t outputs = placed(request->outputs, request->outputIndices, out, out_sizes);
     if (inputs < 0 || outputs < 0) return goes_on(1008, "", error);
-    return goes_on(engine_(program, inputs, in, in_sizes, outputs, out, out_sizes), "evaluate", error);
+    return goes_on(run(program, inputs, in, in_sizes, outputs, out, out_sizes), "evaluate", error);
 }
 
 // Models
@@ -623,7 +632,7 @@ int64_t e5rt_execution_stream_execute_sync(void *stream) {
     int64_t in_sizes[MOST_PORTS], out_sizes[MOST_PORTS], inputs = 0, outputs = 0;
     for (; of->held->in[inputs]; ++inputs) in[inputs] = of->held->in[inputs]->data, in_sizes[inputs] = of->held->in[inputs]->bytes;
     for (; of->held->out[outputs]; ++outputs) out[outputs] = of->held->out[outputs]->data, out_sizes[outputs] = of->held->out[outputs]->bytes;
-    int64_t decided = engine_(of->held->program, inputs, in, in_sizes, outputs, out, out_sizes);
+    int64_t decided = run(of->held->program, inputs, in, in_sizes, outputs, out, out_sizes);
     if (decided == 1 || decided == 4) {
         NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
         goes_on(decided, "evaluate", NULL);

@@ -81,9 +81,12 @@ def test_the_host_keeps_its_lock_but_for_the_run(machine: StandIn, tmp_path):
     """The stand-in refuses surfaces that are locked."""
     native.apple.open([str(machine.path)])
     ready = Ready("memory", tmp_path).up()
-    assert all(surface.is_held for surface in (*ready.inputs, *ready.outputs))
+    assert not any(surface.is_held for surface in (*ready.inputs, *ready.outputs))
+    looked = [ready.inputs[0], ready.outputs[1]]
+    for surface in looked:
+        assert surface.memory.size
     ready.run()
-    assert all(surface.is_held for surface in (*ready.inputs, *ready.outputs))
+    assert [surface.is_held for surface in (*ready.inputs, *ready.outputs)] == [True, False, False, True]
 
 
 def test_a_request_is_made_once_per_set_of_surfaces(machine: StandIn, tmp_path):

@@ -16,6 +16,7 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +46,8 @@ MOST_SURFACES = 128
 MOST_KNOWN = 1024
 #: Before a call is repeated: transient refusals, and the compiler's service, which takes some 10 s to come back.
 PAUSE_S, SERVICE_S = 0.1, 15.0
+
+_SERIAL, _SURFACE = attrgetter("serial"), attrgetter("surface")
 
 T = TypeVar("T")
 
@@ -186,9 +189,12 @@ class AneDevice:
 
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         made = self._own(program)
-        key = tuple([buffer.serial for buffer in inputs] + [buffer.serial for buffer in outputs]) if _all_ours(inputs, outputs) else ()
+        try:
+            key = (*map(_SERIAL, inputs), *map(_SERIAL, outputs))
+        except AttributeError:  # another device's
+            key = ()
         with self._lock:
-            if not key or key not in made.known:
+            if key not in made.known:
                 self._check_ports(made, inputs, outputs)
                 if len(made.known) >= MOST_KNOWN:
                     made.known.clear()
@@ -198,7 +204,7 @@ class AneDevice:
             if made.quarantine:
                 self._run_on_twin(made, inputs, outputs)
                 return
-            self._dispatch(made, [b.surface for b in inputs], [b.surface for b in outputs])  # type: ignore[attr-defined]
+            self._dispatch(made, list(map(_SURFACE, inputs)), list(map(_SURFACE, outputs)))
             made.dispatches += 1
             made.since_load += 1
             if made.since_load == 1 or (self.verify_every and made.dispatches % self.verify_every == 0):
@@ -274,9 +280,12 @@ class AneDevice:
         try:
             return act()
         except AppleError as error:
-            meaning = meaning_of(error, self.counts["compiles"])
-            if not self._remedied(made, meaning, rebuild):
-                raise _named(made, error, meaning) from error
+            return self._again(made, error, act, rebuild)
+
+    def _again(self, made: AneProgram, error: AppleError, act: Callable[[], T], rebuild: Callable[[], None] | None) -> T:
+        meaning = meaning_of(error, self.counts["compiles"])
+        if not self._remedied(made, meaning, rebuild):
+            raise _named(made, error, meaning) from error
         self.counts["retries"] += 1
         try:
             return act()
@@ -304,25 +313,29 @@ class AneDevice:
     # Dispatches
 
     def _dispatch(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
-        def act() -> None:
-            if made.ready is None:
-                self._make_resident(made)
-            else:
-                self._resident.move_to_end(id(made))
-            self._watchdog.begin(made.name, made.source.key, self.dispatch_s)
-            try:
-                self._engine_run(made, inputs, outputs)
-            finally:
-                self._watchdog.end()
-
         try:
-            self._with_remedy(made, act, lambda: self._drop(made))
-        except DeviceError as error:
-            cause = error.__cause__
-            if not isinstance(cause, AppleError) or meaning_of(cause).remedy is not Remedy.OVERFLOW:
-                raise
-            for surface, port in zip(outputs, made.outputs, strict=True):
-                surface.memory[: port.size_bytes].view(np.float16)[:] = math.inf
+            self._attempt(made, inputs, outputs)
+        except AppleError as first:
+            try:
+                self._again(made, first, lambda: self._attempt(made, inputs, outputs), lambda: self._drop(made))
+            except DeviceError as error:
+                cause = error.__cause__
+                if not isinstance(cause, AppleError) or meaning_of(cause).remedy is not Remedy.OVERFLOW:
+                    raise
+                for surface, port in zip(outputs, made.outputs, strict=True):
+                    surface.memory[: port.size_bytes].view(np.float16)[:] = math.inf
+
+    def _attempt(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
+        """One run on the engine, after loading the program where it is not."""
+        if made.ready is None:
+            self._make_resident(made)
+        else:
+            self._resident.move_to_end(id(made))
+        self._watchdog.begin(made.name, made.source.key, self.dispatch_s)
+        try:
+            self._engine_run(made, inputs, outputs)
+        finally:
+            self._watchdog.end()
 
     def _engine_run(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
         if not self.equal_surfaces or (_are_equal(inputs) and _are_equal(outputs)):
@@ -387,10 +400,6 @@ class AneDevice:
             if id(buffer) in seen:
                 raise DeviceError(f"{made.name}: output {index} shares memory with {seen[id(buffer)]}. Give every output a surface of its own.")
             seen[id(buffer)] = f"output {index}"
-
-
-def _all_ours(inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> bool:
-    return all(type(buffer) is AneBuffer for buffer in inputs) and all(type(buffer) is AneBuffer for buffer in outputs)
 
 
 def _are_equal(surfaces: list[Any]) -> bool:

@@ -1,0 +1,122 @@
+"""What does a dispatch cost outside the engine, and does anything grow?    python benchmarks/bridge.py [--cycles N]
+
+The bridge and the `ane` device on the stand-in for Apple's framework (tests/apple, Linux with GNUstep), whose dispatches
+write zeros and compute nothing. A layer's program: 12 inputs, 3 outputs, surfaces that the host does not touch in between.
+Microseconds of processor time per dispatch, median of 5 rounds of 2,000, and that less the stand-in's own writing of zeros; then
+load, evaluate, unload, N times, and what memory, handles and open files did. It says nothing of a Mac. Last line: JSON.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "apple"))
+
+import numpy as np
+import standin
+
+from torchane.mil.build import Builder
+from torchane.mil.save import emit
+from torchane.passes import name_constants
+from torchane.runtime.ane import AneDevice, framework
+from torchane.runtime.ane.cache import CompileCache
+from torchane.runtime.twin import TwinDevice
+
+INPUTS, OUTPUTS, ROUNDS, DISPATCHES = 12, 3, 5, 2000
+
+
+def layer() -> tuple[str, dict[str, bytes]]:
+    b = Builder()
+    inputs = [b.input(f"a{i:02d}_x", (1, 32, 1, 64)) for i in range(INPUTS)]
+    return emit(name_constants(b.program(*(b.add(x=inputs[i], y=inputs[-1 - i], name=f"z{i:02d}_y") for i in range(OUTPUTS)))))
+
+
+def per_call_us(act: Callable[[], object]) -> float:
+    rounds = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        for _ in range(DISPATCHES):
+            act()
+        rounds.append((time.process_time() - start) / DISPATCHES * 1e6)
+    return statistics.median(rounds)
+
+
+def resident_kb() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def dispatch_cost(device: AneDevice, machine: standin.StandIn) -> dict[str, float]:
+    text, blobs = layer()
+    loaded = device.load(text, blobs, name="layer")
+    given, results = ([device.allocate(port) for port in ports] for ports in (loaded.inputs, loaded.outputs))
+    device.run(loaded, given, results)  # the first is compared with the twin
+    machine.skip_evaluation()
+    surfaces = [b.surface for b in given], [b.surface for b in results]
+    zeros = [np.empty(b.surface.capacity_bytes, np.uint8) for b in results]
+    found = {
+        "device and bridge": per_call_us(lambda: device.run(loaded, given, results)),
+        "bridge": per_call_us(lambda: loaded.ready.run(*surfaces)),
+        "zeros": per_call_us(lambda: [array.fill(0) for array in zeros]),
+    }
+    machine.skip_evaluation(False)
+    twin = TwinDevice()
+    on_twin = twin.load(text, blobs)
+    twin_given, twin_results = ([twin.allocate(port) for port in ports] for ports in (on_twin.inputs, on_twin.outputs))
+    found["the twin, computing"] = per_call_us(lambda: twin.run(on_twin, twin_given, twin_results))
+    return found
+
+
+def growth(device: AneDevice, machine: standin.StandIn, cycles: int) -> dict[str, dict[str, int]]:
+    text, blobs = layer()
+    loaded = device.load(text, blobs, name="layer")
+    given, results = ([device.allocate(port) for port in ports] for ports in (loaded.inputs, loaded.outputs))
+
+    def state() -> dict[str, int]:
+        gc.collect()
+        live = machine.live()
+        return {"resident_kb": resident_kb(), "files": open_files(), **{key: live[key] for key in ("surfaces", "models", "requests")}}
+
+    machine.skip_evaluation()
+    device._verifier.differences = lambda *_: []  # type: ignore[method-assign]  # zeros are not the sums
+    before: dict[str, int] = {}
+    for cycle in range(cycles):
+        if cycle == cycles // 10:
+            before = state()
+        device.run(loaded, given, results)
+        device.unload(loaded)
+    return {"before": before, "after": state()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cycles", type=int, default=10_000, help="load, evaluate, unload")
+    cycles = parser.parse_args().cycles
+    with tempfile.TemporaryDirectory() as folder:
+        machine = standin.StandIn(standin.build(Path(folder)), Path(folder) / "daemon")
+        found = framework.opened([str(machine.path)])
+        device = AneDevice(found, cache=CompileCache(Path(folder) / "cache", found.build))
+        cost = dispatch_cost(device, machine)
+        for name, us in cost.items():
+            print(f"{name:24} {us:7.2f} us a dispatch")
+        grown = growth(device, machine, cycles)
+        for name in grown["after"]:
+            print(f"{name:24} {grown['before'][name]:,} after {cycles // 10:,} cycles, {grown['after'][name]:,} after {cycles:,}")
+        device.close()
+        assert machine.loaded == 0 and not machine.errors
+    print(json.dumps({"us_per_dispatch": cost, "cycles": cycles, "growth": grown}))
+
+
+if __name__ == "__main__":
+    main()
