@@ -84,6 +84,8 @@ def command(as_json: bool, **options: Any) -> None:
     The run folder holds the model under Hugging Face's names (config.json, model.safetensors, tokenizer.json),
     metrics.jsonl, and run.json, which says where it came from.
     """
+    if options["device"] == "ane" and not load("torchane.cli.supervise").is_supervised():
+        raise click.exceptions.Exit(_supervised({**options, "as_json": as_json}))
     progress = load("torchane.cli.progress").open_reporter(sys.stderr if as_json else sys.stdout)
     training = load("torchane.cli.training")
     try:
@@ -96,3 +98,12 @@ def command(as_json: bool, **options: Any) -> None:
         raise type(progress.lost)(progress.lost.error, f"The run was ended by it, with a checkpoint: it is at step {summary['steps']:,}.")
     if summary["interrupted"]:
         raise click.exceptions.Exit(128 + summary["signal"])
+
+
+def _supervised(options: dict[str, Any]) -> int:
+    """The run in a process that may hang. Raises MissingDeviceError where there is no engine."""
+    load("torchane.runtime.ane.framework").find()
+    training = load("torchane.cli.training")
+    run = options["resume"] or options["out"] or training.free_name(training.RUNS, options["preset"] or "tiny")
+    code: int = load("torchane.cli.supervise").supervise(options, run)
+    return code

@@ -1,0 +1,117 @@
+"""The supervisor of a training run: what restarts it, what does not, and what a signal does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from torchane.cli import supervise
+from torchane.errors import MissingDeviceError
+from torchane.runtime.ane.watchdog import EXIT_CODE
+
+#: Stands for torchane: notes its arguments, makes a run folder, ends as told, one code per start.
+CHILD = """
+import json, os, sys, time
+from pathlib import Path
+log, codes = Path(sys.argv[1]), [int(code) for code in sys.argv[2].split(",")]
+arguments = sys.argv[3:]
+starts = log.read_text().splitlines() if log.exists() else []
+log.write_text("\\n".join([*starts, json.dumps(arguments)]))
+assert os.environ["TORCHANE_SUPERVISED"] == "1"
+run = Path(arguments[arguments.index("--out" if "--out" in arguments else "--resume") + 1])
+run.mkdir(parents=True, exist_ok=True)
+(run / "run.json").write_text("{}")
+sys.exit(codes[min(len(starts), len(codes) - 1)])
+"""
+OPTIONS = {"device": "ane", "steps": 5, "preset": None, "resume": None, "out": None, "audit": False, "as_json": True, "threads": 2}
+
+
+@pytest.fixture
+def starts(tmp_path, monkeypatch):
+    """Runs the supervisor with a child that ends with these codes in turn; its code and the arguments of each start."""
+
+    def go(*codes, options=OPTIONS):
+        log = tmp_path / "log"
+        monkeypatch.setattr(supervise, "PROGRAM", [sys.executable, "-c", CHILD, str(log), ",".join(map(str, codes))])
+        return supervise.supervise(options, tmp_path / "run"), [eval(line) for line in log.read_text().splitlines()]
+
+    return go
+
+
+def test_a_run_that_ends_is_not_started_again(starts):
+    code, made = starts(0)
+    assert code == 0 and len(made) == 1
+    assert made[0][:5] == ["train", "--device", "ane", "--steps", "5"] and "--json" in made[0] and "--audit" not in made[0]
+
+
+@pytest.mark.parametrize("code", [1, 2, 130])
+def test_an_error_is_the_runs_own(starts, code):
+    assert starts(code)[0] == code
+
+
+def test_a_hang_resumes_the_run(starts, tmp_path, capsys):
+    code, made = starts(EXIT_CODE, EXIT_CODE, 0)
+    assert code == 0 and len(made) == 3
+    assert made[1] == made[2] == ["train", "--device", "ane", "--threads", "2", "--json", "--resume", str(tmp_path / "run")]
+    assert capsys.readouterr().err.count("goes on from the last checkpoint") == 2
+
+
+def test_a_run_that_always_hangs_is_given_up(starts, monkeypatch, capsys):
+    monkeypatch.setattr(supervise, "MOST_RESTARTS", 2)
+    code, made = starts(EXIT_CODE)
+    assert code == 1 and len(made) == 3
+    assert "--device twin" in capsys.readouterr().err
+
+
+def test_a_crash_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(supervise, "PROGRAM", [sys.executable, "-c", "import os; os.abort()"])
+    assert supervise.supervise(OPTIONS, tmp_path / "run") == 128 + signal.SIGABRT
+    assert "SIGABRT" in capsys.readouterr().err
+
+
+def test_a_signal_reaches_the_child_once(tmp_path):
+    """The child counts; the supervisor hands its exit code on."""
+    child = "import signal, sys, time\nseen = []\nsignal.signal(signal.SIGINT, lambda *_: seen.append(1))\nprint('ready', flush=True)\ntime.sleep(1.5)\nsys.exit(40 + len(seen))"
+    parent = f"import sys\nfrom pathlib import Path\nfrom torchane.cli import supervise\nsupervise.PROGRAM = [sys.executable, '-c', {child!r}]\nsys.exit(supervise.supervise({OPTIONS!r}, Path({str(tmp_path / 'run')!r})))"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30) == 41
+    process.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="on a Mac there is an engine")
+def test_without_an_engine_nothing_is_started(monkeypatch, tmp_path):
+    from torchane.cli.train import command
+
+    monkeypatch.setattr(supervise, "supervise", lambda *_: pytest.fail("started"))
+    with pytest.raises(MissingDeviceError, match="There is no Neural Engine here"):
+        command.main(["--device", "ane"], standalone_mode=False)
+
+
+@pytest.mark.long
+def test_a_training_run_whose_engine_hangs_ends_where_it_would_have(standin_library, tmp_path):
+    """The real command on the stand-in, hung in its third step, against the same run without a hang."""
+    here = Path(__file__).resolve().parents[1] / "apple" / "train_on_standin.py"
+    losses = {}
+    for name, hang_at in (("clean", 0), ("hung", 700)):
+        program = [sys.executable, str(here), str(standin_library), str(tmp_path / name), "exact", str(hang_at)]
+        (tmp_path / name).mkdir()
+        script = f"import sys\nfrom pathlib import Path\nfrom torchane.cli import supervise\nsupervise.PROGRAM = {program!r}\nsys.exit(supervise.supervise({{'device': 'ane', 'steps': 40, 'batch_size': 1, 'seq_len': 32, 'checkpoint_interval': 1}}, Path({str(tmp_path / name / 'run')!r})))"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert ("The engine hung" in done.stderr) == bool(hang_at)
+        losses[name] = [line for line in (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+    assert [_loss(line) for line in losses["hung"]] == [_loss(line) for line in losses["clean"]]
+
+
+def _loss(line: str) -> tuple[int, float]:
+    import json
+
+    row = json.loads(line)
+    return row["step"], row["loss"]
