@@ -135,7 +135,7 @@ def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[A
     for pricing in pricings:
         chip = points.machine(pricing.name).chip
         if chip not in captured:
-            captured[chip] = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options={"chip": chip})
+            captured[chip] = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options={"chip": chip, "ranges": "on"})
             _require_in_programs(name, batch_size, seq_len, chip, captured[chip].share_in_programs)
         price = step.price_step(captured[chip].plans, pricing, tokens=batch_size * seq_len)
         found.append({

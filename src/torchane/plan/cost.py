@@ -4,7 +4,7 @@
              + max(sum of products, sum of element-wise work) + bytes of surfaces / surface bandwidth
     in a loop of programs whose surfaces stay where they are
              half a dispatch + max(products, element-wise work, bytes of surfaces / weight bandwidth)
-    product      max(arithmetic, streaming of weights); of a weight that is an input, arithmetic + its loading
+    product      max(arithmetic, streaming of weights); of a weight that is an input, max(arithmetic + its loading, streaming)
     arithmetic   flops / (peak of the clock * columns / (columns + columns_half))
     streaming    weights that no core can keep, read once for every `tile_columns` columns of a matmul, / weight bandwidth
     energy       active watts * time + flops + weight bytes read
@@ -109,7 +109,8 @@ def layer_cost(layer: Layer, machine: Machine, engine: Engine, shared: Globals) 
     if layer.form == "dynamic":
         loading = layer.count * layer.weight_bytes / INPUT_WEIGHT_BYTES_PER_S
         energy = _product_energy(layer, streamed, shared)
-        return LayerCost(arithmetic + loading, "input weights" if loading > arithmetic else "arithmetic", streamed, energy)
+        bound = "weights" if streaming > arithmetic + loading else "input weights" if loading > arithmetic else "arithmetic"
+        return LayerCost(max(arithmetic + loading, streaming), bound, streamed, energy)
     bound = "weights" if streaming > arithmetic else "arithmetic"
     return LayerCost(max(arithmetic, streaming), bound, streamed, _product_energy(layer, streamed, shared), slow)
 
