@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mil"))
 
 from fuzz_mutations import mutations
-from inspect_samples import e5_descriptor, h13_file, model_file, stream_file
+from inspect_samples import e5_descriptor, h13_file, model_file, pipeline_file, stream_file
 
 from torchane.inspect import e5, hwx, mlmodel
 from torchane.inspect.errors import FormatError
@@ -52,7 +52,7 @@ def descriptor(data: bytes) -> str:
 def samples() -> dict[str, tuple[Callable[[bytes], str], Sequence[bytes]]]:
     """Per kind what reads it, and files that are whole."""
     return {
-        "model": (model, (model_file(), model_file(large=True))),
+        "model": (model, (model_file(), model_file(large=True), pipeline_file())),
         "hwx": (engine_program, (h13_file(), stream_file(5), stream_file(7), stream_file(11))),
         "e5": (descriptor, (e5_descriptor(),)),
     }

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from torchane.inspect import mlmodel
+from torchane.inspect import mlmodel, schema
 from torchane.mil.build import Builder
 from torchane.mil.ir import Program
 from torchane.mil.save import extract_blobs
@@ -28,6 +28,20 @@ def model_file(large: bool = False) -> bytes:
         names = [b.add(x=x, y=np.ones((1, 2), np.float32), name=f"step_{index}") for index in range(12)]
         program = b.program(*names[-2:])
     return mlmodel.to_bytes(program, {"author": "nobody", "license": "none", "key": "value"})
+
+
+def pipeline_file() -> bytes:
+    """A program and a network in a pipeline, with ports of every kind that has parts."""
+    message = schema.Model(specificationVersion=5)
+    held = message.pipelineClassifier.pipeline
+    for name, data in (("program", model_file()), ("network", b"\x08\x04\xa2\x1f\x00")):
+        held.models.add().MergeFromString(data)
+        held.names.append(name)
+    port = message.description.input.add(name="picture").type.imageType
+    port.enumeratedSizes.sizes.add(width=3, height=4)
+    message.description.input.add(name="list").type.sequenceType.sizeRange.lowerBound = 1
+    message.description.output.add(name="word").type.dictionaryType.stringKeyType = b""
+    return message.SerializeToString(deterministic=True)
 
 
 def command(code: int, body: bytes) -> bytes:

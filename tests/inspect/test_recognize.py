@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from inspect_samples import e5_descriptor, h13_file, model_file, small_program
 
@@ -10,6 +11,7 @@ from torchane.errors import ParseError
 from torchane.inspect import mlpackage
 from torchane.inspect.recognize import Kind, kind_of, load_program
 from torchane.mil.blobs import BlobWriter
+from torchane.mil.types import DType
 
 
 @pytest.fixture
@@ -51,6 +53,14 @@ def test_programs_are_loaded_whatever_holds_them(kinds, kind):
 def test_other_kinds_hold_no_program(kinds, kind):
     with pytest.raises(ParseError, match="holds no MIL program"):
         load_program(kinds[kind])
+
+
+def test_a_weight_file_whose_header_was_not_cleared_is_one(tmp_path):
+    writer = BlobWriter()
+    writer.add(np.ones(3, np.float16), DType.FP16)
+    data = writer.to_bytes()
+    (tmp_path / "x").write_bytes(data[:8] + b"\xa5" * 56 + data[64:])
+    assert kind_of(tmp_path / "x") is Kind.BLOBS
 
 
 @pytest.mark.parametrize("data", [b"GIF89a", b"\x80\x04\x95pickle", bytes(100)])

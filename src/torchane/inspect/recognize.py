@@ -14,6 +14,7 @@ from torchane.inspect import e5, mlmodelc, mlpackage
 from torchane.inspect.errors import FormatError
 from torchane.inspect.hwx.container import MAGIC, OTHER_MAGIC
 from torchane.mil import load, parse
+from torchane.mil.blobs import RECORD_BEGINS
 from torchane.mil.files import read_whole, require_fetched
 from torchane.mil.ir import Program
 
@@ -72,7 +73,7 @@ def kind_of(path: str | os.PathLike[str]) -> Kind:
         return Kind.MIL
     if path.suffix == ".mlmodel":
         return Kind.MLMODEL
-    if size >= 64 and words[1] == 2 and not any(head[8:64]):
+    if size >= 64 and words[1] == 2 and (not any(head[8:64]) or head[64:68] == RECORD_BEGINS):
         return Kind.BLOBS
     if head[:1] == b"\x08":  # the tag of specificationVersion, which every writer puts first
         return Kind.MLMODEL

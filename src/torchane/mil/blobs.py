@@ -28,7 +28,8 @@ _HEADER = struct.Struct("<II56x")
 _RECORD = struct.Struct("<IIQQQ32x")
 _VERSION = 2
 _SENTINEL = 0xDEADBEEF
-_BEGINNING = re.compile(re.escape(_SENTINEL.to_bytes(4, "little")))
+RECORD_BEGINS = _SENTINEL.to_bytes(4, "little")
+_BEGINNING = re.compile(re.escape(RECORD_BEGINS))
 _ALIGNMENT = 64
 
 #: Of a file with more faults than this the rest is not looked at.
