@@ -72,6 +72,16 @@ def test_a_training_step_is_priced(plan):
     assert [key for key in (*found, *found["programs"][0]) if f"`{key}`" not in documented] == []
 
 
+def test_a_folder_with_a_config_is_a_preset(plan, tmp_path):
+    from torchane.models.presets import preset
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(preset("tiny").config.to_dict()))
+    names = ("mine", "tiny")
+    ours, theirs = (plan("--preset", name, "--seq-len", 32, "--chip", "m4", "--json")[1].splitlines()[-1] for name in names)
+    assert json.loads(ours) | {"preset": "tiny"} == json.loads(theirs)
+
+
 def test_measurements_take_the_place_of_constants(plan):
     Path("m4.json").write_text(json.dumps({"format": "torchane measurements", "version": 1, "machine": "m4", "dispatch_s": 1.0}))
     _, out, _ = plan("x.mil", "--chip", "m4", "--measured", "m4.json", "--json")

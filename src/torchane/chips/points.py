@@ -25,9 +25,9 @@ PRODUCTS = frozenset({"conv", "linear", "matmul", "dynamic"})
 class Layer:
     """`count` equal pieces of work in one program.
 
-    conv, linear, matmul: (outer x inner x kernel^2) times (inner x columns). conv has a constant weight and its
-    activations channels first; linear has a constant weight and activations in rows; matmul has two values made in the program, dynamic a weight
-    that is an input of it. pointwise, softmax: outer x columns numbers, softmax along columns.
+    Products are (outer x inner x kernel^2) times (inner x columns): conv with a constant weight and activations channels
+    first, linear with a constant weight and activations in rows, matmul of two values made in the program, dynamic with a
+    weight that is an input of it. pointwise, softmax: outer x columns numbers, softmax along columns.
     """
 
     form: str

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ _LEAST_IN_PROGRAMS = 0.99
 @click.option("--chip", metavar="NAME", help="The chip to predict for: m1, m4max, m5pro, ...")
 @click.option("--compare", metavar="NAME,NAME", help="Several chips, a line each, instead of --chip.")
 @click.option("--function", metavar="NAME", help="Which function of FILE; main, or the only one, if not said.")
-@click.option("--preset", metavar="NAME", help="A training step of this model (tiny, stories110m, ...) as torchane runs it today.")
+@click.option("--preset", metavar="NAME", help="A training step of this model (tiny, stories110m, ... or a "
+              "folder with a config.json) as torchane runs it today.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), help="Of --preset: sequences in a step.  [default: 1]")
 @click.option("--seq-len", type=click.IntRange(min=2), help="Of --preset: tokens in a sequence.  [default: 256]")
 @click.option("--schedule", metavar="NAME", help="A schedule that others published: maderix-static, maderix-dynamic, "
@@ -95,8 +97,6 @@ def _pricings(chip: str | None, compare: str | None, measured: Path | None) -> S
 
 
 def _price_file(file: Path, function: str | None, pricing: Any, anyway: bool) -> dict[str, Any]:
-    from dataclasses import replace
-
     chips, points = import_module("torchane.chips"), import_module("torchane.chips.points")
     program = import_module("torchane.inspect.recognize").load_program(file, with_weights=False)
     chosen = replace(program, functions=(import_module("torchane.mil.evaluate").function_of(program, function),))
@@ -107,7 +107,9 @@ def _price_file(file: Path, function: str | None, pricing: Any, anyway: bool) ->
         shown = "\n".join(f"  {finding}" for finding in refused[:4])
         more = f"\n  and {len(refused) - 4} more" if len(refused) > 4 else ""
         other = f"Not refused by {', '.join(taken)}: --chip {taken[0]}." if taken else "No chip takes it as it is."
-        raise LegalityError(f"{file}: {pricing.name} does not take this program.\n{shown}{more}\n{other} --anyway prices it all the same.")
+        raise LegalityError(
+            f"{file}: {pricing.name} does not take this program.\n{shown}{more}\n{other} --anyway prices it all the same."
+        )
     price = import_module("torchane.plan").price_program(chosen, pricing)
     return {
         "kind": "program", "predicted": True, "file": str(file), "verdict": _verdict(refused, doubtful),
@@ -124,7 +126,7 @@ def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
 
 def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[Any]) -> list[dict[str, Any]]:
     points = import_module("torchane.chips.points")
-    config = import_module("torchane.models.presets").preset(name).config
+    config = _config(name)
     longest = config.max_position_embeddings
     if seq_len > longest:
         raise UsageError(f"--seq-len {seq_len} is longer than {name} takes. Its longest is {longest}: --seq-len {longest}.")
@@ -135,7 +137,8 @@ def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[A
     for pricing in pricings:
         chip = points.machine(pricing.name).chip
         if chip not in captured:
-            captured[chip] = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options={"chip": chip, "ranges": "on"})
+            options = {"chip": chip, "ranges": "on"}  # an engine's arithmetic needs range control
+            captured[chip] = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options=options)
             _require_in_programs(name, batch_size, seq_len, chip, captured[chip].share_in_programs)
         price = step.price_step(captured[chip].plans, pricing, tokens=batch_size * seq_len)
         found.append({
@@ -145,16 +148,25 @@ def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[A
     return found
 
 
+def _config(name: str) -> Any:
+    """Of a preset, or of a folder with a Hugging Face config.json."""
+    path = Path(name) / "config.json"
+    if path.is_file():
+        return import_module("torchane.models.build").read_config(import_module("torchane.models.files").read_json(path), source=str(path))
+    return import_module("torchane.models.presets").preset(name).config
+
+
 def _require_in_programs(name: str, batch_size: int, seq_len: int, chip: str, share: float) -> None:
     """A step whose products the host does has no price: only programs have one."""
     if share >= _LEAST_IN_PROGRAMS:
         return
     limit = import_module("torchane.chips").load(chip).widest_matrix
     fits = limit // seq_len
+    held = f"programs of {chip} hold {share:.0%} of the multiply-adds"
     smaller = f"--batch-size {fits}" if 0 < fits < batch_size else f"--seq-len {limit}" if fits == 0 else "another chip, or --preset"
     raise LegalityError(
-        f"{name} at {batch_size:,} x {seq_len:,} tokens: programs of {chip} hold {share:.0%} of the multiply-adds, and PyTorch on the host "
-        f"would do the rest, which has no price. {chip} takes {limit:,} rows or columns of a matrix. Try {smaller}."
+        f"{name} at {batch_size:,} x {seq_len:,} tokens: {held}, and PyTorch on the host would do the rest, which has no price. "
+        f"{chip} takes {limit:,} rows or columns of a matrix. Try {smaller}."
     )
 
 
@@ -169,5 +181,7 @@ def _price_schedule(name: str | None, pricing: Any) -> dict[str, Any]:
         staged=staged, unstaged=unstaged, host_ops={}, loaded=len(schedule.programs),
     )  # fmt: skip
     figure = schedule.published.get(pricing.name)
-    published = None if figure is None else {"engine_ms": figure.engine_ms, "total_ms": figure.total_ms, "source": figure.source}
-    return {"kind": "schedule", "predicted": True, "schedule": name, "title": schedule.title, "published": published, **price.to_dict()}
+    return {
+        "kind": "schedule", "predicted": True, "schedule": name, "title": schedule.title,
+        "published": None if figure is None else asdict(figure), **price.to_dict(),
+    }  # fmt: skip

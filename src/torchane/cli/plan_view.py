@@ -24,14 +24,14 @@ def show(found: Sequence[Mapping[str, Any]], *, console: Console | None = None) 
     {"program": _program, "step": _step, "schedule": _step}[price["kind"]](out, price)
     for said in price["outside"]:
         out.print(f"[yellow]Outside the data:[/yellow] {escape(said)}.")
-    out.print("Predicted, not measured: docs/cost-model.md." + (" Constants of this machine are measured." if price.get("measured") else ""))
+    out.print(f"Predicted, not measured: docs/cost-model.md.{' Constants of this machine are measured.' if price['measured'] else ''}")
 
 
 def _program(out: Console, price: Mapping[str, Any]) -> None:
     out.print(f"[bold]{escape(price['file'])}[/bold] on {price['machine']}: predicted {_ms(price)}, bound by {price['bound']}")
     out.print(
-        f"energy of the engine's rail {_mj(price)}; of the package {price['package_mj']:.3g} mJ "
-        f"({_range(price['package_interval_mj'])})"
+        f"energy of the engine's rail {_mj(price)}; of the processor {price['cpu_mj']:.3g} mJ ({_range(price['cpu_interval_mj'])}), "
+        f"of the package {price['package_mj']:.3g} mJ ({_range(price['package_interval_mj'])})"
     )
     out.print(
         f"{price['dispatch_ms']:.3f} ms to start it, {price['surfaces_ms']:.3f} ms for {size(price['bytes_in'])} in and "
@@ -65,9 +65,8 @@ def _bound(op: Mapping[str, Any]) -> str:
 
 
 def _step(out: Console, price: Mapping[str, Any]) -> None:
-    what = (
-        f"{price['preset']}, {price['batch_size']} x {price['seq_len']} tokens" if price["kind"] == "step" else price["title"]
-    )
+    is_step = price["kind"] == "step"
+    what = f"{price['preset']}, {price['batch_size']} x {price['seq_len']} tokens" if is_step else price["title"]
     out.print(f"[bold]{escape(what)}[/bold] on {price['machine']}: predicted {_ms(price)} a step of {price['tokens']:,} tokens")
     out.print(
         f"engine {price['engine_ms']:.3g} ms ({price['dispatches_per_step']} dispatches of {price['loaded_programs']} programs, "
@@ -79,9 +78,10 @@ def _step(out: Console, price: Mapping[str, Any]) -> None:
         f"{price['mj_per_token']:.3g} mJ per token of the engine's rail ({_range(price['interval_mj_per_token'])}), "
         f"{scaled(int(price['flops'] / 2))} multiply-adds, {price['share_of_peak']:.1%} of the peak"
     )
-    if price["kind"] == "step":
+    if is_step:
         memory = price["memory_bytes"]
-        out.print(f"memory of a step with AdamW {size(memory['total'])}: " + ", ".join(f"{key} {size(n)}" for key, n in memory.items() if key != "total" and n))
+        parts = ", ".join(f"{key} {size(count)}" for key, count in memory.items() if key != "total" and count)
+        out.print(f"memory of a step with AdamW {size(memory['total'])}: {parts}")
         named = ", ".join(f"{count} {name}" for name, count in sorted(price["host_ops"].items()))
         out.print(f"not priced: the optimizer, and on the host {escape(named) or 'nothing'}")
     else:
@@ -107,7 +107,8 @@ def _published(out: Console, price: Mapping[str, Any]) -> None:
 
 def _compare(out: Console, found: Sequence[Mapping[str, Any]]) -> None:
     steps = found[0]["kind"] != "program"
-    out.print(f"[bold]{escape(str(found[0].get('file') or found[0].get('preset') or found[0].get('title')))}[/bold], predicted")
+    title = found[0].get("file") or found[0].get("preset") or found[0].get("title")
+    out.print(f"[bold]{escape(str(title))}[/bold], predicted")
     rows = []
     for price in found:
         row = [price["machine"], f"{price['predicted_ms']:.4g}", _range(price["interval_ms"]), f"{price['predicted_mj']:.3g}"]

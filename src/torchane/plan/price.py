@@ -21,6 +21,10 @@ from torchane.plan.work import OpWork, ProgramWork, work_of
 
 #: A form below this share of the layers' time does not make a prediction one outside the data.
 _MATTERS = 0.2
+_FORM_WORDS = {
+    "matmul": "products of two values of run time", "dynamic": "products with an input as weights",
+    "pointwise": "element-wise work", "softmax": "softmax",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class ProgramPrice:
     """One run of a program, predicted. predicted_ms = dispatch_ms + surfaces_ms + the sum of the ops.
 
     predicted_mj is of the engine's rail; awake_mj of it what the engine draws by being awake, the ops have the rest.
-    package_mj: of the whole chip, by the ratio to the rail that published runs of that length had.
+    cpu_mj, package_mj: of the processor beside it and of the whole chip, by the ratio to the rail that published runs
+    of that length had.
     """
 
     machine: str
@@ -51,6 +56,8 @@ class ProgramPrice:
     interval_ms: tuple[float, float]
     predicted_mj: float
     interval_mj: tuple[float, float]
+    cpu_mj: float
+    cpu_interval_mj: tuple[float, float]
     package_mj: float
     package_interval_mj: tuple[float, float]
     bound: str
@@ -86,7 +93,8 @@ def price_work(work: ProgramWork, pricing: Pricing) -> ProgramPrice:
     outside = outside_of([work], pricing, unseen_form)
     low, high = interval(pricing, unseen_form)
     energy_low, energy_high = energy_interval(low, high)
-    package = _package(cost.time_s * 1e3)
+    ms = cost.time_s * 1e3
+    cpu, package = _beside_rail("cpu_watts", ms), _beside_rail("package_watts", ms)
     rail_mj, flops = cost.energy_j * 1e3, sum(layer.flops for layer in work.layers)
     return ProgramPrice(
         machine=pricing.name,
@@ -95,6 +103,8 @@ def price_work(work: ProgramWork, pricing: Pricing) -> ProgramPrice:
         interval_ms=(cost.time_s * 1e3 * low, cost.time_s * 1e3 * high),
         predicted_mj=rail_mj,
         interval_mj=(rail_mj * energy_low, rail_mj * energy_high),
+        cpu_mj=rail_mj * cpu[1],
+        cpu_interval_mj=(rail_mj * energy_low * cpu[0], rail_mj * energy_high * cpu[2]),
         package_mj=rail_mj * package[1],
         package_interval_mj=(rail_mj * energy_low * package[0], rail_mj * energy_high * package[2]),
         bound=cost.bound,
@@ -147,8 +157,8 @@ def outside_of(works: Sequence[ProgramWork], pricing: Pricing, unseen_form: bool
         layers = [layer for work in works for layer in work.layers]
         forms = {layer.form for layer in layers} - KNOWN_FORMS
         low_bit = ["weights of fewer than 16 bits"] if any(layer.weight_bits < 16 for layer in layers) else []
-        words = {"matmul": "products of two values of run time", "dynamic": "products with an input as weights", "pointwise": "element-wise work", "softmax": "softmax"}
-        said.append(f"forms that no constant was fitted to take over a fifth of it: {', '.join([*sorted(words[f] for f in forms), *low_bit])}")
+        named = ", ".join([*sorted(_FORM_WORDS[form] for form in forms), *low_bit])
+        said.append(f"forms that no constant was fitted to take over a fifth of it: {named}")
     reasons: dict[str, list[str]] = {}
     for op in (op for work in works for op in work.ops):
         if op.unseen:
@@ -168,9 +178,9 @@ def energy_interval(low: float, high: float) -> tuple[float, float]:
     )
 
 
-def _package(ms: float) -> tuple[float, float, float]:
-    """Package over rail in published runs about as long: lowest, median, highest. Short runs keep the processor busy."""
-    metered = [(point.ms, point.package_watts / point.watts) for point in points() if point.watts and point.package_watts]
+def _beside_rail(meter: str, ms: float) -> tuple[float, float, float]:
+    """That meter over the rail in published runs about as long: lowest, median, highest. Short runs keep the processor busy."""
+    metered = [(point.ms, getattr(point, meter) / point.watts) for point in points() if point.watts and getattr(point, meter)]
     near = sorted(ratio for length, ratio in metered if 1 / 3 < length / ms < 3) if ms > 0 else []
     if len(near) < 3:
         closest = sorted(metered, key=lambda pair: abs(np.log(pair[0] / max(ms, 1e-6))))[:5]

@@ -91,6 +91,7 @@ def _dynamic() -> tuple[tuple[str, int, ProgramWork], ...]:
     six = {name: work for name, _, work in _layers(_given, True)}
     square, wide = DIM * DIM, DIM * HIDDEN
     attention = six["attention forward"].layers[:-1]
+    scores_back = [layer for layer in six["scores backward"].layers if layer.form != "dynamic"]
     return (
         ("attention forward", LAYERS, _program(attention, DIM, 5 * DIM, 3 * square)),
         ("output forward", LAYERS, _program([_given(DIM, DIM)], DIM, DIM, square)),
@@ -98,7 +99,7 @@ def _dynamic() -> tuple[tuple[str, int, ProgramWork], ...]:
         ("ffn backward, down", LAYERS, _program([_given(DIM, HIDDEN)], DIM, HIDDEN, wide)),
         ("ffn backward, gate and up", LAYERS, _program([_given(HIDDEN, DIM)] * 2, 2 * HIDDEN, DIM, 2 * wide)),
         ("output backward", LAYERS, _program([_given(DIM, DIM)], DIM, DIM, square)),
-        ("scores backward", LAYERS, _program([item for item in six["scores backward"].layers if item.form != "dynamic"], 4 * DIM, DIM + 2 * SCORES)),
+        ("scores backward", LAYERS, _program(scores_back, 4 * DIM, DIM + 2 * SCORES)),
         ("softmax backward", LAYERS, six["softmax backward"]),
         ("q backward", LAYERS, _program([_given(DIM, DIM)], DIM, DIM, square)),
         ("kv backward", LAYERS, _program([_given(DIM, DIM)] * 2, 2 * DIM, DIM, 2 * square)),
@@ -114,7 +115,8 @@ SCHEDULES: Mapping[str, Schedule] = {
             _layers(_constant, False),
             {
                 "m1pro": Figure((32, 35), (148, 163), _MDX3), "m1max": Figure((35, 45), (143, 167), _MDX3),
-                "m3ultra": Figure((10, 10), (91, 91), "maderix/ANE#28"), "m4": Figure((9.6, 9.6), (106.7, 106.7), "maderix/ANE README"),
+                "m3ultra": Figure((10, 10), (91, 91), "maderix/ANE#28"),
+                "m4": Figure((9.6, 9.6), (106.7, 106.7), "maderix/ANE README"),
                 "m4pro": Figure((8.9, 8.9), (69, 73), _MDX3), "m4max": Figure((10.2, 10.2), (64, 64), _MDX3),
                 "m5": Figure((9.1, 9.8), (101, 120), _MDX3),
             },

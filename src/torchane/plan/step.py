@@ -71,6 +71,7 @@ class StepPrice:
     bytes_unstaged: int
     outside: tuple[str, ...]
     host_ops: dict[str, int]
+    measured: bool
     programs: tuple[ProgramLine, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +121,8 @@ def price_programs(
         engine_ms=engine_ms, dispatch_ms=dispatch_s * 1e3, staging_ms=staging_ms,
         share_of_peak=flops / (engine_ms / 1e3) / hardware.peak_flops_per_s if engine_ms else 0.0, flops=flops,
         dispatches_per_step=sum(line.dispatches for line in lines), loaded_programs=loaded,
-        bytes_staged=staged, bytes_unstaged=unstaged, outside=said, host_ops=host_ops, programs=tuple(lines),
+        bytes_staged=staged, bytes_unstaged=unstaged, outside=said, host_ops=host_ops,
+        measured=pricing.measured is not None, programs=tuple(lines),
     )  # fmt: skip
 
 

@@ -79,8 +79,10 @@ def _stored_bits(main: Function) -> Mapping[Var, float]:
     found = {}
     for op in main.ops:
         if _is_constant(op):
-            literals = [item for arg in (*op.args.values(), *op.attrs.values()) for item in (arg if isinstance(arg, tuple) else (arg,))]
-            stored = sum(item.type.size_bytes for item in literals if isinstance(item, Literal) and isinstance(item.type, TensorType) and item.type.dtype is not STRING)
+            given = (*op.args.values(), *op.attrs.values())
+            items = [item for arg in given for item in (arg if isinstance(arg, tuple) else (arg,)) if isinstance(item, Literal)]
+            tensors = [item.type for item in items if isinstance(item.type, TensorType) and item.type.dtype is not STRING]
+            stored = sum(type_.size_bytes for type_ in tensors)
             found.update((var, 8 * stored / max(_tensor(var, op.name).size, 1)) for var in op.outputs)
     return found
 
@@ -111,7 +113,8 @@ def _op_work(op: Op, stored: Mapping[Var, float], given: Collection[Var]) -> OpW
         out = _tensor(op.outputs[0], op.name)
         columns = out.shape[-1] if out.shape else 1
         inner = max(1, round(macs / max(out.size, 1)))
-        return OpWork(op.name, name, (Layer("matmul", 1, inner, max(1, out.size // columns), columns),), f"{name} was never measured as such")
+        layer = Layer("matmul", 1, inner, max(1, out.size // columns), columns)
+        return OpWork(op.name, name, (layer,), f"{name} was never measured as such")
     if not op.kind.known:
         return OpWork(op.name, name, (_largest(op),), f"torchane knows no op {name}; priced as element-wise")
     return OpWork(op.name, name, (_largest(op),))
