@@ -13,6 +13,7 @@ import torchane.cli
 from torchane import mil
 from torchane.inspect import mlmodel, mlpackage
 from torchane.mil import parse
+from torchane.mil.blobs import BlobWriter
 
 TEXT = """program(1.3)
 {
@@ -263,9 +264,10 @@ def test_one_of_several_functions_is_drawn_by_name(inspect):
 
 def test_files_of_a_folder_that_are_not_read_are_named(inspect):
     mil.save(parse(TEXT), "m.mlmodelc")
-    for name in ("coremldata.bin", "analytics/coremldata.bin", "weights/weight.bin"):
+    for name in ("coremldata.bin", "analytics/coremldata.bin"):
         Path("m.mlmodelc", name).parent.mkdir(exist_ok=True)
         Path("m.mlmodelc", name).write_bytes(b"?")
+    Path("m.mlmodelc", "weights.bin").write_bytes(BlobWriter().to_bytes())
     _, out, _ = inspect("m.mlmodelc")
     assert "Not read: analytics/coremldata.bin, coremldata.bin." in out
     package = mlpackage.save(parse(TEXT), "m.mlpackage")

@@ -55,6 +55,16 @@ def test_a_convolution_that_ends_in_a_table_has_weights_and_multiply_adds(shared
     assert found["tasks"][0]["does"]["weights"] == "int8"
 
 
+def test_bytes_that_are_no_task_are_counted(shared_data):
+    for path in (shared_data / "hwx").iterdir():
+        assert describe(hwx.parse(path.read_bytes()))["unread_task_bytes"] == 0
+    assert describe(hwx.parse(stream_file(7)))["unread_task_bytes"] == 0
+    unknown = bytearray(stream_file(7))
+    struct.pack_into("<I", unknown, 8, 99)  # a generation that nobody described
+    found = describe(hwx.parse(bytes(unknown)))
+    assert found["tasks"] == [] and found["unread_task_bytes"] > 100
+
+
 def test_address_slots_lead_to_the_ports(shared_data):
     found = described(shared_data, "sum")
     slots = found["procedures"][0]["address_slots"]

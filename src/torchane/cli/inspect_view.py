@@ -208,6 +208,8 @@ def _show_hwx(out: Console, hwx: Mapping[str, Any], with_ops: bool) -> None:
     )
     if hwx["tables"]:
         out.print(f"{hwx['tables']} tasks read the table of a function where others read weights")
+    if hwx["unread_task_bytes"]:
+        out.print(f"[yellow]{hwx['unread_task_bytes']:,} bytes of the sections for tasks could not be read as tasks.[/yellow]")
     for task in hwx["tasks"]:
         sizes = ", ".join(f"{name} {value}" for name, value in task.get("sizes", {}).items())
         out.print(f"\n[bold]task {task['index']}[/bold] at byte {task['offset']:,}: {', '.join(task['blocks'])}")

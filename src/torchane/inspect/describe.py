@@ -178,16 +178,24 @@ def _description(description: Description) -> dict[str, Any]:
 
 
 def _not_read(path: Path, kind: Kind) -> Iterator[str]:
-    """The files of a folder that hold neither the model, nor weights, nor what is said of it, by their place in it."""
+    """The files of a folder that hold neither the model, nor weights, nor what is said of it, by their place in it.
+    A program may name weight files by any name, so that their content tells them."""
     read = {path / "model.mil", path / mlmodelc.METADATA, path / mlpackage.MANIFEST}
     if kind is Kind.MLPACKAGE:
         read.add(mlpackage.model_path(path))
     apart = mlmodelc.stages(path) if kind is Kind.PIPELINE else ()
     for file in sorted(path.rglob("*")):
         within = file.relative_to(path)
-        known = file in read or "weights" in within.parts or any(file.is_relative_to(stage) for stage in apart)
-        if file.is_file() and not known:
+        known = file in read or any(file.is_relative_to(stage) for stage in apart)
+        if file.is_file() and not known and not _holds_weights(file):
             yield str(within)
+
+
+def _holds_weights(file: Path) -> bool:
+    try:
+        return kind_of(file) is Kind.BLOBS
+    except ParseError:
+        return False
 
 
 def _records(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torchane.inspect.hwx import commands as cmd
 from torchane.inspect.hwx.container import Hwx
 from torchane.inspect.hwx.meanings import meanings
 from torchane.inspect.hwx.registers import Field, header_of, name_of
-from torchane.inspect.hwx.tasks import LAST_LINKED, Packet, Task, Words
+from torchane.inspect.hwx.tasks import LAST_LINKED, STREAM_START, Gap, Packet, Task, TaskStream, Words
 
 _WEIGHT_SECTIONS = ("__const", "__kern_")
 _FVMLIB = "__FVMLIB"
@@ -53,6 +53,7 @@ def describe(hwx: Hwx) -> dict[str, Any]:
         ],
         "symbols": [{"name": s.name, "type": s.type, "section": s.section, "value": s.value} for s in hwx.symbols],
         "relocations": len(hwx.relocations),
+        "unread_task_bytes": sum(_unread(stream) for stream in hwx.tasks),
         "macs": sum(task.get("macs", 0) for task in tasks),
         "tables": sum(task.get("table", False) for task in tasks),
         "tasks": tasks,
@@ -133,6 +134,14 @@ def _tasks(hwx: Hwx) -> Iterator[dict[str, Any]]:
             if stream.version <= LAST_LINKED:
                 kept = {}
             yield _task(task, index, stream.version, kept)
+
+
+def _unread(stream: TaskStream) -> int:
+    """Bytes of a section for tasks that are in no descriptor, zeros and the head of a stream left out."""
+    head = STREAM_START if stream.version is not None and stream.version > LAST_LINKED else 0
+    gaps = (part for part in stream.parts if isinstance(part, Gap))
+    pieces = ((gap.data[max(0, stream.offset + head - gap.offset) :]).strip(b"\0") for gap in gaps)
+    return sum(map(len, pieces))
 
 
 def _task(task: Task, index: int, version: int, kept: Registers) -> dict[str, Any]:

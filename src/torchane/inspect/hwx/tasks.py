@@ -24,7 +24,7 @@ _NEXT = 7
 _STREAM_HEADERS = {11: (8,), 8: (8,)}
 _LATER_STREAM_HEADERS = (9, 10, 12, 8)
 _FEWEST_WORDS = 8
-_STREAM_START = 16
+STREAM_START = 16
 _ALIGNMENT = 16
 
 #: The first version with packets that hold addresses (bit 29), M6S.
@@ -153,7 +153,7 @@ def _linked_parts(words: tuple[int, ...]) -> Iterator[Packet | Words]:
 
 
 def _stream(data: bytes, offset: int, version: int) -> Iterator[Task | Gap]:
-    gap, place = 0, min(_STREAM_START, len(data))
+    gap, place = 0, min(STREAM_START, len(data))
     while len(data) - place >= 4 * _FEWEST_WORDS:
         size = struct.unpack_from("<I", data, place)[0] >> 16 & 0x7FF
         end = place + 4 * size
