@@ -100,6 +100,14 @@ def test_a_frame_that_torch_gives_up_is_reported() -> None:
     assert len(backend.COMPILED) == before  # no backend was asked, and still it was said
 
 
+@pytest.mark.parametrize("make", [lambda: nn.LSTM(8, 8), lambda: nn.GRU(8, 8), lambda: nn.Sequential(nn.Linear(8, 8), nn.RNN(8, 8))])
+def test_a_module_of_torchs_own_that_is_compiled_by_itself_is_reported(make) -> None:
+    module = make()
+    name = f"{type(module).__module__}.{type(module).__name__}"
+    with pytest.warns(TorchaneWarning, match=rf"cannot trace all of {name}: .*RNN, GRU, or LSTM"):
+        torch.compile(module, backend="ane")(torch.randn(2, 5, 8))
+
+
 def test_sparse_tensors_are_reported() -> None:
     with pytest.warns(TorchaneWarning, match="does not support sparse Tensors"):
         run(Sparse(), torch.randn(4, 8), torch.eye(4).to_sparse())

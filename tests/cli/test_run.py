@@ -1,6 +1,7 @@
 """`torchane run` from the outside: the twin where it can, NumPy where it must, each op named, and the numbers."""
 
 import json
+import os
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -146,6 +147,13 @@ def test_what_cannot_be_done_is_one_message(run, arguments, code, said):
     done, _, err = run(*arguments)
     assert (done, said in err) == (code, True), err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("make", "what"), [(os.mkfifo, "a named pipe"), (os.mkdir, "a folder"), (lambda path: os.symlink("/dev/zero", path), "a device")])
+def test_an_input_that_is_no_file_is_refused_at_once(run, make, what):
+    make("odd.npy")
+    code, _, err = run("model.mil", "--input", "odd.npy")
+    assert code == 2 and f"odd.npy: it is {what}, not a file" in err
 
 
 def test_a_program_that_does_not_check_is_refused(run):

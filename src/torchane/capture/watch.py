@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Any
 
 from torch import nn
-from torch._dynamo import callback_handler
+from torch import nn
+from torch._dynamo import callback_handler, external_utils
 from torch._dynamo.callback import CallbackArgs
 from torch._dynamo.utils import counters, graph_break_reasons
 from torch.nn.parallel import DistributedDataParallel
@@ -58,9 +59,12 @@ class Watch:
             return None if left_out is None else _say(DDP_ADVICE.format(what=left_out))
         code = compiling.f_locals["code"]
         found = [reason for kind in _COUNTED for reason in counters[kind] - self._before.get(kind, Counter())]
-        if found and is_users(code.co_filename):
-            where = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
-            _say("\n".join(_text(where, reason, self._line()) for reason in dict.fromkeys(found)))
+        whole = compiling.f_locals["frame"].f_locals.get("fn") if code.co_filename == external_utils.__file__ else None
+        if found and (is_users(code.co_filename) or isinstance(whole, nn.Module)):  # a module of torch's own, compiled by itself
+            place = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
+            where = place if whole is None else f"{type(whole).__module__}.{type(whole).__name__}"
+            line = self._line() if whole is None else ""  # torch's own line says nothing to its user
+            _say("\n".join(_text(where, reason, line) for reason in dict.fromkeys(found)))
 
     def _line(self) -> str:
         new = graph_break_reasons[self._reasons :]

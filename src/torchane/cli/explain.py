@@ -14,7 +14,7 @@ from torchane.errors import UsageError
 @click.command("explain", cls=Command)
 @click.argument("model")
 @number("--batch-size", default=1, show_default=True)
-@number("--seq-len", default=128, show_default=True)
+@number("--seq-len", least=2, default=128, show_default=True)
 @click.option("--chip", default="portable", show_default=True, help="The target whose rules every program must meet.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every ATen call instead of the table.")
 def command(model: str, batch_size: int, seq_len: int, chip: str, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """Options as every command has them: numbers within the ranges of models/ranges.py, and nothing given twice."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -48,7 +49,7 @@ class Number(click.ParamType):
         return number
 
 
-def number(name: str, **attributes: Any) -> Any:
-    """The option --NAME, whose values have the range of that name."""
-    own = name.removeprefix("--").replace("-", "_")
-    return click.option(name, type=Number(OPTIONS[own]), **attributes)
+def number(name: str, *, least: int | None = None, **attributes: Any) -> Any:
+    """The option --NAME, whose values have the range of that name; least: where a command wants more than its least."""
+    allowed = OPTIONS[name.removeprefix("--").replace("-", "_")]
+    return click.option(name, type=Number(allowed if least is None else replace(allowed, least=least)), **attributes)

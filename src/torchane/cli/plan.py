@@ -3,27 +3,28 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
+from torchane.cli.options import Command, number
+from torchane.cli.signals import load
 from torchane.errors import LegalityError, UsageError
 
 #: Of the multiply-adds of a step that has a price.
 _LEAST_IN_PROGRAMS = 0.99
 
 
-@click.command("plan")
+@click.command("plan", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--chip", metavar="NAME", help="The chip to predict for: m1, m4max, m5pro, ...")
 @click.option("--compare", metavar="NAME,NAME", help="Several chips, a line each, instead of --chip.")
 @click.option("--function", metavar="NAME", help="Which function of FILE; main, or the only one, if not said.")
 @click.option("--preset", metavar="NAME", help="A training step of this model (tiny, stories110m, ... or a "
               "folder with a config.json) as torchane runs it today.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), help="Of --preset: sequences in a step.  [default: 1]")
-@click.option("--seq-len", type=click.IntRange(min=2), help="Of --preset: tokens in a sequence.  [default: 256]")
+@number("--batch-size", help="Of --preset: sequences in a step.  [default: 1]")
+@number("--seq-len", least=2, help="Of --preset: tokens in a sequence.  [default: 256]")
 @click.option("--schedule", metavar="NAME", help="A schedule that others published: maderix-static, maderix-dynamic, "
               "pull-request-22, slv.")  # fmt: skip
 @click.option("--measured", type=click.Path(path_type=Path), metavar="FILE.json",
@@ -63,7 +64,7 @@ def command(
         found = _price_preset(preset, batch_size or 1, seq_len or 256, pricings)
     else:
         found = [_price_schedule(schedule, pricing) for pricing in pricings]
-    view = import_module("torchane.cli.plan_view")
+    view = load("torchane.cli.plan_view")
     view.show(found)
     if as_json:
         click.echo(json.dumps(found[0] if compare is None else {"compared": found}))
@@ -83,7 +84,7 @@ def _require_fitting(file: Path | None, preset: str | None, **options: object) -
 
 
 def _pricings(chip: str | None, compare: str | None, measured: Path | None) -> Sequence[Any]:
-    plan, points = import_module("torchane.plan"), import_module("torchane.chips.points")
+    plan, points = load("torchane.plan"), load("torchane.chips.points")
     if (chip is None) == (compare is None):
         raise UsageError(f"say --chip NAME or --compare NAME,NAME; there are {', '.join(points.machines())}.")
     listed = [chip] if chip is not None else str(compare).split(",")
@@ -97,9 +98,9 @@ def _pricings(chip: str | None, compare: str | None, measured: Path | None) -> S
 
 
 def _price_file(file: Path, function: str | None, pricing: Any, anyway: bool) -> dict[str, Any]:
-    chips, points = import_module("torchane.chips"), import_module("torchane.chips.points")
-    program = import_module("torchane.inspect.recognize").load_program(file, with_weights=False)
-    chosen = replace(program, functions=(import_module("torchane.mil.evaluate").function_of(program, function),))
+    chips, points = load("torchane.chips"), load("torchane.chips.points")
+    program = load("torchane.inspect.recognize").load_program(file, with_weights=False)
+    chosen = replace(program, functions=(load("torchane.mil.evaluate").function_of(program, function),))
     chip = chips.load(points.machine(pricing.name).chip)
     refused, doubtful = chips.refusals(chosen, chip), chips.doubts(chosen, chip)
     if refused and not anyway:
@@ -110,7 +111,7 @@ def _price_file(file: Path, function: str | None, pricing: Any, anyway: bool) ->
         raise LegalityError(
             f"{file}: {pricing.name} does not take this program.\n{shown}{more}\n{other} --anyway prices it all the same."
         )
-    price = import_module("torchane.plan").price_program(chosen, pricing)
+    price = load("torchane.plan").price_program(chosen, pricing)
     return {
         "kind": "program", "predicted": True, "file": str(file), "verdict": _verdict(refused, doubtful),
         "refusals": [str(finding) for finding in refused], "doubts": [str(finding) for finding in doubtful], **price.to_dict(),
@@ -125,14 +126,14 @@ def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
 
 
 def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[Any]) -> list[dict[str, Any]]:
-    points = import_module("torchane.chips.points")
+    points = load("torchane.chips.points")
     config = _config(name)
     longest = config.max_position_embeddings
     if seq_len > longest:
         raise UsageError(f"--seq-len {seq_len} is longer than {name} takes. Its longest is {longest}: --seq-len {longest}.")
-    build = import_module("torchane.models.build").build_model
-    compile_step = import_module("torchane.capture.plans").compile_step
-    step = import_module("torchane.plan.step")
+    build = load("torchane.models.build").build_model
+    compile_step = load("torchane.capture.plans").compile_step
+    step = load("torchane.plan.step")
     captured, found = {}, []
     for pricing in pricings:
         chip = points.machine(pricing.name).chip
@@ -152,15 +153,15 @@ def _config(name: str) -> Any:
     """Of a preset, or of a folder with a Hugging Face config.json."""
     path = Path(name) / "config.json"
     if path.is_file():
-        return import_module("torchane.models.build").read_config(import_module("torchane.models.files").read_json(path), source=str(path))
-    return import_module("torchane.models.presets").preset(name).config
+        return load("torchane.models.build").read_config(load("torchane.models.files").read_json(path), source=str(path))
+    return load("torchane.models.presets").preset(name).config
 
 
 def _require_in_programs(name: str, batch_size: int, seq_len: int, chip: str, share: float) -> None:
     """A step whose products the host does has no price: only programs have one."""
     if share >= _LEAST_IN_PROGRAMS:
         return
-    limit = import_module("torchane.chips").load(chip).widest_matrix
+    limit = load("torchane.chips").load(chip).widest_matrix
     fits = limit // seq_len
     held = f"programs of {chip} hold {share:.0%} of the multiply-adds"
     smaller = f"--batch-size {fits}" if 0 < fits < batch_size else f"--seq-len {limit}" if fits == 0 else "another chip, or --preset"
@@ -171,12 +172,12 @@ def _require_in_programs(name: str, batch_size: int, seq_len: int, chip: str, sh
 
 
 def _price_schedule(name: str | None, pricing: Any) -> dict[str, Any]:
-    schedules = import_module("torchane.plan.schedules").SCHEDULES
+    schedules = load("torchane.plan.schedules").SCHEDULES
     if name not in schedules:
         raise UsageError(f"no schedule is called {name!r}. There are {', '.join(schedules)}.")
     schedule = schedules[name]
     staged, unstaged = schedule.surface_bytes
-    price = import_module("torchane.plan.step").price_programs(
+    price = load("torchane.plan.step").price_programs(
         [("", title, count, work) for title, count, work in schedule.programs], pricing, tokens=schedule.tokens,
         staged=staged, unstaged=unstaged, host_ops={}, loaded=len(schedule.programs),
     )  # fmt: skip

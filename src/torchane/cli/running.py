@@ -1,5 +1,7 @@
 """What `torchane run` does: values in from .npy files, a program on the twin and where it must in NumPy, values out."""
 
+import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from torchane.inspect.recognize import load_program
 from torchane.mil.files import LONGEST_STAND_IN, require_fetched
 from torchane.mil.ir import Program
 from torchane.mil.types import StateType
+from torchane.models.files import require_regular
 from torchane.runtime.mixed import Elsewhere, run_mixed
 from torchane.runtime.twin import ARITHMETICS as KERNELS
 
@@ -142,6 +145,12 @@ def _named(what: str, given: Iterable[str], names: list[str]) -> dict[str, str]:
 
 def _read(path: str) -> np.ndarray:
     """The array of a .npy file, mapped; nothing in it is unpickled."""
+    try:
+        require_regular(os.stat(path), sys.maxsize)  # a pipe would be waited for
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}. Give a .npy file.") from error
+    except OSError as error:
+        raise UsageError(f"{path}: it cannot be read: {error.strerror or error}.") from error
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
