@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from torchane import native
+from torchane.data.corpus import size_of
 from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset, tokens_dataset
 from torchane.data.tokenizer import Tokenizer
 from torchane.data.tokens import token_files
@@ -44,6 +45,7 @@ EXACT, AUTO = "exact", "auto"  # arithmetic and range control unless others are 
 # A validation window costs a third of a training window, so this share adds a tenth to the time of a run.
 EVAL_SHARE = 0.3
 FEWEST_EVAL_WINDOWS = 8
+SPARE_BYTES = 64 << 20  # what else may have come into a folder of text since
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,11 @@ def _start(
         "arithmetic": arithmetic,
         "ranges": ranges,
         "seed": settings.seed,
-        "data": {"path": request.data and str(request.data.resolve()), "sha256": digest(dataset)},
+        "data": {
+            "path": request.data and str(request.data.resolve()),
+            "size_bytes": request.data and size_of(request.data),
+            "sha256": digest(dataset),
+        },
         "settings": settings.to_dict(),
         "provenance": [{"step": 0, **provenance()}],
     }
@@ -211,6 +217,7 @@ def _resume(
     arithmetic, ranges = request.arithmetic or about["arithmetic"], request.ranges or about["ranges"]
     compiled = _compile(model, chosen, request, arithmetic, ranges, progress, compile_model)
     path = request.data or (path and Path(path))
+    _require_size(path, about["data"]["size_bytes"], folder.path)
     is_text = path is None or token_files(path) is None
     tokenizer = load_tokenizer(folder.path) if is_text or (folder.path / TOKENIZER).exists() else None
     dataset = load_dataset(path, model.config.vocab_size, settings.seed, progress, tokenizer, folder.path)
@@ -229,6 +236,17 @@ def _resume(
     folder.write_about(about)
     progress.said("\n".join([*mended, f"Resuming {folder.path} after step {step} of {settings.steps}."]))
     return trainer, about
+
+
+def _require_size(path: Path | None, trained_on_bytes: int | None, run: Path) -> None:
+    """Raises DataError where there is far more to read than the run was trained on, before hours of reading it."""
+    if path is not None and trained_on_bytes is not None:
+        found = size_of(path)
+        if found > 2 * trained_on_bytes + SPARE_BYTES:
+            raise DataError(
+                f"{path} has {found:,} bytes, and {run} was trained on {trained_on_bytes:,} there. Give --data the text as it was, or begin "
+                "a new run."
+            )
 
 
 def choose_settings(chosen: Preset, request: Request) -> TrainSettings:

@@ -126,6 +126,13 @@ def _find(path: Path, skipped: Counter[str]) -> Iterator[Path]:
                 yield file
 
 
+def size_of(path: Path) -> int:
+    """Bytes of all files that would be looked at. Raises DataError where there is nothing."""
+    if not path.exists():
+        raise DataError(f"There is no {path}. Give --data a file or folder of text.")
+    return sum(file.lstat().st_size if file != path else file.stat().st_size for file in _find(path, Counter()))
+
+
 def _reasons(skipped: Counter[str]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
 

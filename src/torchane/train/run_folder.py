@@ -231,7 +231,8 @@ def check_about(about: Mapping[str, Any], source: Path) -> None:
         "ranges": about.get("ranges") in ("auto", "on", "off"),
         "provenance": isinstance(about.get("provenance"), list),
         "settings": isinstance(about.get("settings"), Mapping),
-        "data.path": "path" in data and isinstance(data["path"], str | None),
+        "data.path": "path" in data and isinstance(data["path"], str | None) and "\0" not in (data["path"] or ""),
+        "data.size_bytes": "size_bytes" in data and (data["size_bytes"] is None or STEP.holds(data["size_bytes"])),
         "data.sha256": isinstance(data.get("sha256"), str),
     }
     wrong = [name for name, is_right in checks.items() if not is_right]
