@@ -43,7 +43,7 @@ PRESET_HELP = "; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS
     type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
-    help="ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the twin, until a Mac has confirmed the engine.",
+    help="ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where torchane doctor has seen it compute.",
 )
 @click.option(
     "--arithmetic",
@@ -84,7 +84,7 @@ def command(as_json: bool, **options: Any) -> None:
     The run folder holds the model under Hugging Face's names (config.json, model.safetensors, tokenizer.json),
     metrics.jsonl, and run.json, which says where it came from.
     """
-    if options["device"] == "ane" and not load("torchane.cli.supervise").is_supervised():
+    if _is_engine(options["device"]) and not load("torchane.cli.supervise").is_supervised():
         raise click.exceptions.Exit(_supervised({**options, "as_json": as_json}))
     progress = load("torchane.cli.progress").open_reporter(sys.stderr if as_json else sys.stdout)
     training = load("torchane.cli.training")
@@ -98,6 +98,10 @@ def command(as_json: bool, **options: Any) -> None:
         raise type(progress.lost)(progress.lost.error, f"The run was ended by it, with a checkpoint: it is at step {summary['steps']:,}.")
     if summary["interrupted"]:
         raise click.exceptions.Exit(128 + summary["signal"])
+
+
+def _is_engine(device: str) -> bool:
+    return device == "ane" or (device == "auto" and sys.platform == "darwin" and load("torchane.runtime.devices").auto_choice()[0] == "ane")
 
 
 def _supervised(options: dict[str, Any]) -> int:

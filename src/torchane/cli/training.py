@@ -25,7 +25,7 @@ from torchane.models.build import CausalLM, build_model
 from torchane.models.files import make_folder, write_error, write_text
 from torchane.models.folder import TOKENIZER, load_config
 from torchane.models.presets import Preset, preset
-from torchane.runtime.devices import auto_reason
+from torchane.runtime.devices import auto_choice
 from torchane.train.audit import audit
 from torchane.train.batches import DatasetBatches, digest
 from torchane.train.engine import EngineModel
@@ -301,7 +301,7 @@ def _compile(
     if isinstance(compiled, EngineModel):
         compiled.announce = lambda text: progress.said(text[0].upper() + text[1:])
     size = sum(param.numel() for param in model.parameters()) / 1e6
-    why = f" (--device auto: {auto_reason()})" if request.device == "auto" and compiled.device == "twin" else ""
+    why = f" (--device auto: {auto_choice()[1]})" if request.device == "auto" and compiled.device in ("twin", "ane") else ""
     rules = " in the engine's arithmetic" if arithmetic == "engine" else ""
     progress.said(f"{name}: {size:.1f} M parameters, on device {compiled.device}{rules}{why}")
     return compiled

@@ -1,11 +1,11 @@
 """The devices of this machine by name."""
 
-import platform
 import threading
 
-from torchane.errors import UsageError
+from torchane.errors import MissingDeviceError, UsageError
 from torchane.runtime.ane import AneDevice, first_light, framework
 from torchane.runtime.ane.cache import CompileCache, default_root
+from torchane.runtime.ane.doctor import record
 from torchane.runtime.device import Device
 from torchane.runtime.twin import TwinDevice
 
@@ -16,13 +16,15 @@ _lock = threading.Lock()
 
 
 def open_device(name: str, arithmetic: str = "exact") -> Device:
-    """The device, opened once per process. `auto` is the twin: no record says yet that an engine works here.
+    """The device, opened once per process. `auto` is the engine where torchane doctor has seen it compute, else the twin.
 
     arithmetic: of the twin, "exact" or "engine"; a real engine has its own.
     Raises UsageError for a name that is not one, MissingDeviceError where the device is not to be had.
     """
     if name not in NAMES:
         raise UsageError(f"Unknown device {name!r}. Known: {', '.join(NAMES)}.")
+    if name == "auto":
+        name = auto_choice()[0]
     key = "ane" if name == "ane" else f"twin, {arithmetic}"
     with _lock:
         if key not in _open:
@@ -30,11 +32,14 @@ def open_device(name: str, arithmetic: str = "exact") -> Device:
         return _open[key]
 
 
-def auto_reason() -> str:
-    """Why `auto` is the twin, in one line."""
-    if platform.system() == "Darwin" and platform.machine() == "arm64":
-        return "no Mac has confirmed the Neural Engine's numbers yet, so it is used where it is asked for, --device ane"
-    return "there is no Neural Engine that torchane can use here"
+def auto_choice() -> tuple[str, str]:
+    """What `auto` is here, and why, in one line."""
+    try:
+        found = framework.find()
+    except MissingDeviceError:
+        return "twin", "there is no Neural Engine that torchane can use here"
+    why_not = record.why_not(found.build)
+    return ("twin", why_not) if why_not else ("ane", "torchane doctor has seen the Neural Engine of this Mac compute right")
 
 
 def open_engine() -> AneDevice:

@@ -99,7 +99,7 @@ class AneDevice:
     """The engine through one route. Opened by `devices.open_device("ane")`, which first asks `first_light`.
 
     equal_surfaces: this system wants all inputs of a program, and all outputs, in surfaces of one size; smaller ones are
-    then copied into larger ones. patience: multiplies the pauses before a call is repeated.
+    then copied into larger ones. verifies: False only where the caller compares the numbers itself. patience: multiplies the pauses before a call is repeated.
     """
 
     name = "ane"
@@ -114,6 +114,7 @@ class AneDevice:
         cache: CompileCache | None = None,
         most_loaded: int = MOST_LOADED,
         verify_every: int = VERIFY_EVERY,
+        verifies: bool = True,
         equal_surfaces: bool = False,
         dispatch_s: float = DISPATCH_S,
         patience: float = 1.0,
@@ -124,6 +125,7 @@ class AneDevice:
         self.cache = cache or CompileCache(default_root(), framework.build)
         self.most_loaded = most_loaded
         self.verify_every = verify_every
+        self.verifies = verifies
         self.equal_surfaces = equal_surfaces
         self.dispatch_s = dispatch_s
         self.patience = patience
@@ -207,7 +209,7 @@ class AneDevice:
             self._dispatch(made, list(map(_SURFACE, inputs)), list(map(_SURFACE, outputs)))
             made.dispatches += 1
             made.since_load += 1
-            if made.since_load == 1 or (self.verify_every and made.dispatches % self.verify_every == 0):
+            if self.verifies and (made.since_load == 1 or (self.verify_every and made.dispatches % self.verify_every == 0)):
                 self._verify(made, inputs, outputs)
 
     def synchronize(self) -> None:

@@ -1,0 +1,84 @@
+"""`torchane doctor`: does the Neural Engine of this machine compute, and how? A table, a record, a report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchane.cli.options import Command
+from torchane.cli.signals import load
+
+
+@click.command("doctor", cls=Command)
+@click.option("--quick", is_flag=True, help="About 20 seconds: the route, three ops, a dispatch's time. Keeps no record.")
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the report there.  [default: torchane-doctor.json]"
+)
+@click.option("--compare", type=click.Path(path_type=Path), metavar="OTHER.json", help="Show where another machine's report differs.")
+@click.option("--json", "as_json", is_flag=True, help="The report as one JSON object on the last line, and no file.")
+def command(quick: bool, report: Path | None, compare: Path | None, as_json: bool) -> None:
+    """Probe this machine's Neural Engine and say what it does.
+
+    Everything runs in a child process: a crash or a hang of Apple's framework is a finding. Five minutes at most. Where all
+    that a training run needs is right, --device auto takes the engine from then on. The report names the machine's model and
+    software and what was found; no user, path or serial number. Attach it to an issue.
+
+    \b
+      torchane doctor
+      torchane doctor --quick
+      torchane doctor --compare their-m4.json
+    """
+    reports, examine = load("torchane.runtime.ane.doctor.report"), load("torchane.runtime.ane.doctor.examine")
+    other = None if compare is None else reports.read(compare)  # before minutes of probing
+    framework, findings, missing = examine.examine(quick, lambda name, found: click.echo(f"  {name:36} {_told(found)}", err=as_json))
+    made = reports.made(quick, missing, framework, findings)
+    click.echo(_summary(made), err=as_json)
+    if other is not None:
+        for name, key, mine, theirs in reports.compared(made, other):
+            click.echo(f"  {name:36} {key}: {mine} here, {theirs} there", err=as_json)
+    if not quick and not missing:
+        load("torchane.runtime.ane.doctor.record").keep(made)
+    if as_json:
+        click.echo(json.dumps(json.loads(reports.to_text(made))))
+        return
+    target = report or Path("torchane-doctor.json")
+    load("torchane.models.files").write_text(target, reports.to_text(made) + "\n")
+    click.echo(f"The report is {target}.")
+
+
+def _told(found: dict[str, Any]) -> str:
+    """One line of a finding."""
+    if "crashed" in found:
+        return f"CRASHED ({found['crashed']}): {found.get('last words', '')}"
+    if "hung" in found:
+        return f"HUNG for {found['hung']:.0f} s"
+    if "error" in found and found.get("ok") is False:
+        return f"refused: {found['error']}"
+    mark = {True: "right", False: "WRONG"}.get(found.get("ok"), "")  # type: ignore[call-overload]
+    return "  ".join(part for part in (mark, ", ".join(f"{key} {value}" for key, value in found.items() if key != "ok")) if part)
+
+
+def _summary(report: Any) -> str:
+    machine = report.machine
+    twin = machine["twin"]
+    lines = [
+        f"{machine['chip'] or machine['architecture']}, {machine['system']} {machine['release']}, {machine['processors']} processors, "
+        f"{machine['memory_gib']} GiB; torch {machine['torch']}, torchane {machine['torchane']}",
+        *machine["power"],
+    ]
+    if report.missing:
+        lines.append(f"Neural Engine: {report.missing}")
+        lines.append(
+            f"The twin runs the same programs on this processor: {twin['instruction set']} kernels, {twin['threads']} threads; --arithmetic engine "
+            "gives it the engine's own rules, as far as they are known."
+        )
+        return "\n".join(lines)
+    lines.append(f"Neural Engine: route {report.route}, build {report.build}")
+    if report.failed:
+        lines.append(f"Not right: {', '.join(report.failed)}. --device auto stays with the twin. Please attach the report to an issue.")
+    elif report.works:
+        lines.append("All that a training run needs is right: --device auto takes the engine from now on.")
+    else:
+        lines.append("Nothing that was looked at failed. --device auto asks for the full look: torchane doctor.")
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""A report of doctor as data: kept for this machine, written for others, compared.
+
+It holds what the machine and its software are and what was found; no user name, path, serial number or UUID: paths are cut
+from every text before it is kept.
+"""
+
+import getpass
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torchane import native
+from torchane.errors import UsageError
+from torchane.runtime.ane.doctor.checks import all_checks
+
+FORM = 1
+#: Where the record of this machine lies, below the cache's root.
+RECORD = "doctor.json"
+
+_PATH = re.compile(r"(?:/[\w.@+~-]+){2,}/?")
+_UUID = re.compile(r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b")
+
+
+@dataclass(frozen=True)
+class Report:
+    """missing: why there is no engine, "" if there is. findings: by check."""
+
+    form: int
+    quick: bool
+    missing: str
+    machine: dict[str, Any] = field(default_factory=dict)
+    findings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def route(self) -> str:
+        return str(self.findings.get("first light", {}).get("route", ""))
+
+    @property
+    def build(self) -> str:
+        return str(self.machine.get("framework", {}).get("build", ""))
+
+    @property
+    def failed(self) -> list[str]:
+        """Needed checks that did not pass, and everything that crashed or hung."""
+        needed = {check.name for check in all_checks() if check.needed}
+        bad = (name for name, found in self.findings.items() if found.get("ok") is False and (name in needed or "crashed" in found or "hung" in found))
+        return sorted(bad)
+
+    @property
+    def works(self) -> bool:
+        """The engine may be used without being asked for: a full look, and nothing needed failed."""
+        needed = {check.name for check in all_checks() if check.needed}
+        return not self.missing and bool(self.route) and not self.failed and all(self.findings.get(name, {}).get("ok") for name in needed)
+
+
+def made(quick: bool, missing: str, framework: dict[str, Any], findings: dict[str, dict[str, Any]]) -> Report:
+    return _scrubbed(Report(FORM, quick, missing, {**_machine(), "framework": framework}, findings))
+
+
+def read(path: Path) -> Report:
+    """Raises UsageError for what is no report, or another version's."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: the report cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no report of torchane doctor: {error}.") from error
+    if not isinstance(found, dict) or "form" not in found or "findings" not in found:
+        raise UsageError(f"{path} is no report of torchane doctor.")
+    if found["form"] != FORM:
+        raise UsageError(f"{path} is a report of form {found['form']}, and this version of torchane reads form {FORM}. Write it anew.")
+    try:
+        return Report(**found)
+    except TypeError as error:
+        raise UsageError(f"{path} is no report of torchane doctor: {error}.") from error
+
+
+def to_text(report: Report) -> str:
+    return json.dumps(asdict(report), indent=1, sort_keys=True)
+
+
+def compared(one: Report, other: Report) -> Iterator[tuple[str, str, Any, Any]]:
+    """Check, what of it, this machine's and the other's, wherever these differ; times differ by their nature and are shown."""
+    for name in sorted({*one.findings, *other.findings}):
+        mine, theirs = one.findings.get(name, {}), other.findings.get(name, {})
+        for key in sorted({*mine, *theirs}):
+            if mine.get(key) != theirs.get(key):
+                yield name, key, mine.get(key, "-"), theirs.get(key, "-")
+
+
+def _machine() -> dict[str, Any]:
+    """What this machine is, as far as any process may know it."""
+    return {
+        "system": platform.system(), "release": platform.mac_ver()[0] or platform.release(), "architecture": platform.machine(),
+        "chip": _said("sysctl", "-n", "machdep.cpu.brand_string") if platform.system() == "Darwin" else "",
+        "model": _said("sysctl", "-n", "hw.model") if platform.system() == "Darwin" else "",
+        "processors": os.cpu_count(), "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "power": _power(), "python": platform.python_version(), "torch": version("torch"), "torchane": version("torchane"),
+        "twin": {"instruction set": native.get_isa(), "threads": native.get_threads()},
+    }  # fmt: skip
+
+
+def _power() -> list[str]:
+    """Lines of pmset that say what the machine draws from and which mode is on."""
+    lines = (_said("pmset", "-g", "batt") + "\n" + _said("pmset", "-g")).splitlines() if platform.system() == "Darwin" else []
+    return [line.strip() for line in lines if re.search(r"drawing from|powermode|lowpowermode", line)]
+
+
+def _said(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _scrubbed(report: Report) -> Report:
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {clean(key): clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(item) for item in value]
+        return _without_names(value) if isinstance(value, str) else value
+
+    return Report(**clean(asdict(report)))
+
+
+def _without_names(text: str) -> str:
+    text = _UUID.sub("<uuid>", text)
+    text = _PATH.sub(lambda found: "<path>/" + found.group().rstrip("/").rsplit("/", 1)[1], text)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        return text
+    return re.sub(rf"\b{re.escape(user)}\b", "<user>", text) if len(user) > 2 and user != "root" else text

@@ -1,0 +1,119 @@
+"""Doctor on the stand-in, in a process of its own: what it finds on a right engine, a wrong one, one that crashes or hangs."""
+
+import getpass
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchane.errors import UsageError
+from torchane.runtime.ane.doctor import examine as examining
+from torchane.runtime.ane.doctor import record, report
+from torchane.runtime.ane.doctor.checks import all_checks
+
+CHILD = Path(__file__).resolve().parents[2] / "apple" / "doctor_on_standin.py"
+
+
+@pytest.fixture
+def doctor(standin_library, tmp_path):
+    """Examines a machine: its report, and what was told on the way."""
+
+    def look(quick=True, arithmetic="exact", fault=""):
+        command = [sys.executable, str(CHILD), str(standin_library), str(tmp_path / "daemon"), arithmetic, fault]
+        told = []
+        found = examining.examine(quick, lambda name, finding: told.append(name), command)
+        return report.made(quick, found[2], found[0], found[1]), told
+
+    return look
+
+
+def test_a_quick_look_at_a_right_engine(doctor):
+    made, told = doctor()
+    assert not made.missing and made.route == "memory" and made.build == "25A000"
+    assert told == ["first light", *(check.name for check in all_checks() if check.quick)]
+    assert not made.failed and not made.works  # a quick look is not enough to use it unasked
+    assert made.findings["op matmul"]["ok"] is True
+    assert made.findings["time of matmul 512"]["TFLOPS"] > 0
+
+
+@pytest.mark.long
+def test_a_full_look_lets_auto_take_the_engine(doctor, tmp_path):
+    made, _ = doctor(quick=False, arithmetic="engine")
+    assert made.works, made.failed
+    assert made.findings["arithmetic product window"]["equal to engine"] == 1.0
+    assert made.findings["arithmetic table of exp"]["equal to engine"] == 1.0
+    assert made.findings["probe P1"] == {"identifiers differ": True, "route has identifiers": True}
+    assert made.findings["probe P5"]["17 files"]["compiles"] is False
+    assert made.findings["probe P5b"] == {"compiles": True, "numbers are right": True}
+    record.keep(made, tmp_path)
+    assert record.why_not("25A000", tmp_path) == ""
+    assert "25B999" in record.why_not("25B999", tmp_path)
+
+
+def test_wrong_numbers_are_found_and_named_without_a_person_or_a_place(doctor, tmp_path):
+    made, _ = doctor(fault="evaluate:half:0")
+    assert {"op conv", "op matmul", "op softmax"} <= set(made.failed)
+    text = report.to_text(made)
+    assert str(tmp_path) not in text and str(Path.home()) + "/" not in text
+
+
+def test_an_engine_without_light_is_missing(doctor):
+    made, told = doctor(fault="light evaluate:zeros:0")
+    assert "did not pass three small programs" in made.missing
+    assert told == ["first light"]
+
+
+def test_a_crash_is_a_finding_and_the_rest_goes_on(doctor):
+    """Every child after first light crashes at its second dispatch; each time more is behind it."""
+    made, _ = doctor(fault="crash:1")
+    assert any("crashed" in found for found in made.findings.values())
+    assert set(made.findings) >= {check.name for check in all_checks() if check.quick}
+    assert not made.works
+
+
+@pytest.mark.long
+def test_a_hang_is_a_finding(doctor, monkeypatch):
+    monkeypatch.setattr(examining, "LIMIT_S", 5.0)
+    made, _ = doctor(fault="sleep:1")
+    assert any(found.get("hung") for found in made.findings.values())
+
+
+def test_a_report_names_no_person_and_no_place():
+    scrubbed = report.made(True, f"at /Users/ann/Library/x, 0A1B2C3D-0000-1111-2222-333344445555, {getpass.getuser()}", {}, {})
+    assert "ann" not in scrubbed.missing and "0A1B2C3D" not in scrubbed.missing
+
+
+def test_reports_are_compared(tmp_path):
+    one = report.made(True, "", {"build": "a"}, {"op add": {"ok": True}, "time": {"us": 3}})
+    other = report.made(True, "", {"build": "b"}, {"op add": {"ok": True}, "time": {"us": 4}, "more": {"x": 1}})
+    (tmp_path / "other.json").write_text(report.to_text(other))
+    assert list(report.compared(one, report.read(tmp_path / "other.json"))) == [("more", "x", "-", 1), ("time", "us", 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("nonsense", "no report"), ("[]", "no report"), ("{}", "no report"), (json.dumps({"form": 99, "findings": {}}), "form 99"),
+     (json.dumps({"form": 1, "findings": {}, "who": 1}), "no report")],
+)  # fmt: skip
+def test_what_is_no_report_of_this_version_is_refused(tmp_path, text, complaint):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(UsageError, match=complaint):
+        report.read(tmp_path / "r.json")
+
+
+def test_without_a_record_the_engine_is_not_taken_unasked(tmp_path):
+    assert "has not looked" in record.why_not("25A000", tmp_path)
+    record.keep(report.made(False, "", {"build": "25A000"}, {"first light": {"route": "memory"}, "op add": {"ok": False}}), tmp_path)
+    assert "op add" in record.why_not("25A000", tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="on a Mac there is an engine to look at")
+def test_on_linux_it_says_what_is_missing(capsys, tmp_path, monkeypatch):
+    from torchane.cli.doctor import command
+
+    monkeypatch.chdir(tmp_path)
+    command.main(["--quick"], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "There is no Neural Engine here" in said and "The twin runs the same programs" in said
+    assert report.read(tmp_path / "torchane-doctor.json").missing
