@@ -132,6 +132,32 @@ def test_log_sum_exp_ends_in_zero_where_its_sum_overflows():
     assert computed("reduce_log_sum_exp", np.full((1, 4), -20, np.float16), axes=(1,))[0] == -45440
 
 
+def test_fitted_tables_give_what_the_study_measured():
+    """751K on an M6: the largest error, and in steps what silu gives at -2.289e-5 and gelu at -1.526e-5 (lut_ulp_m6); two knots
+    as read from a compiled program. Exact knots give 1.516e-2, 6.137e-3, -9 * 2^-20, ... and 0.311, 0.1497."""
+    x = FINITE[np.abs(FINITE) <= 8].astype(np.float64)
+    for name, exact, largest in (
+        ("silu", lambda x: x / (1 + np.exp(-x)), 1.491e-2),
+        ("gelu", lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))), 6.159e-3),
+    ):
+        assert np.abs(computed(name, x.astype(np.float16)) - exact(x)).max() == pytest.approx(largest, rel=5e-4)
+    assert computed("silu", np.array([-2.289e-5, 0.5], np.float16)).tolist() == [-1797 / 2**20, pytest.approx(0.296, abs=5e-4)]
+    assert computed("gelu", np.array([-1.526e-5, 0.25], np.float16)).tolist() == [-1595 / 2**21, pytest.approx(0.1436, abs=5e-5)]
+
+
+def test_the_error_of_fitted_tables_vanishes_where_it_was_measured():
+    """Twice between two knots, as least squares have it (751K, f3_lut_m6)."""
+    for name, exact, zeros in (
+        ("silu", lambda x: x / (1 + np.exp(-x)), (-9.5859, -8.3438, -6.6133, -6.4141, -6.1289, -5.8945, -5.6133, -5.4102)),
+        ("gelu", lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))), (-2.9512, -2.8086, -2.7031, -2.5586, -2.4531, -2.3008, -2.2031)),
+    ):
+        x = FINITE[(FINITE > -10) & (FINITE < -1)]
+        off = computed(name, x).astype(np.float64) - exact(x.astype(np.float64))
+        found = x[1:][np.sign(off[1:]) != np.sign(off[:-1])].astype(np.float64)
+        for zero in zeros:
+            assert np.abs(found - zero).min() < 0.03, (name, zero, found)
+
+
 def test_the_modes_of_gelu_are_one_table():
     x = FINITE[::7]
     assert (computed("gelu", x, mode="EXACT") == computed("gelu", x, mode="TANH_APPROXIMATION")).all()

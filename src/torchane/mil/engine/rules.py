@@ -179,11 +179,12 @@ def _tables(settings: Settings) -> Rule:
     "gelu", "silu",
     says="A line between two of 33 fp16 values, all modes of gelu alike; h * sigmoid(h) is one silu where nothing else reads "
     "the sigmoid (engine/fusion.py)",
-    evidence=Evidence.PARTLY, source="751K: positions of the values in compiled programs for h18g; the fusion: a capture of a "
+    evidence=Evidence.PARTLY, source="751K: positions of the values in compiled programs for h18g, sweeps on M6; the fusion: a capture of a "
     "feed-forward block, 196,608 of 196,608 with it and none without (Espresso, fwd_ffn_y_seq256)",
-    holds="the largest errors agree (6.2e-3 and 1.5e-2)",
-    unknown="the values: compiled programs hold fitted ones (gelu(0.25) 0.1436 for 0.1497, silu(0.5) 0.296 for 0.311, silu just "
-    "below 0 -0.0017), here they are exact; silu's lines beyond -8 and 8",
+    holds="fitted values, by least squares over numbers evenly spaced by exponent, which is our inference: it gives all that "
+    "the study says of them (silu just below 0 -1797 * 2^-20, gelu -1595 * 2^-21, silu(0.5) 0.296, gelu(0.25) 0.1436, the largest "
+    "errors 1.491e-2 and 6.159e-3)",
+    unknown="the last bits of the other values; silu above 8 (taken as x), gelu beyond -4 and 4",
 )  # fmt: skip
 def _fitted(settings: Settings) -> Rule:
     return _by_table(settings)

@@ -6,8 +6,12 @@
 Knots read from compiled programs for h18g by 751K (notes/numerics.md, F3b). With the roundings written here the
 largest errors over all fp16 numbers are those of its dense sweeps on an M6, and lie at the same numbers
 (data/06_numerics/lut_ulp_m6.txt and f3_lut_m6.txt; tests/mil/engine/test_tables.py), but for tanh, whose
-largest error is 1.636e-3 here and 1.613e-3 there. The knots of gelu and silu in compiled files are fitted
-and not published; here they are exact.
+largest error is 1.636e-3 here and 1.613e-3 there.
+
+The knots of gelu and silu are fitted. They are not published, but six numbers of the study are: what both give just below 0,
+one knot of each, and their largest errors. Least squares over 25 numbers per power of two from 2^-14 on, of both signs,
+and 0, give all six; the sampling is our inference (some 16 to 64 per power of two miss a few by a last bit, evenly spaced
+numbers miss them by far).
 """
 
 import math
@@ -21,6 +25,16 @@ from torchane.mil.engine.settings import Exponential, Settings
 Function = Callable[[np.ndarray], np.ndarray]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _exact_gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+
+
+def _exact_silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
 #: Bits after the point that an interpolated value of sigmoid keeps, by a capture: 254 of 256 columns, 250 without.
 SIGMOID_FRACTION_BITS = 19
 #: Beyond its table sigmoid goes on in lines, slope and height, until it is 0 and 1: in a public program for the M1 (TGR, its
@@ -29,6 +43,19 @@ SIGMOID_FRACTION_BITS = 19
 SIGMOID_ENDS = (-9.9375, 8.3203125)
 #: 2^u is 0 for every u below: half of the smallest fp16 number is 2^-25.
 LOWEST_POWER = -26.0
+
+
+def fitted(function: Function, low: float, high: float, count: int) -> Function:
+    """The values at the knots of the lines that come closest to the function, as a function of the knots."""
+    sizes = np.concatenate([np.ldexp(1 + np.arange(25) / 25, e) for e in range(-14, int(math.log2(high)) + 1)])
+    sizes = sizes[sizes <= high]
+    x = np.concatenate([-sizes, sizes, [0.0]])
+    place = (x - low) / ((high - low) / (count - 1))
+    below = np.minimum(np.floor(place), count - 2).astype(np.int64)
+    weights = np.zeros((len(x), count))
+    weights[np.arange(len(x)), below], weights[np.arange(len(x)), below + 1] = 1 - (place - below), place - below
+    values = np.linalg.solve(weights.T @ weights, weights.T @ function(x))
+    return lambda knots: values
 
 
 class Table:
@@ -56,8 +83,10 @@ _LOG2 = Table(np.log2, 0.5, 1, 33)
 _INVERSE = Table(lambda x: 1 / x, 0.5, 1, 33)
 _SQRT = Table(np.sqrt, 0.5, 2, 25)
 _RSQRT = Table(lambda x: 1 / np.sqrt(x), 0.5, 2, 25)
-_GELU = Table(lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))), -4, 4, 33)
-_SILU = Table(lambda x: x / (1 + np.exp(-x)), -8, 8, 33)
+_GELU = Table(fitted(_exact_gelu, -4, 4, 33), -4, 4, 33)
+_SILU = Table(fitted(_exact_silu, -8, 8, 33), -8, 8, 33)
+#: Below its table silu goes on in a line: in 751K's sweep its error vanishes at these two numbers.
+SILU_MEETS = (-9.5859375, -8.34375)
 _POWER = {is_half: Table(np.exp2, 0, 1, 33, is_half) for is_half in (True, False)}
 #: fp16(ln 2).
 LN_2 = 0.693359375
@@ -118,7 +147,9 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    return np.where(x < -8, 0.0, np.where(x > 8, x, _SILU(np.clip(x, -8, 8))))
+    left, right = SILU_MEETS
+    below = np.minimum(_line(x, left, _exact_silu(np.float64(left)), right, _exact_silu(np.float64(right))), 0.0)
+    return np.where(x < -8, below, np.where(x > 8, x, _SILU(np.clip(x, -8, 8))))
 
 
 def log(x: np.ndarray) -> np.ndarray:
