@@ -1,0 +1,163 @@
+"""The comparison with the twin: what is rounding passes, what is wrong does not, and how small a wrong number may be.
+
+The engine here is the engine's arithmetic by the NumPy rules, each result up to 4 steps of fp16 off and products added in
+the opposite order (tests/apple/standin.py, noisy).
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from standin import noisy
+
+from torchane.mil.build import Builder
+from torchane.mil.evaluate import evaluate
+from torchane.runtime.ane.doctor.checks import SHAPE, _op_programs
+from torchane.runtime.ane.verify import Verifier
+from torchane.runtime.twin import load_program
+
+LAYER = "a layer"
+
+
+def op_program(name):
+    b = Builder()
+    x, y = b.input("a0_x", SHAPE), b.input("a1_y", SHAPE)
+    return b.program(b.identity(x=_op_programs()[name](b, x, y), name="z0_y"), b.add(x=x, y=y, name="z1_y"))
+
+
+def layer():
+    """A norm, a product with a weight, a gate, a softmax and a product with its transpose: two outputs of one shape."""
+    b = Builder()
+    x, w, v = b.input("a0_x", (1, 64, 1, 64)), b.input("a1_w", (1, 1, 64, 64)), b.input("a2_v", (1, 1, 64, 64))
+    mean = b.mul(x=b.reduce_sum(x=b.mul(x=x, y=x), axes=(1,), keep_dims=True), y=1 / 64)
+    normed = b.mul(x=x, y=b.pow(x=b.add(x=mean, y=1e-3), y=-0.5))
+    rows = b.reshape(x=normed, shape=(1, 1, 64, 64))
+    gate = b.mul(x=b.matmul(x=w, y=rows), y=b.sigmoid(x=b.matmul(x=v, y=rows)))
+    soft = b.softmax(x=b.matmul(x=gate, y=rows, transpose_y=True), axis=-1)
+    return b.program(b.identity(x=b.matmul(x=soft, y=gate), name="z0_y"), b.identity(x=b.matmul(x=w, y=gate, transpose_x=True), name="z1_dy"))
+
+
+class Case:
+    def __init__(self, name):
+        self.program = layer() if name == LAYER else op_program(name)
+        self.twin = load_program(self.program, name, "engine")
+        self.verifier = Verifier()
+
+    def inputs(self, seed):
+        rng = np.random.default_rng(seed)
+        made = {}
+        for var in self.program.inputs:
+            numbers = rng.standard_normal(var.shape) if "_y" not in var.name else rng.uniform(0.25, 2.0, var.shape)
+            made[var.name] = (numbers * 2.0 ** rng.integers(-4, 2)).astype(np.float16)
+        return made
+
+    def engine(self, given, arithmetic):
+        found = evaluate(self.program, given, arithmetic=arithmetic)
+        return [found[var.name] for var in self.program.outputs]
+
+    def differences(self, given, got):
+        arrays = list(given.values())
+        return self.verifier.differences(self.twin, arrays, got, self.verifier.expected(self.twin, arrays))
+
+
+@pytest.fixture(scope="module")
+def case():
+    made = {}
+    return lambda name: made.setdefault(name, Case(name))
+
+
+NAMES = (*_op_programs(), LAYER)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_rounding_is_no_difference(case, name, steps):
+    one = case(name)
+    given = one.inputs(steps)
+    assert one.differences(given, one.engine(given, noisy(steps, seed=steps))) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zeros_and_halves_are_differences(case, name):
+    one = case(name)
+    given = one.inputs(0)
+    right = one.engine(given, "engine")
+    assert one.differences(given, [right[0] * 0, right[1]])
+    assert one.differences(given, [right[0], (right[1] / 2).astype(np.float16)])
+
+
+def test_one_wrong_number_among_thousands_is_a_difference(case):
+    one = case(LAYER)
+    given = one.inputs(0)
+    right = one.engine(given, "engine")
+    right[0][0, 0, 5, 7] += np.abs(right[0]).max()
+    (found,) = one.differences(given, right)
+    assert found.output == 0 and "output 0" in str(found)
+
+
+def test_an_infinity_where_none_belongs_is_a_difference(case):
+    one = case(LAYER)
+    given = one.inputs(0)
+    right = one.engine(given, "engine")
+    right[1][..., ::8] = np.inf
+    assert one.differences(given, right)
+
+
+def test_numbers_of_every_size_are_compared_by_their_own(case):
+    """Gradients of 2^-10 are looked at as closely as activations."""
+    one = case("matmul")
+    given = {name: (array * np.float16(2.0**-5)).astype(np.float16) for name, array in one.inputs(0).items()}
+    right = one.engine(given, "engine")
+    assert one.differences(given, right) == []
+    assert one.differences(given, [(right[0] * 1.5).astype(np.float16), right[1]])
+
+
+@pytest.mark.long
+def test_ten_thousand_clean_dispatches_raise_no_alarm(case, evidence):
+    clean = 0
+    for seed in itertools.count():
+        for name in NAMES:
+            one = case(name)
+            given = one.inputs(seed)
+            assert one.differences(given, one.engine(given, noisy(4, seed=seed))) == [], (name, seed)
+            clean += 1
+        if clean >= 10_000:
+            break
+    evidence("clean dispatches without an alarm", clean)
+
+
+@pytest.mark.long
+def test_swapped_ports_and_old_weights_are_found_a_thousand_times_of_a_thousand(case, evidence):
+    one = case(LAYER)
+    found = {"swapped": 0, "old weights": 0}
+    for seed in range(1000):
+        given = one.inputs(seed)
+        right = one.engine(given, noisy(4, seed=seed))
+        found["swapped"] += bool(one.differences(given, right[::-1]))
+        old = {**given, "a1_w": one.inputs(seed + 1_000_000)["a1_w"]}
+        found["old weights"] += bool(one.differences(given, one.engine(old, noisy(4, seed=seed))))
+    for what, count in found.items():
+        evidence(f"{what}: found of 1,000", count)
+    assert found == {"swapped": 1000, "old weights": 1000}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_the_smallest_corruption_that_is_found(case, name, evidence):
+    """Numbers off by a share e of the output's root mean square, at random: e is halved until nothing is found any more."""
+    one = case(name)
+    smallest = 1.0
+    for power in range(1, 12):
+        share = 2.0**-power
+        hits = 0
+        for seed in range(10):
+            given = one.inputs(seed)
+            right = one.engine(given, noisy(1, seed=seed))
+            rms = np.sqrt(np.mean(np.square(right[0], dtype=np.float64)))
+            spoiled = right[0] + np.random.default_rng(seed).standard_normal(right[0].shape) * rms * share
+            hits += bool(one.differences(given, [spoiled.astype(np.float16), right[1]]))
+        if hits < 10:
+            break
+        smallest = share
+    evidence(f"{name}: smallest corruption found 10 of 10 times, share of the root mean square", smallest)
+    assert smallest <= 0.25
