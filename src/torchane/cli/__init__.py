@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "inspect": ("torchane.cli.inspect", "Show what a MIL, Core ML, .hwx or weight file holds."),
     "plan": ("torchane.cli.plan", "Predict time and energy on a Neural Engine that need not be here."),
     "doctor": ("torchane.cli.doctor", "Probe this machine's Neural Engine and write a report."),
+    "cache": ("torchane.cli.cache", "Show or clear the compiled Neural Engine programs."),
     "run": ("torchane.cli.run_program", "Run a MIL program on the twin."),
 }
 

@@ -1,0 +1,42 @@
+"""`torchane cache` shows what is there, and clears what nobody uses."""
+
+import json
+
+import pytest
+
+from torchane.cli.cache import command
+from torchane.runtime.ane.cache import CompileCache
+from torchane.runtime.ane.source import Source
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHANE_CACHE", str(tmp_path))
+    return CompileCache(tmp_path / "ane", "25A1")
+
+
+def said(capsys, *arguments):
+    command.main(list(arguments), standalone_mode=False)
+    return capsys.readouterr().out
+
+
+def test_an_empty_cache_is_said_to_be(cache, capsys):
+    assert "holds no program" in said(capsys)
+    assert not cache.root.exists()
+
+
+def test_programs_are_counted_by_build(cache, capsys):
+    for key in "ab":
+        cache.prepare(Source("program(1.3)", {}, key * 64))
+    found = json.loads(said(capsys, "--json"))
+    assert found["builds"]["25A1"]["programs"] == 2
+    assert "build 25A1: 2 programs" in said(capsys)
+
+
+def test_clearing_leaves_what_is_in_use(cache, capsys):
+    used, free = (Source("program(1.3)", {}, key * 64) for key in "ab")
+    for source in (used, free):
+        cache.prepare(source)
+    cache.release(free)
+    assert said(capsys, "--clear").startswith("1 programs removed")
+    assert [entry.path.name[0] for entry in cache.entries()] == ["a"]
