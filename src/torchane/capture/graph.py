@@ -86,14 +86,15 @@ def cut(
     static: Collection[fx.Node],
     layer_of: Callable[[fx.Node], str | None] | None = None,
     seeds: Collection[fx.Node] = (),
+    views: Collection[fx.Node] = (),
 ) -> Cut:
     """Places every node.
 
     reason_against: None where a program can hold the node, else why not. static: placeholders that hold
     buffers, integers or masks; what derives from those alone stays on the host, in full precision. seeds: constants that are
-    the host's, since they are scaled where they are staged.
+    the host's, since they are scaled where they are staged. views: what leaves as a view of another value.
     """
-    place, is_static = _places(graph, reason_against, static, reasons := {}, seeds)
+    place, is_static = _places(graph, reason_against, static, reasons := {}, seeds, views)
     stage = _stages(graph, place)
     _send_small_segments_home(graph, place, stage, reasons)
     stage = _stages(graph, place)
@@ -108,6 +109,7 @@ def _places(
     static: Collection[fx.Node],
     reasons: dict[fx.Node, str],
     seeds: Collection[fx.Node],
+    views: Collection[fx.Node],
 ) -> tuple[dict[fx.Node, Place], dict[fx.Node, bool]]:
     place: dict[fx.Node, Place] = {}
     is_static: dict[fx.Node, bool] = {}
@@ -118,6 +120,8 @@ def _places(
             place[node], is_static[node] = Place.CONSTANT, True
         elif node.op == "output":
             continue
+        elif node in views:
+            place[node], is_static[node] = Place.VIEW, is_static[node.all_input_nodes[0]]
         elif node in seeds:
             place[node], is_static[node], reasons[node] = Place.HOST, False, reason_against(node) or ""
         else:

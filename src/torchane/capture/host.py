@@ -16,8 +16,10 @@ class TorchHost:
     the memory of the last one. inputs: the caller's names of placeholders."""
 
     def __init__(self, graph: fx.Graph, memory: pages.Reused, inputs: Mapping[str, str] = MappingProxyType({})):
+        values = {node.name: node.meta["val"] for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)}
         #: What the graph promised.
-        self.dtypes = {node.name: node.meta["val"].dtype for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)}
+        self.dtypes = {name: value.dtype for name, value in values.items()}
+        self.strides = {name: value.stride() for name, value in values.items() if not value.is_contiguous() or 1 in value.shape}
         self.memory = memory
         self._inputs = inputs
         self._places = {node.name: place_of(node) for node in graph.nodes}
@@ -27,11 +29,18 @@ class TorchHost:
         value = value.detach()
         if value.dtype not in (torch.float32, torch.float16):
             value = value.to(torch.float32)
-        return value.numpy()
+        return np.asarray(_Borrowed(value))
 
     def empty(self, name: str, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
-        array = self.memory.empty(shape)
-        return torch.from_numpy(array), array
+        strides = self.strides.get(name)
+        if strides is None:
+            array = self.memory.empty(shape)
+            return torch.from_numpy(array), array
+        order = sorted(range(len(shape)), key=lambda axis: -strides[axis])  # of the axes, as they lie in memory
+        dense = self.memory.empty(tuple(shape[axis] for axis in order))
+        array = dense.transpose([order.index(axis) for axis in range(len(shape))])
+        tensor = torch.from_numpy(array)
+        return (tensor.as_strided(shape, strides) if _are_as_dense(tensor, strides) else tensor), array
 
     def finish(self, name: str, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.dtypes[name])
@@ -47,3 +56,24 @@ class TorchHost:
 
     def address(self, value: torch.Tensor) -> int:
         return value.data_ptr()
+
+
+class _Borrowed:
+    """A tensor's memory for NumPy. `Tensor.numpy()` would forbid for ever to resize the storage, as sharded training does with
+    parameters between two layers."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
+        size = tensor.element_size()
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(tensor.shape),
+            "typestr": np.dtype(np.float16 if tensor.dtype == torch.float16 else np.float32).str,
+            "strides": tuple(size * stride for stride in tensor.stride()),
+            "data": (tensor.data_ptr(), False),
+        }
+
+
+def _are_as_dense(tensor: torch.Tensor, strides: tuple[int, ...]) -> bool:
+    """These strides, which may differ where an axis has one entry, reach the same memory."""
+    return all(size == 1 or ours == theirs for size, ours, theirs in zip(tensor.shape, tensor.stride(), strides, strict=True))

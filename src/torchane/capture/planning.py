@@ -15,6 +15,7 @@ import torch
 from torch import fx
 from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
+from torchane.capture.aliases import keep_views_of_results
 from torchane.capture.graph import Cut, Place, Region, cut
 from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.pieces import border_in, cut_into_pieces
@@ -88,6 +89,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     """
     _fill_missing_values(graph)
     _leave_out_empty_tensors(graph)
+    views = keep_views_of_results(graph, roles.kept)
     blocks = cut_wide_products(graph, roles.weights, roles.wide, compiler.chip.widest_matrix)
     roles = replace(roles, weights={*roles.weights, *blocks.weights})
     nodes = {node.name: node for node in graph.nodes}
@@ -99,7 +101,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     borders: set[fx.Node] = set()
     most_ports = compiler.chip.limit("surfaces") - (2 if compiler.ranges else 0)  # range control's own
     while True:
-        cut_graph = cut(graph, lambda node: why_not(node, compiler.chip) or refused.get(node), static, seeds=linearity.seeds)
+        cut_graph = cut(graph, lambda node: why_not(node, compiler.chip) or refused.get(node), static, None, linearity.seeds, views)
         cut_graph = cut_into_pieces(cut_graph, most_ports, borders)
         planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks, linearity.scaled)
         try:

@@ -16,7 +16,8 @@ from torchane.capture import backend
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torchane.errors.TorchaneWarning"),  # what it leaves to PyTorch is not the question here
-    pytest.mark.filterwarnings("ignore:.*lr_scheduler|.*torch.jit.script|.*foreach"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),  # torch's own
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),  # Dynamo's own
 ]
 
 X, Y = torch.randn(16, 8, generator=torch.Generator().manual_seed(1)), torch.randn(16, 4, generator=torch.Generator().manual_seed(2))
@@ -95,7 +96,7 @@ def test_a_compiled_optimizer_moves_weights_as_eager_does(name: str, variant: st
         eager.step()
     except (TypeError, RuntimeError, AssertionError, ValueError) as error:
         pytest.skip(f"torch has no such: {error}")
-    assert gap(lambda: optimizing(name, VARIANTS[variant]), 4) < 0.002
+    assert gap(lambda: optimizing(name, VARIANTS[variant]), 4) < (0.005 if name == "Muon" else 0.001)  # it iterates in bfloat16
 
 
 def clipping() -> Case:

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch._C import DispatchKey
 from torch._decomp import core_aten_decompositions
-from torch._prims_common import compute_elementwise_output_strides
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchane.capture.rules.attention import ATTENTION
 from torchane.capture.rules.registry import RULES
@@ -78,7 +78,7 @@ def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torc
         return x.clone(), aten.ones.default(x.shape, dtype=torch.bool, device=x.device)
     if p == 1:
         return aten.zeros_like.default(x), aten.zeros.default(x.shape, dtype=torch.bool, device=x.device)
-    strides = compute_elementwise_output_strides(x)
+    strides = _strides_like(x)
     order = sorted(range(x.dim()), key=lambda axis: -strides[axis])
     blank = aten.empty.memory_format([x.shape[axis] for axis in order], dtype=torch.bool, device=x.device)
     mask = aten.bernoulli.p(blank, 1 - p)
@@ -207,8 +207,8 @@ def _filled(
     return aten.permute.default(filled, [order.index(axis) for axis in range(len(size))])
 
 
-def _empty(size: Sequence[int], *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
-    return _filled(size, 0, dtype or torch.get_default_dtype(), device)
+def _empty(size: Sequence[int], *, dtype: Any = None, device: Any = None, memory_format: Any = None, **_: Any) -> torch.Tensor:
+    return _filled(size, 0, dtype or torch.get_default_dtype(), device, _strides_of(size, memory_format))
 
 
 def _empty_strided(
@@ -217,8 +217,20 @@ def _empty_strided(
     return _filled(size, 0, dtype or torch.get_default_dtype(), device, stride)
 
 
-def _empty_like(x: torch.Tensor, *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
-    return _filled(x.shape, 0, dtype or x.dtype, device or x.device, x.stride())
+def _strides_like(x: torch.Tensor, memory_format: torch.memory_format | None = None) -> tuple[int, ...]:
+    """Of a new tensor like x, as torch says for tensors without memory."""
+    with _disable_current_modes():
+        alike = torch.empty_strided(x.shape, x.stride(), device="meta")
+        return torch.empty_like(alike, memory_format=memory_format or torch.preserve_format).stride()
+
+
+def _strides_of(size: Sequence[int], memory_format: torch.memory_format | None) -> tuple[int, ...]:
+    with _disable_current_modes():
+        return torch.empty(size, device="meta", memory_format=memory_format or torch.contiguous_format).stride()
+
+
+def _empty_like(x: torch.Tensor, *, dtype: Any = None, device: Any = None, memory_format: Any = None, **_: Any) -> torch.Tensor:
+    return _filled(x.shape, 0, dtype or x.dtype, device or x.device, _strides_like(x, memory_format))
 
 
 def _new_empty(x: torch.Tensor, size: Sequence[int], *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
@@ -231,10 +243,12 @@ def _new_empty_strided(
     return _filled(size, 0, dtype or x.dtype, device or x.device, stride)
 
 
-def _full_like(x: torch.Tensor, value: float, *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
+def _full_like(
+    x: torch.Tensor, value: float, *, dtype: Any = None, device: Any = None, memory_format: Any = None, **_: Any
+) -> torch.Tensor:
     if not isinstance(value, float) or not math.isinf(value):
         return NotImplemented
-    return _filled(x.shape, value, dtype or x.dtype, device or x.device, x.stride())
+    return _filled(x.shape, value, dtype or x.dtype, device or x.device, _strides_like(x, memory_format))
 
 
 def _new_full(
