@@ -103,18 +103,15 @@ def test_scores_without_a_mask_or_with_a_causal_one_cost_nothing_more():
     assert counts["reduce_max"] == 0
 
 
-class Halved(nn.Module):
-    def forward(self, x):
-        return x * 0.5
-
-
-def test_data_beyond_fp16_is_not_taken_for_a_mask():
-    """-80000 is a number and becomes an infinity that is warned of; -1e9 means "left out"."""
-    model = compile_for_twin(Halved(), precision="fp16")
-    with torch.no_grad():
-        assert model(torch.tensor([[-1e9, 0.5]]))[0, 0].isfinite()
-        with pytest.warns(TorchaneWarning, match="65504"):
-            assert model(torch.tensor([[-80000.0, 0.5]]))[0, 0] == -torch.inf
+@pytest.mark.parametrize("value", [-1e9, -80000.0, 1e9])
+def test_data_beyond_fp16_is_not_taken_for_a_mask(value):
+    """-1e9 means "left out" only where a softmax is all that reads it."""
+    torch._dynamo.reset()
+    model = nn.Linear(2, 2)
+    x = torch.tensor([[value, 0.5], [0.5, 0.5]])
+    want = model(x)
+    with torch.no_grad(), pytest.warns(TorchaneWarning, match=r"The input \S+ holds .*, above fp16's 65504"):
+        torch.testing.assert_close(compile_for_twin(model, precision="fp16")(x), want)
 
 
 BEYOND = {
@@ -129,9 +126,16 @@ BEYOND = {
 @pytest.mark.parametrize("way", BEYOND)
 def test_a_constant_beyond_fp16_that_is_no_mask_is_left_to_the_host(way):
     class Model(nn.Module):
-        def forward(self, x):
-            return BEYOND[way](x)
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(4, 4)
 
-    x = torch.tensor([[1.0, 2.0, -3.0, 4.0]])
-    with torch.no_grad(), pytest.warns(TorchaneWarning, match="65504"):
-        torch.testing.assert_close(compile_for_twin(Model(), precision="fp16")(x), Model()(x))
+        def forward(self, x):
+            return BEYOND[way](self.first(x))
+
+    torch._dynamo.reset()
+    model, x = Model(), torch.tensor([[1.0, 2.0, -3.0, 4.0]])
+    with torch.no_grad():
+        want = model(x)
+        with pytest.warns(TorchaneWarning, match="65504"):
+            torch.testing.assert_close(compile_for_twin(model, precision="fp16")(x), want, rtol=5e-3, atol=1e-2)

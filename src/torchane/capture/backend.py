@@ -28,6 +28,7 @@ from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
+from torchane.capture.float32 import OrFloat32
 from torchane.capture.host import TorchHost
 from torchane.capture.inputs import check_inputs
 from torchane.capture.kept import Kept, Recent
@@ -269,9 +270,11 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     if holds_gradients:
         compiled.loss_scale.highest = OWN_TARGET
 
+    run = OrFloat32(execute, gm, count)
+
     def forward(args: list[Any]) -> list[Any]:
         _warm.use(compiled, WARM_GRAPHS)
-        outputs = _with_own_gradients(compiled, execute, args) if holds_gradients else execute(args)[0]
+        outputs = _with_own_gradients(compiled, execute, args) if holds_gradients else run(args)
         args.clear()
         return outputs
 

@@ -21,6 +21,7 @@ from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.pieces import border_in, cut_into_pieces
 from torchane.capture.policies import Facts, State, host_reasons
 from torchane.capture.policies.facts import Forward
+from torchane.capture.policies.left_out import LeftOut, left_out_of
 from torchane.capture.policies.linearity import linearity_of
 from torchane.capture.policies.precision import sent_home
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
@@ -98,12 +99,17 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     linearity = linearity_of(graph, facts.tangents, facts.kept)
     refused = host_reasons(graph, replace(facts, on_host={**linearity.reasons, **facts.on_host}))
     precise = sent_home(refused)
+    left_out = LeftOut()
+    if not roles.tangents:
+        data = [nodes[name] for name in roles.data if name in nodes]
+        left_out = left_out_of(graph, static, data, facts.given, lambda node: node in refused or why_not(node, compiler.chip) is not None)
+        refused = {**left_out.reasons, **refused}
     borders: set[fx.Node] = set()
     most_ports = compiler.chip.limit("surfaces") - (2 if compiler.ranges else 0)  # range control's own
     while True:
         cut_graph = cut(graph, lambda node: why_not(node, compiler.chip) or refused.get(node), static, None, linearity.seeds, views)
         cut_graph = cut_into_pieces(cut_graph, most_ports, borders)
-        planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks, linearity.scaled)
+        planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks, linearity.scaled, left_out.numbers)
         try:
             return replace(planner.run(), sent_home=precise)
         except RegionError as error:
@@ -188,6 +194,7 @@ class _Planner:
         nodes: dict[str, fx.Node],
         blocks: Blocks,
         scaled: frozenset[fx.Node],
+        numbers: frozenset[fx.Node],
     ):
         self.name = name
         self.graph = graph
@@ -204,6 +211,7 @@ class _Planner:
             result for i, result in enumerate(self.results) if isinstance(result, fx.Node) and i not in roles.kept
         }
         self.scaled = scaled
+        self.numbers = numbers
         self.layouts: dict[fx.Node, PortLayout] = {
             nodes[key]: layout for key, layout in roles.layouts.items() if key in nodes
         }
@@ -358,7 +366,8 @@ class _Planner:
 
     def _copy_in(self, node: fx.Node) -> Copy:
         origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
-        may_mask = node in self.cut.static or self.cut.base(origin) in self.data
+        is_exact = node in self.cut.static or self.cut.base(origin) in self.data
+        may_mask = is_exact and not {node, origin, self.cut.base(origin)} & self.numbers
         return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true)
 
     def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:

@@ -31,6 +31,12 @@ MASKED = -1e4
 EXCLUDED = -3e4
 
 
+_COMES_THROUGH = (
+    "what comes of it is infinite or NaN, in other samples too. Scale inputs or weights down (a norm that comes first in the model is "
+    "float32's), or look for the layer with torchane.audit."
+)
+
+
 class Host(Protocol):
     """How the executor reads and makes the caller's tensors."""
 
@@ -61,6 +67,14 @@ class Host(Protocol):
     def address(self, value: Any) -> int:
         """Where a tensor's memory begins."""
         ...
+
+
+class NotInFp16(Exception):
+    """A forward met numbers that programs have no right result for: value names them, the text says what they are."""
+
+    def __init__(self, value: str, text: str):
+        super().__init__(text)
+        self.value = value
 
 
 class Weights:
@@ -109,8 +123,7 @@ class Executor:
         self.loaded = tuple(loaded)
         self.frees = plan.last_uses()
         self.unstaged = {copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies}
-        self.said_overflow = False
-        self.said_large: set[str] = set()
+        self.said: set[str] = set()
 
     def named(self, value: str) -> str:
         """A program's output, for people."""
@@ -121,13 +134,20 @@ class Executor:
         name = self.host.input(value)
         return f"The input {name}" if name else f"What PyTorch computed as {self.named(value)}"
 
-    def __call__(self, inputs: Sequence[Any], scale: float = 1.0) -> tuple[list[Any], Reading]:
+    def say(self, found: NotInFp16, what: str) -> None:
+        """Warns of what a forward met and what comes of it, once for each value."""
+        if found.value not in self.said:
+            self.said.add(found.value)
+            warnings.warn(f"{found}: {what} Said once for this graph.", TorchaneWarning, stacklevel=3)
+
+    def __call__(self, inputs: Sequence[Any], scale: float = 1.0, strict: bool = False) -> tuple[list[Any], Reading]:
         """The outputs, and what scaled gradients looked like.
 
         Where a gradient overflows the run stops, and the outputs are meaningless: run again with a
-        smaller scale. Under range control the scale is not used: every value has a power of its own.
+        smaller scale. Under range control the scale is not used: every value has a power of its own. strict: raises NotInFp16
+        where a forward meets infinities, NaN or numbers above 65504; else they are warned of.
         """
-        run = _Run(self, inputs, scale)
+        run = _Run(self, inputs, scale, strict)
         try:
             dispatches = iter(self.ranges or ())
             for step, free in zip(self.plan.steps, self.frees, strict=True):
@@ -153,9 +173,10 @@ class Executor:
 class _Run:
     """What one call holds: host values by name, surfaces by name, and which surfaces it must give back."""
 
-    def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float):
+    def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool):
         self.executor = executor
         self.scale = scale
+        self.strict = strict
         self.reading = Reading()
         self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
         self.surfaces: dict[str, Buffer] = dict(executor.weights.surfaces)
@@ -229,28 +250,38 @@ class _Run:
                     weights.placed[copy.value] = placed
             jobs.append((*_meeting(self.surfaces[copy.value].array, source, copy.layout), factor))
         native.stage_many(jobs)
-        if self.executor.ranges is None and not self.executor.plan.gradients:
-            self._look_for_large(step)
+        if not self.executor.plan.is_backward:
+            self._look_at_what_came(step)
 
-    def _look_for_large(self, step: Stage) -> None:
-        """Says, before a program reads them, which finite numbers fp16 had to make infinite."""
+    def _look_at_what_came(self, step: Stage) -> None:
+        """Before a program reads it: what is infinite or NaN, or becomes so in fp16, spreads to other samples through sums and through
+        products with constant zeros."""
         executor = self.executor
         for copy in step.copies:
-            if copy.is_weight or copy.value in executor.said_large or not native.scan(self.surfaces[copy.value].array)[1]:
+            if copy.is_weight or copy.value in executor.plan.gradients:
                 continue
-            source = executor.host.array(self.values[copy.value])
-            largest = np.abs(source, where=np.isfinite(source), out=np.zeros(source.shape, np.float32)).max(initial=0)
-            if largest <= FP16_MAX:
-                continue  # infinite when it came
-            executor.said_large.add(copy.value)
-            executor.said_overflow = True
-            warnings.warn(
-                f"{executor.given(copy.value)} holds {largest:,.6g}, above fp16's 65504, in which programs multiply: what comes of it is "
-                "infinite or NaN. Divide it by its usual size before the model, or norm it first in the model, which PyTorch "
-                "then does in float32. Said once for this graph.",
-                TorchaneWarning,
-                stacklevel=2,
-            )
+            largest, missing, _, _ = native.scan(self.surfaces[copy.value].array)
+            is_large = executor.ranges is not None and math.ldexp(largest, -self.placed[copy.value].exponent) > FP16_MAX
+            found = self._unfit(copy) if missing or is_large else None
+            if found is not None and self.strict:
+                raise found
+            if found is not None and not executor.said:
+                executor.say(found, _COMES_THROUGH)
+
+    def _unfit(self, copy: Copy) -> NotInFp16 | None:
+        """What in a value that was staged, or is a weight, fp16 does not hold."""
+        name = self.executor.given(copy.value)
+        source = self.executor.host.array(self.values[copy.value])
+        if copy.is_mask:
+            source = np.maximum(source, -FP16_MAX)  # what is below was replaced
+        finite = np.isfinite(source)
+        missing = source.size - np.count_nonzero(finite)
+        largest = float(np.abs(source, where=finite, out=np.zeros(source.shape, np.float32)).max(initial=0))
+        if missing:
+            return NotInFp16(copy.value, f"{name} holds infinities or NaN, {missing:,} of its {source.size:,} values")
+        if largest > FP16_MAX:
+            return NotInFp16(copy.value, f"{name} holds {largest:,.6g}, above fp16's 65504, in which programs multiply")
+        return None
 
     def dispatch(self, step: Dispatch, state: DispatchRanges | None) -> None:
         executor = self.executor
@@ -287,8 +318,8 @@ class _Run:
             read = native.unstage(target, source, factor)
             if is_gradient and executor.ranges is None:
                 self.reading.add(executor.named(copy.value), *read)
-            elif not is_gradient and read[1] and not executor.said_overflow:
-                self._say_overflow(copy.value, read[1])
+            elif not is_gradient and read[1] and not executor.plan.is_backward:
+                self._look_at_what_leaves(copy.value, read[1])
             is_complete = copy.part is None or copy.part.is_last
             self.values[name] = executor.host.finish(name, value) if is_complete else value
             if is_complete:
@@ -305,20 +336,20 @@ class _Run:
         room = slice(part.start, part.start + copy.layout.logical[part.axis])
         return part.whole, value, array[(slice(None),) * part.axis + (room,)]
 
-    def _say_overflow(self, name: str, count: int) -> None:
+    def _look_at_what_leaves(self, name: str, count: int) -> None:
         executor = self.executor
         copies = (copy for step in executor.plan.steps if isinstance(step, Stage) for copy in step.copies)
-        came_in = [self.values[copy.value] for copy in copies if copy.value in self.values and not copy.is_mask]
-        if not all(np.isfinite(executor.host.array(value)).all() for value in came_in):
-            return  # the caller's own
-        executor.said_overflow = True
-        warnings.warn(
+        came = (self._unfit(copy) for copy in copies if copy.value in self.values)
+        cause = next((found for found in came if found is not None), None)
+        found = cause or NotInFp16(
+            name,
             f"{count:,} values of {executor.named(name)} are infinite or NaN, and nothing that came in is: an activation left "
-            "fp16's range (65504), in which programs compute, or the model makes infinities of its own. Scale the "
-            "inputs or weights down, or look for the layer with torchane.audit. Said once for this graph.",
-            TorchaneWarning,
-            stacklevel=2,
+            "fp16's range (65504), in which programs compute, or the model makes infinities of its own",
         )
+        if self.strict and not executor.plan.kept:
+            raise found
+        if not executor.said:
+            executor.say(found, _COMES_THROUGH)
 
     def outputs(self) -> list[Any]:
         plan, executor = self.executor.plan, self.executor
@@ -341,4 +372,5 @@ def _meeting(surface: np.ndarray, source: np.ndarray, layout: PortLayout) -> tup
     stored = source.transpose(layout.perm)
     if layout.used == layout.shape[-1]:
         return surface.reshape(stored.shape), stored
+    surface[..., layout.used :] = 0  # a NaN that was there before times a constant zero is NaN
     return surface[..., : layout.used], np.ascontiguousarray(stored).reshape(*layout.shape[:-1], layout.used)
