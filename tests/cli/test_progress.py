@@ -1,10 +1,12 @@
 """What a run looks like, on a terminal and elsewhere."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
 from torchane.cli.progress import LiveReporter, PlainReporter, duration, open_reporter, step_line, validation_line
+from torchane.cli.streams import LostOutput
 from torchane.train.report import StepReport, ValidationReport
 
 STEP = StepReport(step=7, steps=400, loss=1.23456, lr=0.0021, grad_norm=0.5, time_s=0.0612, tokens_per_s=16_800.4,
@@ -21,6 +23,41 @@ class Terminal(io.StringIO):
 
 def test_a_step_is_one_line():
     assert step_line(STEP) == "step   7/400  loss 1.235  lr 0.0021  61 ms  16,800 tokens/s  0:24 left"
+
+
+def test_the_first_step_compiles_and_foretells_nothing():
+    first = replace(STEP, tokens_per_s=None, time_left_s=None)
+    assert step_line(first) == "step   7/400  loss 1.235  lr 0.0021  61 ms"
+
+
+def test_a_validation_without_bytes_has_its_loss():
+    assert validation_line(replace(VALID, bits_per_byte=None, floor=None)) == "step 100: train loss 1.500  valid loss 1.400"
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, lambda: Terminal()], ids=["plain", "terminal"])
+def test_a_sample_cannot_give_orders_to_a_terminal(kind):
+    stream = kind()
+    reporter = open_reporter(stream)
+    reporter.sample(0, "a\x1b]0;title\x07b")
+    reporter.close()
+    assert "a\\x1b]0;title\\x07b" in stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_stream_that_takes_no_more_makes_a_reporter_silent(terminal):
+    class Full(io.StringIO):
+        def isatty(self):
+            return terminal
+
+        def write(self, text):
+            raise LostOutput(OSError(28, "No space left on device"))
+
+    reporter = open_reporter(Full())
+    reporter.said("a")
+    reporter.validation(VALID)
+    reporter.step(STEP)
+    reporter.close()
+    assert isinstance(reporter.lost, LostOutput)
 
 
 def test_a_validation_is_one_line_with_the_floor_where_it_is_known():

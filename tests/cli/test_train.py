@@ -5,9 +5,13 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from torchane.cli import training
+from torchane.cli.progress import PlainReporter
+from torchane.cli.streams import LostOutput
+from torchane.train.lock import RunLock
 from torchane.train.loop import Trainer
 
 KEYS = {"run", "preset", "device", "steps", "train_loss", "valid_loss", "bits_per_byte", "floor", "tokens_per_s",
@@ -167,3 +171,93 @@ def test_steps_behind_the_checkpoint_are_refused(torchane_command, small):
     torchane_command(*small)
     done = torchane_command("train", "--resume", "run", "--steps", 3)
     assert done.code == 2 and "at step 6 already; --steps 3 is behind it" in done.err
+
+
+def test_the_last_line_can_be_pasted_into_a_shell(torchane_command, small_elsewhere):
+    done = torchane_command(*small_elsewhere, "--out", "my run; rm -rf x")
+    assert done.code == 0 and "torchane generate 'my run; rm -rf x'" in done.err
+
+
+def test_more_threads_than_cpus_are_brought_down_and_said(torchane_command, small, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    done = torchane_command(*small, "--threads", 1000)
+    assert done.code == 0 and "--threads 1000: there are 2 CPUs here" in done.err
+
+
+def test_the_first_step_says_no_time_left(torchane_command, small):
+    first, *_ = [line for line in torchane_command(*small).err.splitlines() if line.startswith("step 1/6")]
+    assert "left" not in first and "tokens/s" not in first
+
+
+def test_two_processes_do_not_train_one_run(torchane_command, small):
+    torchane_command(*small)
+    with RunLock(Path("run")):
+        done = torchane_command("train", "--resume", "run", "--steps", 8)
+        other = torchane_command("train", "--data", "notes.txt", "--out", "run")
+    assert done.code == 1 and f"run is in use by process {os.getpid()} on" in done.err
+    assert other.code == 2 and "holds a run already" in other.err
+    assert torchane_command("train", "--resume", "run", "--steps", 8).code == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)])
+def test_signals_save_and_end_with_their_own_codes(torchane_command, small, monkeypatch, number, code):
+    step = Trainer.step
+
+    def step_and_signal(self, times):
+        report = step(self, times)
+        if report.step == 3:
+            os.kill(os.getpid(), number)
+        return report
+
+    monkeypatch.setattr(Trainer, "step", step_and_signal)
+    assert torchane_command(*(part for part in small if part != "--json")).code == code
+    assert Path("run/training.safetensors").exists()
+
+
+def test_output_that_is_lost_ends_the_run_with_a_checkpoint(torchane_command, small, monkeypatch):
+    said = PlainReporter.said
+
+    def lose(self, text):
+        if "step 1/6" in text:
+            self.lost = LostOutput(OSError(28, "No space left on device"))
+        said(self, text)
+
+    monkeypatch.setattr(PlainReporter, "said", lose)
+    done = torchane_command(*(part for part in small if part != "--json"))
+    assert done.code == 1 and "No space left on device. The run was ended by it, with a checkpoint: it is at step 1." in done.err
+    assert Path("run/training.safetensors").exists()
+
+
+def test_tokens_of_others_are_trained_on_and_resumed(torchane_command):
+    tokens = np.random.default_rng(0).integers(0, 512, 20_000)
+    tokens.astype(np.uint16).tofile("tokens.bin")
+    done = torchane_command("train", "--data", "tokens.bin", "--steps", 2, "--batch-size", 2, "--seq-len", 32, "--out", "run", "--json")
+    assert done.code == 0 and done.json["bits_per_byte"] is None and done.json["valid_loss"] > 0
+    assert not Path("run/tokenizer.json").exists() and "validation loss" in done.err
+    again = torchane_command("train", "--resume", "run", "--steps", 3, "--json")
+    assert again.code == 0 and again.json["steps"] == 3
+    written = torchane_command("generate", "run")
+    assert written.code == 1 and "run/tokenizer.json does not exist, and text needs one" in written.err
+
+
+def test_a_tokenizer_that_is_given_is_used(torchane_command, small, small_elsewhere):
+    torchane_command(*small)
+    done = torchane_command(*small_elsewhere, "--out", "other", "--tokenizer", "run/tokenizer.json")
+    assert done.code == 0 and Path("other/tokenizer.json").read_bytes() == Path("run/tokenizer.json").read_bytes()
+    refused = torchane_command("train", "--resume", "run", "--tokenizer", "run/tokenizer.json")
+    assert refused.code == 2 and "--tokenizer cannot be given with it" in refused.err
+
+
+def test_a_run_that_is_killed_while_it_reads_leaves_no_hindrance(torchane_command, small):
+    Path("run").mkdir()
+    Path("run/.lock").write_text('{"pid": 1, "host": "x", "command": "torchane train"}')
+    assert torchane_command(*small).code == 0
+
+
+def test_a_folder_that_holds_far_more_than_was_trained_on_is_not_read(torchane_command, small, monkeypatch):
+    torchane_command(*small)
+    monkeypatch.setattr(training, "SPARE_BYTES", 0)
+    Path("notes.txt").write_text(Path("notes.txt").read_text() * 3)
+    monkeypatch.setattr(training, "corpus_dataset", lambda *_, **__: pytest.fail("it was read"))
+    done = torchane_command("train", "--resume", "run", "--steps", 8)
+    assert done.code == 2 and "and run was trained on" in done.err

@@ -33,7 +33,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            OPTIONS[field.name].require(field.name, getattr(self, field.name))
+            allowed, value = OPTIONS[field.name], getattr(self, field.name)
+            allowed.require(field.name, value)
+            object.__setattr__(self, field.name, value if allowed.whole else float(value))  # torch takes no mixture of both
 
     @property
     def windows(self) -> int:
