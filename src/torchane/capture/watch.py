@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from torch import nn
+import torch
 from torch import nn
 from torch._dynamo import callback_handler, external_utils
 from torch._dynamo.callback import CallbackArgs
@@ -39,8 +39,11 @@ class Watch:
         self._backend = backend
         self._before: dict[str, Counter[str]] = {}
         self._reasons = 0
-        callback_handler.start_callbacks = _Lasting(callback_handler.start_callbacks, self._start)
-        callback_handler.end_callbacks = _Lasting(callback_handler.end_callbacks, self._end)
+        # A backward inside a compiled function calls back with Dynamo on, and with torch's lock held: a callback that Dynamo
+        # compiles in turn waits for that lock for ever.
+        start, end = torch._dynamo.disable(self._start), torch._dynamo.disable(self._end)
+        callback_handler.start_callbacks = _Lasting(callback_handler.start_callbacks, start)
+        callback_handler.end_callbacks = _Lasting(callback_handler.end_callbacks, end)
 
     def _start(self, _: CallbackArgs) -> None:
         self._before = {kind: Counter(counters[kind]) for kind in _COUNTED}
