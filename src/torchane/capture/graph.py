@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 from torch._ops import HigherOrderOperator
+from torch._prims.rng_prims import run_and_save_rng_state
 
 aten = torch.ops.aten
 
@@ -157,19 +158,25 @@ def _place(
 
 def _is_repeatable(node: fx.Node) -> bool:
     """Gives the same at every step. A higher-order op may draw: `run_and_save_rng_state` around a dropout."""
-    if isinstance(node.target, HigherOrderOperator):
-        return False
-    tags = getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded not in tags
+    return not isinstance(node.target, HigherOrderOperator) and not draws(node)
+
+
+def draws(node: fx.Node) -> bool:
+    """It takes numbers from torch's generator."""
+    return node.target is run_and_save_rng_state or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _stages(graph: fx.Graph, place: dict[fx.Node, Place]) -> dict[fx.Node, int]:
-    """Even: the host's; odd: the programs'. A view has its base's stage."""
+    """Even: the host's; odd: the programs'. A view has its base's stage. Random numbers are drawn in the graph's order, which
+    is eager's: a draw waits for those before it."""
     stage: dict[fx.Node, int] = {}
+    drawn = 0
     for node in graph.nodes:
         if node.op == "output":
             continue
         before = max((stage[source] for source in node.all_input_nodes), default=0)
+        if draws(node):
+            before = drawn = max(before + before % 2, drawn)
         if place[node] is Place.PROGRAM:
             stage[node] = before + 1 - before % 2
         elif place[node] is Place.HOST:

@@ -16,6 +16,7 @@ from torch import fx
 from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
 from torchane.capture.aliases import keep_views_of_results
+from torchane.capture.draws import draw_from_shapes
 from torchane.capture.graph import Cut, Place, Region, cut
 from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.pieces import border_in, cut_into_pieces
@@ -90,6 +91,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     """
     _fill_missing_values(graph)
     _leave_out_empty_tensors(graph)
+    draw_from_shapes(graph)
     views = keep_views_of_results(graph, roles.kept)
     blocks = cut_wide_products(graph, roles.weights, roles.wide, compiler.chip.widest_matrix)
     roles = replace(roles, weights={*roles.weights, *blocks.weights})

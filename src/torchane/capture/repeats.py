@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._functorch import compile_utils
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._higher_order_ops.effects import has_effects
 from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
@@ -29,7 +30,7 @@ from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchane.capture.graph import VIEWS, layer_name
+from torchane.capture.graph import VIEWS, draws, layer_name
 from torchane.capture.policies.linearity import keep_in_backward
 
 Stack = Mapping[str, tuple[str, Any]]
@@ -262,8 +263,21 @@ def partition(joint: fx.GraphModule, inputs: Any, **options: Any) -> tuple[fx.Gr
     _hand_through(joint)
     keep_in_backward(joint.graph)
     stacks = _stacks(joint)
-    forward, backward = min_cut_rematerialization_partition(joint, inputs, **options)
+    with _draws_kept_apart(joint.graph):
+        forward, backward = min_cut_rematerialization_partition(joint, inputs, **options)
     return inline(forward, stacks), inline(backward, stacks)
+
+
+@contextmanager
+def _draws_kept_apart(graph: fx.Graph) -> Iterator[None]:
+    """torch merges calls that are equal, and knows only some of the ops that draw: of three `uniform_` or `randn_like` of equal
+    shapes it would leave one."""
+    known = compile_utils.rand_ops
+    compile_utils.rand_ops = [*known, *{compile_utils.get_aten_target(node) for node in graph.nodes if draws(node)}]
+    try:
+        yield
+    finally:
+        compile_utils.rand_ops = known
 
 
 def _stacks(joint: fx.GraphModule) -> dict[int, Stack]:
