@@ -68,17 +68,19 @@ def build(folder: Path) -> Path:
 
 @dataclass
 class Fault:
-    """From its `after`th time on, `times` times, an event comes to `what`: a decision, or the name of a damage to results."""
+    """From its `after`th time on, `times` times, every `every`th, an event comes to `what`: a decision, or the name of a damage
+    to results."""
 
     event: str
     what: int | str
     after: int
     times: int
+    every: int = 1
     seen: int = 0
 
     def strikes(self) -> bool:
         self.seen += 1
-        return self.after < self.seen <= self.after + self.times
+        return self.after < self.seen <= self.after + self.times and (self.seen - self.after - 1) % self.every == 0
 
 
 @dataclass
@@ -140,10 +142,10 @@ class StandIn:
 
     # What a test chooses
 
-    def fail(self, event: str, what: int | str, after: int = 0, times: int = 1) -> Fault:
+    def fail(self, event: str, what: int | str, after: int = 0, times: int = 1, every: int = 1) -> Fault:
         """event: surface, descriptor, model, client, request, compile, load, evaluate, unload. what, for evaluate, also:
         restart (of the daemon), swapped, stale, partial, zeros, half, one (a single number changed by a step of its magnitude)."""
-        self.faults.append(Fault(event, what, after, times))
+        self.faults.append(Fault(event, what, after, times, every))
         return self.faults[-1]
 
     def hide(self, name: str) -> None:

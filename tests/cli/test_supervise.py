@@ -94,24 +94,3 @@ def test_without_an_engine_nothing_is_started(monkeypatch, tmp_path):
         command.main(["--device", "ane"], standalone_mode=False)
 
 
-@pytest.mark.long
-def test_a_training_run_whose_engine_hangs_ends_where_it_would_have(standin_library, tmp_path):
-    """The real command on the stand-in, hung in its third step, against the same run without a hang."""
-    here = Path(__file__).resolve().parents[1] / "apple" / "train_on_standin.py"
-    losses = {}
-    for name, hang_at in (("clean", 0), ("hung", 700)):
-        program = [sys.executable, str(here), str(standin_library), str(tmp_path / name), "exact", str(hang_at)]
-        (tmp_path / name).mkdir()
-        script = f"import sys\nfrom pathlib import Path\nfrom torchane.cli import supervise\nsupervise.PROGRAM = {program!r}\nsys.exit(supervise.supervise({{'device': 'ane', 'steps': 40, 'batch_size': 1, 'seq_len': 32, 'checkpoint_interval': 1}}, Path({str(tmp_path / name / 'run')!r})))"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert ("The engine hung" in done.stderr) == bool(hang_at)
-        losses[name] = [line for line in (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
-    assert [_loss(line) for line in losses["hung"]] == [_loss(line) for line in losses["clean"]]
-
-
-def _loss(line: str) -> tuple[int, float]:
-    import json
-
-    row = json.loads(line)
-    return row["step"], row["loss"]

@@ -5,6 +5,7 @@ since between two looks nobody can know (docs/limits.md).
 """
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from trainer import SmallRun
 from torchane.errors import DeviceError, TorchaneWarning
 from torchane.runtime.ane import AneDevice, framework
 from torchane.runtime.ane.cache import CompileCache
+from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.twin import TwinDevice
 
 #: Remedied by the device, so the loss keeps its bits.
@@ -85,6 +87,13 @@ def test_the_engine_in_its_arithmetic_has_the_twins_bits(bench):
     assert bench.clean == SmallRun(TwinDevice(arithmetic="engine")).losses(STEPS)
 
 
+def test_under_range_control_too(bench):
+    """Each run starts with powers of two of its own, so both are the first of their compilation."""
+    twin = SmallRun(TwinDevice(arithmetic="engine"), "on")
+    engine = SmallRun(bench.device, "on")
+    assert engine.losses(STEPS) == twin.losses(STEPS)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", TRANSIENT)
 def test_a_transient_fault_leaves_the_loss_as_it_is(bench, kind, fault):
@@ -130,31 +139,61 @@ def test_few_programs_at_a_time_give_the_same_bits(bench):
         bench.machine.most_loaded = 127
 
 
+MANY_STEPS = 20
+
+
+@pytest.fixture
+def twenty(bench):
+    """What 20 steps give when nothing goes wrong."""
+    bench.steps = MANY_STEPS
+    yield bench.losses()
+    bench.steps = STEPS
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("fault", [*TRANSIENT, *FATAL, *WRONG])
-def test_no_dispatch_of_twenty_steps_gives_a_wrong_loss(bench, fault, evidence):
-    """Every single dispatch meets the fault, in a run of its own."""
-    what = {**TRANSIENT, **FATAL}.get(fault, fault)
-    bench.steps = 20
-    try:
-        clean = bench.losses()
-        before = bench.machine.events["evaluate"]
-        assert bench.losses() == clean
-        count = bench.machine.events["evaluate"] - before
-        named = 0
-        for dispatch in range(count):
-            struck = bench.machine.fail("evaluate", what, after=dispatch, times=1000 if fault in FATAL else 1)
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_every_dispatch_of_twenty_steps_fails_the_first_time(bench, twenty, fault, evidence):
+    struck = bench.machine.fail("evaluate", TRANSIENT[fault], times=1_000_000, every=2)
+    assert bench.losses() == twenty
+    evidence(f"{fault}: dispatches that met it", (struck.seen + 1) // 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", WRONG)
+def test_every_dispatch_of_twenty_steps_gives_wrong_numbers(bench, twenty, fault, monkeypatch, evidence):
+    """Each is replaced by the twin's; quarantine is held off, so that the next dispatch is the engine's again."""
+    found = []
+    monkeypatch.setattr(bench.device, "_quarantine", lambda made, why: found.append(made.name))
+    struck = bench.machine.fail("evaluate", fault, times=1_000_000)
+    assert bench.losses(verify_every=1) == twenty
+    evidence(f"{fault}: dispatches, and those that were found", [struck.seen, len(found)])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FATAL)
+def test_every_dispatch_of_twenty_steps_ends_in_a_named_error(bench, twenty, fault, evidence):
+    """Each dispatch of each step fails for good; the step is then taken again, from the same weights."""
+    bench.device.close()
+    met = 0
+    for step in range(MANY_STEPS):
+        before = {name: value.clone() for name, value in bench.run.model.state_dict().items()} if step else bench.run.start
+        dispatch = 0
+        while True:
+            bench.run.model.load_state_dict(before)
+            struck = bench.machine.fail("evaluate", FATAL[fault], after=dispatch, times=1_000_000)
+            scale = replace(bench.run.compiled[0].loss_scale) if step else LossScale()
+            bench.run.compiled[0].loss_scale = replace(scale)
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", TorchaneWarning)
-                    assert bench.losses(verify_every=int(fault in WRONG)) == clean, f"dispatch {dispatch}"
+                loss = bench.run.step(step)
             except DeviceError as error:
-                assert fault in FATAL and "Neural Engine" in str(error)
-                named += 1
-            assert struck.seen > dispatch
-            bench.trust()
-            bench.machine.faults.clear()
-        assert named == (count if fault in FATAL else 0)
-        evidence(f"{fault}: dispatches", count)
-    finally:
-        bench.steps = STEPS
+                assert "Neural Engine" in str(error)
+                met += 1
+                dispatch += 1
+                bench.run.compiled[0].loss_scale = scale
+                continue
+            finally:
+                bench.machine.faults.clear()
+            assert struck.seen <= dispatch
+            assert loss == twenty[step]
+            break
+    evidence(f"{fault}: dispatches that met it", met)

@@ -51,13 +51,14 @@ class SmallRun:
         self.model.load_state_dict(self.start)
         for compiled in getattr(self, "compiled", ()):
             compiled.loss_scale = LossScale()
+        return [self.step(step) for step in range(steps)]
+
+    def step(self, step: int) -> float:
+        """One step of plain SGD, on the weights as they are; its loss."""
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        found = []
-        for step in range(steps):
-            x, y = self.batches[step % len(self.batches)]
-            optimizer.zero_grad()
-            loss = ((self.forward(x) - y) ** 2).mean()
-            loss.backward()
-            optimizer.step()
-            found.append(loss.item())
-        return found
+        x, y = self.batches[step % len(self.batches)]
+        optimizer.zero_grad()
+        loss = ((self.forward(x) - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()

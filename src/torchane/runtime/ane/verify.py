@@ -5,7 +5,8 @@
 
 The twin computes in the engine's own arithmetic, so that what is known of it is no difference. How far one rounding is
 carried differs between programs by orders of magnitude (a softmax damps, a norm of small numbers magnifies): so it is
-measured, on these inputs, and not assumed. Single numbers may be further off than the whole, up to PEAK times.
+measured, on these inputs, and not assumed. Single numbers may be further off than the
+whole, as far as one step throws them.
 """
 
 import json
@@ -25,8 +26,9 @@ STEP = 2.0**-10
 #: What is taken for rounding, in effects of one step: a fixed part, for results that an engine rounds up to 4 steps off, and a
 #: share of what all ops may be off together. Chosen so that such an engine stays below half of it (tests/runtime/ane/test_verify.py).
 BASE, SHARE = 8.0, 0.3
-#: How much further off than the whole a single number may be.
-PEAK = 8.0
+#: How much further off than the whole a single number may be: so often, or in proportion to how far one step throws single
+#: numbers (where a softmax changes its mind, much further than most).
+PEAK, TAIL = 8.0, 2.0
 #: Below this all is noise: the smallest numbers of fp16.
 FLOOR = 2.0**-20
 #: Share of an output that may be finite on one side only: numbers near the end of the range.
@@ -99,10 +101,12 @@ def _difference(index: int, got: np.ndarray, want: np.ndarray, moved: np.ndarray
     if apart.mean() > MOST_NONFINITE:
         return Difference(index, math.inf, 0.0, math.inf)
     off = np.abs(wide - right)[finite]
-    one_step = max(_rms((other - right)[finite]), STEP * size / 2)
+    thrown = np.abs(other - right)[finite]
+    one_step = max(_rms(thrown), STEP * size / 2)
+    most = max(PEAK, TAIL * float(thrown.max(initial=0.0)) / (one_step or 1.0))
     limit = (BASE + SHARE * budget) * one_step + FLOOR
     rms, peak = _rms(off), float(off.max(initial=0.0))
-    if rms <= limit and peak <= PEAK * max(limit, STEP * float(np.abs(right[finite]).max(initial=0.0))):
+    if rms <= limit and peak <= most * max(limit, STEP * float(np.abs(right[finite]).max(initial=0.0))):
         return None
     scale = size or 1.0
     return Difference(index, rms / scale, limit / scale, peak / scale)
