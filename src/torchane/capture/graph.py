@@ -190,7 +190,13 @@ def _stages(graph: fx.Graph, place: dict[fx.Node, Place]) -> dict[fx.Node, int]:
 
 
 def _is_power(node: fx.Node, place: dict[fx.Node, Place]) -> bool:
-    return node.target is aten.pow.Tensor_Scalar and place.get(node) is Place.PROGRAM
+    return place.get(node) is Place.PROGRAM and _raises(node)
+
+
+def _raises(node: fx.Node) -> bool:
+    """x ** n, or x * x, which is how the gradient of 1 / x is written."""
+    is_square = node.target is aten.mul.Tensor and len(node.args) == 2 and node.args[0] is node.args[1]
+    return node.target is aten.pow.Tensor_Scalar or is_square
 
 
 def _send_small_segments_home(
@@ -251,7 +257,7 @@ def _move_powers_to_readers(
     is inf from r = 41 on, while a program that holds its readers too multiplies in another order."""
     order = {node: position for position, node in enumerate(graph.nodes)}
     for node in reversed(list(graph.nodes)):
-        if node.target is not aten.pow.Tensor_Scalar or node not in number or node not in stage:
+        if not _raises(node) or node not in number or node not in stage:
             continue
         here = regions[stage[node]]
         readers = {(stage.get(user), number.get(user)) for user in node.users}

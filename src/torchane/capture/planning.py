@@ -20,11 +20,13 @@ from torchane.capture.draws import draw_from_shapes
 from torchane.capture.graph import Cut, Place, Region, cut
 from torchane.capture.host_graph import add_rows_in_place
 from torchane.capture.pieces import border_in, cut_into_pieces
-from torchane.capture.policies import Facts, State, host_reasons
+from torchane.capture.policies import FOLLOWED, Facts, State, host_reasons
 from torchane.capture.policies.facts import Forward
+from torchane.capture.policies.follow import sent_home
 from torchane.capture.policies.left_out import LeftOut, left_out_of
 from torchane.capture.policies.linearity import linearity_of
-from torchane.capture.policies.precision import sent_home
+from torchane.capture.policies.masks import add_what_is_subtracted, factors_of
+from torchane.capture.policies.selections import selects
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
 from torchane.capture.wide import BLOCK, Blocks, cut_wide_products
@@ -72,7 +74,7 @@ class Roles:
 @dataclass
 class Planned:
     """A plan, its host segments by key, the layout of every surface by the value's name, the graph
-    as it was cut, the values that range control stored as they are, what was cut into blocks, and what precision sent to the host."""
+    as it was cut, the values that range control stored as they are, what was cut into blocks, and what policies sent to the host."""
 
     plan: Plan
     host_calls: dict[str, Callable[..., Sequence[Any]]]
@@ -92,6 +94,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     _fill_missing_values(graph)
     _leave_out_empty_tensors(graph)
     draw_from_shapes(graph)
+    add_what_is_subtracted(graph)
     views = keep_views_of_results(graph, roles.kept)
     blocks = cut_wide_products(graph, roles.weights, roles.wide, compiler.chip.widest_matrix)
     roles = replace(roles, weights={*roles.weights, *blocks.weights})
@@ -100,7 +103,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     facts = _facts(graph, roles, static, compiler, blocks)
     linearity = linearity_of(graph, facts.tangents, facts.kept)
     refused = host_reasons(graph, replace(facts, on_host={**linearity.reasons, **facts.on_host}))
-    precise = sent_home(refused)
+    forward = sent_home(refused, FOLLOWED)
     left_out = LeftOut()
     if not roles.tangents:
         data = [nodes[name] for name in roles.data if name in nodes]
@@ -113,7 +116,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
         cut_graph = cut_into_pieces(cut_graph, most_ports, borders)
         planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks, linearity.scaled, left_out.numbers)
         try:
-            return replace(planner.run(), sent_home=precise)
+            return replace(planner.run(), sent_home=forward)
         except RegionError as error:
             assert not refused.keys() >= set(error.nodes), "a region was refused again after its ops went to the host"
             found = planner.blamed(error)
@@ -135,6 +138,7 @@ def _facts(graph: fx.Graph, roles: Roles, static: Collection[fx.Node], compiler:
         frozenset(results[i] for i in roles.kept if isinstance(results[i], fx.Node)),
         dict(blocks.reasons),
         compiler.ranges,
+        frozenset(inputs[name] for name in roles.data if name in inputs),
         frozenset(inputs[name] for name in roles.raw if name in inputs),
         frozenset(node for i, node in enumerate(results) if i not in roles.kept and isinstance(node, fx.Node)),
         roles.precision,
@@ -219,6 +223,7 @@ class _Planner:
         }
         self.surfaces_in = {nodes[key] for key in roles.surfaces_in if key in nodes}
         self.true: set[fx.Node] = {*cut_graph.static, *(nodes[key] for key in roles.true if key in nodes)}
+        self.masks = factors_of(graph, cut_graph.is_on_host)
         self.constants: dict[fx.Node, torch.Tensor] = {}
         self.data = self._data()
         self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
@@ -368,9 +373,11 @@ class _Planner:
 
     def _copy_in(self, node: fx.Node) -> Copy:
         origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
-        is_exact = node in self.cut.static or self.cut.base(origin) in self.data
-        may_mask = is_exact and not {node, origin, self.cut.base(origin)} & self.numbers
-        return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true)
+        base = self.cut.base(origin)
+        is_exact = node in self.cut.static or base in self.data or selects(base)
+        may_mask = is_exact and not {node, origin, base} & self.numbers
+        masks = () if {node, origin, base} & self.numbers else self.masks.get(base, ())
+        return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true, masks=masks)
 
     def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:
         return {node: self.layouts[node] for node in (*ports.inputs, *ports.outputs) if node in self.layouts}

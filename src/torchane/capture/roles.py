@@ -21,7 +21,7 @@ from torchane.capture.inputs import name_of
 @dataclass(frozen=True)
 class Given:
     """Indices of Dynamo's inputs. weights: parameters. static: buffers, and what holds no floats. data: floats that want no
-    gradient. raw: floats that no earlier graph computed. names: as the user would write them. lasting: floats that live on after the call and that this graph does not train, as buffers, attributes and gradients do;
+    gradient and may be a mask. raw: floats that no earlier graph computed. names: as the user would write them. lasting: floats that live on after the call and that this graph does not train, as buffers, attributes and gradients do;
     beside gradients, parameters too."""
 
     weights: frozenset[int] = frozenset()
@@ -42,6 +42,7 @@ def given(gm: fx.GraphModule) -> Given:
             continue
         if isinstance(example, torch.nn.Parameter):
             weights.add(index)
+            data |= {index} if _may_fill(node, example) else set()
         elif _is_buffer(node, example):
             static.add(index)
         else:
@@ -117,6 +118,12 @@ def _is_argument(source: str) -> bool:
 def _is_numeric(example: torch.Tensor) -> bool:
     """Holds numbers that training is about, not indices or masks."""
     return example.is_floating_point() or example.is_complex()
+
+
+def _may_fill(node: fx.Node, example: torch.nn.Parameter) -> bool:
+    """A frozen parameter that is a number, or one that a selection reads, may hold what stands for a masked score."""
+    read_by = {str(getattr(user.target, "__name__", user.target)) for user in node.users}
+    return not example.requires_grad and (example.numel() == 1 or not read_by.isdisjoint(("where", "masked_fill", "masked_fill_")))
 
 
 def _is_buffer(node: fx.Node, example: torch.Tensor) -> bool:

@@ -130,6 +130,7 @@ class _Product:
         full = [var for var in singles if shape_of(var) == shape]
         small = [var for var in singles if shape_of(var) != shape]
         chain: list[Var | Literal] = [*small, *self.literals]
+        roots: list[Var | Literal] = []
         wide: list[Var | Literal] = []
         for root, power in powers.items():
             partner = None
@@ -143,8 +144,10 @@ class _Product:
                 if at is not None:
                     chain[at] = self._sum_over(b, chain[at], partner, normalised)
                     power -= 1
-            chain.extend([root] * power)
-        return _chained(b, [*chain, *wide, *full], self.constant)
+            roots.extend([root] * power)
+        # with no small factor to meet them first, powers meet one of full size: dy * r * r, where r * r may leave fp16
+        ordered = [*chain, *roots, *wide, *full] if chain or wide else [*full, *roots]
+        return _chained(b, ordered, self.constant)
 
 
 def _chained(b: Builder, factors: list[Var | Literal], constant: float) -> Var:

@@ -62,7 +62,8 @@ class Copy:
     """A value that crosses the boundary between the host and a surface, and how it lies there.
 
     is_mask: what lies below fp16's range, as -inf in an additive mask does, is staged as a score that no
-    softmax keeps, since -inf minus -inf is NaN. is_pinned: under range control, it is staged as it is. part: unstaged, it
+    softmax keeps, since -inf minus -inf is NaN. masks: factors that masks were multiplied by, whose multiples are staged so,
+    too, with their signs. is_pinned: under range control, it is staged as it is. part: unstaged, it
     goes straight into a larger value, and has no tensor of its own.
     """
 
@@ -72,6 +73,7 @@ class Copy:
     is_mask: bool = False
     is_pinned: bool = False
     part: Part | None = None
+    masks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,8 @@ class _Run:
                 self._take(copy.value, copy.layout.shape)
             is_gradient = copy.value in self.executor.plan.gradients
             source = self.executor.host.array(self.values[copy.value])
+            if copy.masks:
+                source = _with_masks_in_range(source, copy.masks)
             if copy.is_mask:
                 beyond = np.where(np.isneginf(source), np.float32(EXCLUDED), np.float32(MASKED))
                 source = np.where(source <= LEFT_OUT, beyond, source)
@@ -364,6 +366,20 @@ class _Run:
             plan.literals.get(position) if name is None else (lent if position in plan.kept else self.values)[name]
             for position, name in enumerate(plan.outputs)
         ]
+
+
+def _with_masks_in_range(source: np.ndarray, factors: tuple[float, ...]) -> np.ndarray:
+    """What is a factor becomes MASKED or its mirror, and twice that what is a multiple of it, masks added to each other: less
+    masked stays more. An infinity, two of the lowest numbers added, becomes EXCLUDED or its mirror."""
+    magnitude = np.abs(source)
+    stands = np.zeros(source.shape, np.float32)
+    for factor in factors:
+        with np.errstate(over="ignore", invalid="ignore"):
+            times = magnitude / np.float32(abs(factor))
+            is_multiple = (np.abs(times - np.round(times)) < 1e-4) & (times > 0.5) & (times < 4.5)
+        stands = np.maximum(stands, np.where(is_multiple, -MASKED * np.minimum(np.round(times), 2), 0))
+    source = np.where(stands > 0, np.copysign(stands, source), source)
+    return np.where(np.isinf(source), np.copysign(np.float32(-EXCLUDED), source), source)
 
 
 def _meeting(surface: np.ndarray, source: np.ndarray, layout: PortLayout) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ MASKED = 1e4
 def staged_at(copy: Copy, source: np.ndarray, is_gradient: bool) -> Placed:
     """Where a host value is placed: by its own largest magnitude. A mask, and what is pinned, stays as it is."""
     largest = largest_of(source)
-    if copy.is_pinned or (copy.is_mask and largest >= MASKED):
+    if copy.is_pinned or ((copy.is_mask or copy.masks) and largest >= MASKED):
         return Placed(0, size_of(largest))
     if copy.is_weight:
         return placed_at(largest, WEIGHTS)

@@ -26,7 +26,7 @@ class Facts:
     chip: the target. tangents: placeholders of incoming gradients. weights: placeholders of parameters. static:
     placeholders that hold buffers, integers or masks. kept: results that are saved for the backward. on_host: nodes
     that are on the host already, with the reason. has_ranges: range control instead of one loss scale. state: what the
-    graph writes.
+    graph writes. data: placeholders of floats that want no gradient. forward: of a backward, what its forward sent to the host.
     """
 
     chip: Chip
@@ -36,6 +36,7 @@ class Facts:
     kept: frozenset[fx.Node] = frozenset()
     on_host: Mapping[fx.Node, str] = field(default_factory=dict)
     has_ranges: bool = False
+    data: frozenset[fx.Node] = frozenset()
     raw: frozenset[fx.Node] = frozenset()
     given: frozenset[fx.Node] = frozenset()
     precision: str = "auto"

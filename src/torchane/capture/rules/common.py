@@ -14,6 +14,7 @@ from torchane.capture.rules.registry import NoRule, Value
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Var
 from torchane.mil.types import FP16, DType, TensorType
+from torchane.runtime.execute import LEFT_OUT
 
 #: Added to a score, either leaves nothing after the softmax; score + MASKED stays finite in fp16, where
 #: -65504 plus a score may not (reference: mil-text.md, section 5). EXCLUDED stands for -inf, MASKED for large finite
@@ -94,6 +95,8 @@ def scaled(b: Builder, x: Value, factor: float) -> Value:
     if factor == 1:
         return x
     dtype = dtype_of(x)
+    if (same := uniform(x)) is not None:
+        return filled(sizes(x), _held(same * factor, dtype), dtype)
     low, high = _SMALLEST_NORMAL.get(dtype, 0.0), _LARGEST.get(dtype, math.inf)
     if math.isfinite(factor) and factor != 0:
         while abs(factor) < low:
@@ -101,6 +104,13 @@ def scaled(b: Builder, x: Value, factor: float) -> Value:
         while abs(factor) > high and abs(factor) < 1e30:  # beyond: a mask's "minus infinity", clamped
             x, factor = b.mul(x=x, y=number(1 / low, dtype)), factor * low
     return b.mul(x=x, y=number(factor, dtype)) if factor != 1 else x
+
+
+def _held(value: float, dtype: DType) -> float:
+    """A constant that was computed from two: a mask's, or one that its type holds."""
+    if _LARGEST.get(dtype, math.inf) < abs(value) < -LEFT_OUT:
+        raise NoRule(f"a constant is {value:g}, and programs hold numbers up to 65504")
+    return value
 
 
 def positive(b: Builder, x: Value) -> Var:

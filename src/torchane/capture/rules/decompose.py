@@ -5,7 +5,8 @@ Start from torch's core ATen table, and keep whole
 - every op that has a rule: softmax, norms, activations and their gradients, `t`, `slice_backward`, ... one
   rule each is shorter, safer in fp16 and easier to recognise than the five to fifteen ops of a
   decomposition;
-- what the host runs anyway and torch runs better in one piece: losses, embeddings, indexing, random numbers.
+- what the host runs anyway and torch runs better in one piece: losses, embeddings, indexing, random numbers, and functions
+  that torch writes as selections with a NaN or a logarithm in a branch (xlogy, logit, nan_to_num).
 
 Without any table a 2-layer Llama (training, SDPA as math) is 220 forward and 340 backward calls of 40 ops;
 with the core table 260 and 385, among them masks made from scores (`_safe_softmax` as eq, any, where), a
@@ -42,6 +43,8 @@ HOST_OPS = frozenset({
     aten.nll_loss_forward, aten.nll_loss_backward, aten.nll_loss2d_forward, aten.nll_loss2d_backward,
     aten.embedding_dense_backward, aten.index_add, aten.index_copy, aten.index_fill, aten._unsafe_index,
     aten._unsafe_index_put, aten.arange, aten.bernoulli, aten.one_hot, aten.linspace, aten.isin, aten.eye,
+    aten.xlogy, aten.special_xlog1py, aten.logit, aten.logit_backward, aten.special_entr, aten.special_log_ndtr, aten.logaddexp,
+    aten.logaddexp2, aten.nan_to_num, aten.nansum, aten.sinc,
     aten.multilabel_margin_loss_forward,  # torch's decomposition lets label 0 stand for what is behind the first -1
 })  # fmt: skip
 
@@ -196,6 +199,23 @@ def _gradient_scaled_first(op: torch._ops.OpOverload) -> Callable[..., torch.Ten
     return backward
 
 
+def _huber(difference: torch.Tensor, reduction: int, delta: float, divisor: float) -> torch.Tensor:
+    """m (|d| - m / 2) / divisor, m = min(|d|, delta): half the square below delta, a line above it, without a selection that
+    squares what it leaves out."""
+    size = difference.to(torch.promote_types(difference.dtype, torch.float32)).abs()
+    least = size.clamp_max(delta)
+    loss = (least * (size - 0.5 * least) / divisor).to(difference.dtype)
+    return loss if reduction == 0 else loss.mean() if reduction == 1 else loss.sum()
+
+
+def _huber_loss(x: torch.Tensor, target: torch.Tensor, reduction: int = 1, delta: float = 1.0) -> torch.Tensor:
+    return _huber(x - target, reduction, delta, 1.0)
+
+
+def _smooth_l1_loss(x: torch.Tensor, target: torch.Tensor, reduction: int = 1, beta: float = 1.0) -> torch.Tensor:
+    return NotImplemented if beta == 0 else _huber(x - target, reduction, beta, beta)
+
+
 def _filled(
     size: Sequence[int], value: float, dtype: torch.dtype | None, device: Any, stride: Sequence[int] | None = None
 ) -> torch.Tensor:
@@ -259,6 +279,11 @@ def _new_full(
     return _filled(size, value, dtype or x.dtype, device or x.device)
 
 
+def _celu(x: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
+    """torch's formula takes exp of large numbers, too; elu's rule does not."""
+    return aten.elu.default(x, alpha, 1.0, 1.0 / alpha)
+
+
 def _power(x: torch.Tensor, exponent: float) -> torch.Tensor:
     if exponent not in (-0.5, -1.5) or not x.is_floating_point():
         return NotImplemented
@@ -274,6 +299,9 @@ _OURS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
     aten.mse_loss_backward.default: _gradient_scaled_first(aten.mse_loss_backward.default),
     aten.huber_loss_backward.default: _gradient_scaled_first(aten.huber_loss_backward.default),
     aten._native_batch_norm_legit_no_training.default: _batch_norm_fixed,
+    aten.celu.default: _celu,
+    aten.huber_loss.default: _huber_loss,
+    aten.smooth_l1_loss.default: _smooth_l1_loss,
     aten.max_pool2d_with_indices_backward.default: _max_pool2d_without_indices,
     aten.empty.memory_format: _empty,
     aten.empty_strided.default: _empty_strided,

@@ -1,0 +1,46 @@
+"""A backward follows its forward: what that sent to the host is recomputed there, and its gradient is taken there.
+
+    forward     exp ─► host        name, autograd's number and layer
+    backward    exp, recomputed ─► host        mul(grad, exp), of the same number ─► host
+The gradient of an op is as sensitive as the op: 0 times exp(20) is 0 in fp32 and NaN in fp16, and a difference that fp16 could
+not hold is no better in a gradient.
+"""
+
+from collections.abc import Mapping
+
+from torch import fx
+
+from torchane.capture.graph import VIEWS, layer_name
+from torchane.capture.policies.facts import Facts, Forward
+from torchane.capture.policies.precision.origins import PRODUCTS
+from torchane.capture.rules import RULES
+
+_GRADIENT = "gradient of an op on the host: "
+
+
+def sent_home(reasons: Mapping[fx.Node, str], kinds: tuple[str, ...]) -> Forward:
+    """What a backward must know of its forward: the ops whose reasons begin with one of `kinds`."""
+    ours = {node: why for node, why in reasons.items() if why.startswith(kinds)}
+    numbered = {key: why for node, why in ours.items() if (key := _number(node)) is not None}
+    return Forward({node.name: why for node, why in ours.items()}, numbered)
+
+
+def _number(node: fx.Node) -> tuple[int, str] | None:
+    """Autograd numbers every differentiable op of a forward; its gradient has the same number. Equal layers share theirs."""
+    number = node.meta.get("seq_nr")
+    return None if number is None else (number, layer_name(node) or "")
+
+
+def follow(graph: fx.Graph, facts: Facts) -> Mapping[fx.Node, str]:
+    """The policy; it has nothing to say of a forward."""
+    found: dict[fx.Node, str] = {}
+    for node in graph.nodes if facts.forward is not None else ():
+        if node.op != "call_function" or node.target not in RULES or node.target in PRODUCTS | VIEWS:
+            continue
+        is_recomputed = node.meta.get("partitioner_tag") == "is_forward"
+        if is_recomputed and node.name in facts.forward.by_name:
+            found[node] = facts.forward.by_name[node.name]
+        elif (why := facts.forward.by_number.get(_number(node))) is not None:
+            kind, _, text = why.partition(": ")
+            found[node] = why if is_recomputed else f"{kind}: {_GRADIENT}{text}"
+    return found
