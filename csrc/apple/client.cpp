@@ -48,12 +48,12 @@ public:
 
     bool is_compiled() override {
         Pool pool;
-        return client_compiled_exists.is_there() && client_compiled_exists(client_.get(), model_.get());
+        return client_compiled_exists.fits() && client_compiled_exists(client_.get(), model_.get());
     }
 
     void purge() override {
         Pool pool;
-        if (client_purge.is_there()) client_purge(client_.get(), model_.get());
+        if (client_purge.fits()) client_purge(client_.get(), model_.get());
     }
 
     void compile() override { step(client_compile); }
@@ -73,7 +73,7 @@ public:
 
     Value attributes() override {
         Pool pool;
-        return value_of(model_attributes.is_there() ? model_attributes(model_.get()) : nullptr);
+        return value_of(model_attributes.fits() ? model_attributes(model_.get()) : nullptr);
     }
 
 protected:
@@ -110,8 +110,6 @@ void check_client_route() {
     client_unload.check();
     surface_object.check();
     make_request.check();
-    if (client_compiled_exists.is_there()) client_compiled_exists.check();
-    if (client_purge.is_there()) client_purge.check();
 }
 
 }  // namespace torchane::apple

@@ -27,7 +27,7 @@ public:
         id descriptor = describe_model.on_class(data_of(source.text), weights_of(source), nullptr);
         descriptor_ = Owned(not_nil(descriptor, describe_model.call()));
         model_ = Owned(not_nil(model_of.on_class(descriptor), model_of.call()));
-        if (set_model_url.is_there()) {
+        if (set_model_url.fits()) {
             set_model_url(model_.get(), file_url(source.directory, true));
             directory_ = source.directory;
         } else {
@@ -56,12 +56,12 @@ public:
 
     bool is_compiled() override {
         Pool pool;
-        return compiled_exists.is_there() && compiled_exists(model_.get());
+        return compiled_exists.fits() && compiled_exists(model_.get());
     }
 
     void purge() override {
         Pool pool;
-        if (purge_compiled.is_there()) purge_compiled(model_.get());
+        if (purge_compiled.fits()) purge_compiled(model_.get());
     }
 
     void compile() override { step(compile_model); }
@@ -83,7 +83,7 @@ public:
 
     Value attributes() override {
         Pool pool;
-        id inner = inner_model.is_there() && model_attributes.is_there() ? inner_model(model_.get()) : nullptr;
+        id inner = inner_model.fits() && model_attributes.fits() ? inner_model(model_.get()) : nullptr;
         return value_of(inner == nullptr ? nullptr : model_attributes(inner));
     }
 
@@ -121,10 +121,7 @@ void check_memory_route() {
     unload_model.check();
     surface_object.check();
     make_request.check();
-    if (set_model_url.is_there()) set_model_url.check();
-    else model_path.check();
-    if (compiled_exists.is_there()) compiled_exists.check();
-    if (purge_compiled.is_there()) purge_compiled.check();
+    if (!set_model_url.fits()) model_path.check();
 }
 
 }  // namespace torchane::apple

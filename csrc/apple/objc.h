@@ -111,6 +111,15 @@ public:
         return (*this)(class_.load(std::memory_order_relaxed), args...);
     }
 
+    // For selectors that can be done without: there, and of the types that would be sent.
+    bool fits() const {
+        try {
+            look_up();
+            return true;
+        } catch (const Fault&) {
+            return false;
+        }
+    }
     bool is_there() const { return has_method(type_, sign_, name_); }
     void check() const { look_up(); }
     std::string call() const { return std::string(1, sign_) + "[" + type_ + " " + name_ + "]"; }

@@ -1,6 +1,7 @@
 """The bridge (csrc/apple) beside the stand-in: each way that a call can end, and what is left when all is done."""
 
 import gc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +183,27 @@ def test_the_encodings_of_a_mac_are_those_that_the_bridge_expects(machine: Stand
         machine.change_encoding(name, encoding)
         native.apple.check_route("memory")
         native.apple.check_route("client")
+
+
+@pytest.mark.parametrize("name", ["purgeCompiledModel", "setModelURL:", "compiledModelExists", "modelAttributes"])
+def test_what_can_be_done_without_is_not_sent_where_its_types_differ(machine: StandIn, tmp_path, name):
+    native.apple.open([str(machine.path)])
+    machine.change_encoding(name, "v24@0:8q16")
+    native.apple.check_route("memory")
+    b = Builder()
+    x = b.input("a0_x", (1, 8, 1, 32))
+    text = to_text(name_constants(b.program(b.add(x=x, y=x, name="z0_y"))))
+    program = native.apple.make("memory", str(tmp_path), text.encode(), [], ["a0_x"], ["z0_y"])
+    folder = Path(program.directory)
+    assert (folder == tmp_path) == (name != "setModelURL:")
+    folder.mkdir(exist_ok=True)
+    (folder / "model.mil").write_text(text)
+    assert program.is_compiled() is False
+    program.purge()
+    program.compile()
+    program.load()
+    assert program.attributes() == "" or name != "modelAttributes"
+    program.unload()
 
 
 def test_a_missing_function_of_espresso_is_named(machine: StandIn, tmp_path):

@@ -29,6 +29,7 @@ from torchane.passes import name_constants
 from torchane.runtime.ane import framework
 from torchane.runtime.ane.cache import CompileCache
 from torchane.runtime.ane.device import AneDevice
+from torchane.runtime.ane.source import FORM
 
 #: The whole of it, in a child: the first compilation after an update of macOS takes minutes.
 LIMIT_S = 600.0
@@ -130,7 +131,7 @@ def in_child(folder: Path, command: Sequence[str] | None = None) -> Light:
 
 def require(found: framework.Framework, root: Path, tell: Callable[[Path], Light] | None = None) -> Light:
     """What first light found on this build, from its record or anew. Raises MissingDeviceError where no route works."""
-    record = root / "first-light.json"
+    record = root / f"first-light-{FORM}.json"
     light = _kept(record, found.build)
     if light is None:
         light = (tell or in_child)(root / "first-light")
