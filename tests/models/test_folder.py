@@ -96,3 +96,29 @@ def test_a_config_of_another_architecture_is_named(tmp_path):
     path.write_text(path.read_text().replace('"silu"', '"gelu"'))
     with pytest.raises(RunFolderError, match="config.json: hidden_act is 'gelu'"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("model.safetensors.index.json", "in several files"), ("pytorch_model.bin", "pickled")])
+def test_weights_that_lie_elsewhere_are_told_how_to_become_one_file(tmp_path, name, reason):
+    save(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / name)
+    with pytest.raises(RunFolderError, match=f"{reason}.*save_pretrained"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -70000.0])
+def test_weights_that_no_model_has_are_named(tmp_path, value):
+    save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"][3] = value
+    save_file(weights, tmp_path / "model.safetensors")  # as another program would, without our digest
+    with pytest.raises(RunFolderError, match="'model.norm.weight' holds numbers from"):
+        load_model(tmp_path)
+
+
+def test_a_config_far_larger_than_its_weights_takes_no_memory(tmp_path):
+    save(tmp_path)
+    save_config(tmp_path, LlamaConfig(**{**CONFIG.__dict__, "num_hidden_layers": 4000, "intermediate_size": 1 << 20}))
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(RunFolderError, match="config.json"):
+        load_model(tmp_path)

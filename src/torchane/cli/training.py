@@ -340,6 +340,6 @@ def _conclude(result: TrainResult, folder: Path, progress: Progress) -> None:
     quality = f"validation loss {result.valid_loss:.3f}" if result.bits_per_byte is None else f"{result.bits_per_byte:.3f} bits per byte"
     speed = "" if result.tokens_per_s is None else f", {result.tokens_per_s:,.0f} tokens/s"
     progress.said(
-        f"Trained {result.steps:,} steps: {quality}{floor}{speed}.\n"
+        f"Trained {result.steps:,} step{'' if result.steps == 1 else 's'}: {quality}{floor}{speed}.\n"
         f"Now let it write: torchane generate {shlex.quote(str(folder))}"
     )

@@ -19,8 +19,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from torchane.errors import DataError, RunFolderError
-from torchane.models.files import parse_json, read_text
+from torchane.errors import DataError
+from torchane.models.files import LARGEST_JSON_BYTES, open_regular, parse_json
 
 END = "<|endoftext|>"
 
@@ -86,9 +86,11 @@ class Tokenizer:
         """Reads a tokenizer.json. Raises DataError if it is missing, damaged or not byte-level."""
         path = Path(path)
         try:
-            text = read_text(path)
-        except RunFolderError as error:
-            raise DataError(f"The tokenizer {path} cannot be read: {error} Name a tokenizer.json file.") from error
+            with open_regular(path, LARGEST_JSON_BYTES) as file:
+                text = file.read().decode()
+        except (OSError, ValueError) as error:
+            reason = (error.strerror or error) if isinstance(error, OSError) else error
+            raise DataError(f"The tokenizer {path} cannot be read: {reason}. Name a tokenizer.json file.") from error
         try:
             parse_json(text)  # nested too deep, it would end the Rust side
             inner = tokenizers.Tokenizer.from_str(text)

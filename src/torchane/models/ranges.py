@@ -32,7 +32,7 @@ class Range:
     def holds(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
-        if not self.whole and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return False
         return (value > self.least if self.above else value >= self.least) and value <= self.most
 
