@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from torchane.errors import NumericsError
+from torchane.errors import NumericsError, TorchaneWarning
 from torchane.runtime.loss_scale import CEILING, MAX_TRIES, PATIENCE, START_TARGET, LossScale, Reading
 
 
@@ -109,3 +109,13 @@ def test_a_zero_tangent_needs_no_scale() -> None:
     state = LossScale()
     state.run(0.0, lambda scale: (None, reading(largest=0.0, zeros=1000)))
     assert math.isfinite(state.last_scale)
+
+
+def test_a_gradient_that_no_one_scale_holds_beside_what_it_grows_to_is_warned_of_once():
+    def backward(scale):  # 2^30 times larger on its way
+        return None, Reading(largest=min(scale * 2.0**30, 1e9), count=1, where="x in model.layers.3")
+
+    loss_scale = LossScale()
+    with pytest.warns(TorchaneWarning, match="no one scale keeps both.*ranges"):
+        loss_scale.run(1.0, backward)
+    loss_scale.run(1.0, backward)  # warnings are errors here

@@ -11,11 +11,12 @@ Source of the idea: Micikevicius et al. 2018, arXiv 1710.03740, section 3.2.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from torchane.errors import NumericsError
+from torchane.errors import NumericsError, TorchaneWarning
 
 #: The largest finite result of the engine's products is 32752 (reference: every chip measured so far).
 CEILING = 32752.0
@@ -30,6 +31,8 @@ FAINT = 1.0
 FAINT_TARGET = 14
 #: The same for gradients that begin inside a graph, with 1: the largest that is staged may be a thousandth of a millionth of it.
 OWN_TARGET = 40
+#: Below it the incoming gradient has fewer digits than fp16: a backward made it 2^20 times larger and more on its way.
+FADED_TARGET = -6
 #: The share of exact zeros may exceed the lowest seen by this much before the scale rises.
 ZERO_SHARE_MARGIN = 0.02
 #: Steps without overflow before the scale may rise.
@@ -77,6 +80,7 @@ class LossScale:
     last_scale: float = 1.0
     #: What faint results may raise the target to: less than what has overflowed.
     highest: int = FAINT_TARGET
+    said_faded = False  # no field: a checkpoint has no use for it
 
     def run(self, largest_tangent: float, backward: Callable[[float], tuple[Result, Reading]]) -> Result:
         """Runs `backward(scale)` until nothing overflows, and not everything is faint for want of a larger scale.
@@ -100,12 +104,24 @@ class LossScale:
                 self.raises += 1
             else:
                 self._settle(reading)
+                if self.target < FADED_TARGET and largest_tangent > 0 and not self.said_faded:
+                    self._say_faded(largest_tangent, reading)
                 return result
         raise NumericsError(
             f"The backward programs overflow at every loss scale down to {self.last_scale:g}: {reading.where} "
             f"{'is not finite' if reading.nonfinite else f'reaches {reading.largest:g}'}. The forward pass saved "
             "something that is not finite in fp16: an activation beyond 65504, or a NaN or infinity of the batch itself. Look at the "
             "batch, lower the learning rate, or resume from an earlier checkpoint."
+        )
+
+    def _say_faded(self, largest_tangent: float, reading: Reading) -> None:
+        self.said_faded = True
+        warnings.warn(
+            f"The backward makes the incoming gradient ({largest_tangent:.2g}) so much larger on its way ({reading.where}: "
+            f"{reading.largest / self.last_scale:.2g}) that no one scale keeps both in fp16: small gradients lose digits or vanish. Compile with "
+            'options={"ranges": "on"}, which gives every tensor a scale of its own, or scale what grows. Said once for this graph.',
+            TorchaneWarning,
+            stacklevel=2,
         )
 
     def _raised(self, largest: float) -> int:

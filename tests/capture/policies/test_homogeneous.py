@@ -84,6 +84,7 @@ PASSED = {
     "a product with a sum": lambda g, h, x: torch.addmm(h, x, g),
     "padded": lambda g, h, x: torch.nn.functional.pad(g, (0, 3)),
     "summed, with zeros": lambda g, h, x: (g + torch.zeros(4, 4)).sum(0) * 0.1,
+    "written over": lambda g, h, x: aten.copy(g, torch.zeros(4)) + aten.copy(x, h),
     "between two": lambda g, h, x: torch.lerp(g, h, x),
 }
 STOPPED = {
@@ -99,6 +100,7 @@ STOPPED = {
     "beside an activation": lambda g, h, x: torch.cat([g, x]),
     "selected, or a number": lambda g, h, x: torch.where(x > 0, g, 1.0),
     "padded with ones": lambda g, h, x: torch.nn.functional.pad(g, (0, 3), value=1.0),
+    "an activation written over it": lambda g, h, x: aten.copy(g, x),
     "norm": lambda g, h, x: g.norm(),  # proportional, but its squares leave fp16
     "saved for the gradient": lambda g, h, x: aten.tanh_backward(x, g),
     "a function": lambda g, h, x: torch.softmax(g, 0),

@@ -45,12 +45,19 @@ LEAVING = {
 }  # fmt: skip
 #: Those in which nothing can tell.
 ABSORBED = {
+    "written into scores": lambda x, m, a: written(FIRST(x)).softmax(-1) @ SECOND(x).t(),
     "softmax": lambda x, m, a: FIRST(x).masked_fill(~m, -INF).softmax(-1) @ SECOND(x).t(),
     "an input added": lambda x, m, a: (FIRST(x) + a).softmax(-1) @ SECOND(x).t(),
     "a triangle added": lambda x, m, a: (FIRST(x)[:, :8] + TRIANGLE).softmax(-1) @ SECOND(x),
     "share of two": lambda x, m, a: SECOND(FIRST(x).masked_fill(~m, -INF).sigmoid()),
     "attention": lambda x, m, a: F.scaled_dot_product_attention(FIRST(x)[None], SECOND(x)[None], x[None], attn_mask=m[None, :, :8]),
 }  # fmt: skip
+
+
+def written(scores: Tensor) -> Tensor:
+    scores = scores.clone()
+    scores[:, :5] = scores[:, :5].masked_fill(KEPT[:, :5], -INF)
+    return scores
 
 
 def both(function) -> list[tuple[Tensor, Tensor]]:

@@ -74,6 +74,8 @@ TERMS: Mapping[torch._ops.OpOverloadPacket, Terms] = MappingProxyType({
     aten.copy: (("src",),),
 })  # fmt: skip
 
+#: Arguments that give a result its shape alone.
+_OVERWRITTEN: Mapping[torch._ops.OpOverloadPacket, frozenset[str]] = {aten.copy: frozenset({"self"})}
 #: Give the same whatever numbers they are given.
 CREATORS = frozenset({
     aten.full, aten.zeros, aten.ones, aten.scalar_tensor, aten.full_like, aten.zeros_like, aten.ones_like, aten.fill, aten.new_full,
@@ -112,7 +114,8 @@ def zeros_in(graph: fx.Graph) -> frozenset[fx.Node]:
             given = arguments(node)
             is_zero = packet in _ZEROS or given.get("fill_value", given.get("value", given.get("s"))) == 0
         else:
-            is_zero = packet in _KEEP_ZEROS and bool(node.args) and node.args[0] in found
+            kept = node.args[1:2] if packet is aten.copy else node.args[:1] if packet in _KEEP_ZEROS else ()
+            is_zero = any(isinstance(source, fx.Node) and source in found for source in kept)
         if is_zero:
             found.add(node)
     return frozenset(found)
@@ -124,7 +127,7 @@ def is_homogeneous(node: fx.Node, scaled: Callable[[Any], bool], zeros: Collecti
     if terms is None:
         return False
     given = arguments(node)
-    named = {name for term in terms for name in term}
+    named = {name for term in terms for name in term} | _OVERWRITTEN.get(packet_of(node), frozenset())
     if any(scaled(arg) for name, value in given.items() if name not in named for arg in _items(value)):
         return False
     if packet_of(node) is aten.div and given.get("rounding_mode") is not None:

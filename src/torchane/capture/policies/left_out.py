@@ -38,6 +38,8 @@ _CARRIERS: Mapping[torch._ops.OpOverloadPacket, tuple[str, ...]] = {
     aten.div: ("self",),
     **dict.fromkeys((aten.cat, aten.stack), ("tensors",)),
     aten.constant_pad_nd: ("self",),
+    aten.copy: ("src",),
+    **dict.fromkeys((aten.slice_scatter, aten.select_scatter), ("self", "src")),
 }
 #: Give the same for -3e4 as for -inf.
 _ABSORBERS = frozenset({
