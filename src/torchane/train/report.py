@@ -27,7 +27,8 @@ class StepReport:
 @dataclass(frozen=True)
 class ValidationReport:
     """Losses in nats per token; train_loss is the mean since the last validation, None before the first step.
-    bits_per_byte is None where nobody knows how many bytes a token stands for. floor is the least bits per byte that any model can reach on this text, where it is known.
+    bits_per_byte is None where nobody knows how many bytes a token stands for.
+    floor is the least bits per byte that any model can reach on this text, where it is known.
     """
 
     step: int

@@ -28,7 +28,9 @@ from torchane.models.files import (
     Writer, json_digest, make_folder, open_regular, open_to_append, parse_json, read_error, read_json, sync, whole_lines, write_all,
     write_atomically, write_error, write_json, write_text,
 )  # fmt: skip
-from torchane.models.folder import CONFIG, FILES, TOKENIZER, WEIGHTS, load_config, load_model, model_of, require_files, save_config, save_weights
+from torchane.models.folder import (
+    CONFIG, FILES, TOKENIZER, WEIGHTS, load_config, load_model, model_of, require_files, save_config, save_weights,
+)  # fmt: skip
 from torchane.models.ranges import shown
 from torchane.models.tensors import TensorFile
 from torchane.train.checkpoint import PARAMS, STEP, TrainState, load_checkpoint, save_checkpoint, state_of
