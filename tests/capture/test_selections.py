@@ -48,6 +48,8 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "gumbel_softmax, hard": lambda x: F.gumbel_softmax(LINEAR(x), tau=0.5, hard=True) * LINEAR(x),
     "sinc and entropy": lambda x: torch.sinc(LINEAR(x)) + torch.special.entr(LINEAR(x).softmax(-1)),
     "logaddexp": lambda x: torch.logaddexp(LINEAR(x), 20 * x),
+    "logcumsumexp": lambda x: LINEAR(torch.logcumsumexp(LINEAR(x), -1)),
+    "a normalised row of zeros": lambda x: F.normalize(LINEAR(x) * torch.tensor([[1.0], [0.0], [1.0], [1.0]])),
     "logit with eps": lambda x: torch.logit(LINEAR(x).sigmoid(), eps=0.05),
     "kl_div to a target with zeros": lambda x: F.kl_div(LINEAR(x).log_softmax(-1), SHARE * (SHARE > 0.3), reduction="batchmean"),
     "binary_cross_entropy": lambda x: F.binary_cross_entropy(LINEAR(x).sigmoid(), SHARE),
@@ -135,7 +137,7 @@ def drawn(seed: int) -> Callable[[Tensor], Tensor]:
     return function
 
 
-@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(8, 250))])
+@pytest.mark.parametrize("seed", [*range(8), 183, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(8, 250) if seed != 183)])
 def test_random_selections_are_eagers(seed: int) -> None:
     """Where eager's own gradients are NaN (0 times a true infinity) an error may say so; nothing else may differ."""
     try:
@@ -148,4 +150,5 @@ def test_random_selections_are_eagers(seed: int) -> None:
         return
     for mine, theirs in zip(ours, eager, strict=True):
         assert torch.equal(mine.isfinite(), theirs.isfinite())
-        assert distance(mine.nan_to_num(0, 0, 0), theirs.nan_to_num(0, 0, 0) + 1e-9) < 0.06  # 20 v magnifies v's rounding 20 times
+        mine, theirs = mine.nan_to_num(0, 0, 0), theirs.nan_to_num(0, 0, 0)
+        assert (mine - theirs).norm() <= 0.06 * theirs.norm() + 1e-6  # 20 v magnifies v's rounding 20 times
