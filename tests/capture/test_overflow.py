@@ -46,3 +46,24 @@ def test_a_backward_that_fits_at_no_scale_names_the_layer():
     nn.init.constant_(model._orig_mod.loud.weight, float("nan"))
     with pytest.raises(NumericsError, match=r" in (first|loud), test_overflow.py:"):
         model(torch.randn(4, 32)).backward(torch.ones(4, 32))
+
+
+def test_an_input_beyond_fp16_that_a_product_reads_is_named_before_the_program_runs():
+    class Regression(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(3, 2)
+
+        def forward(self, income):
+            return self.out(income)
+
+    with torch.no_grad(), pytest.warns(TorchaneWarning, match=r"The input income holds 150,000, above fp16's 65504"):
+        torch.compile(Regression(), backend=backend.ane, options={"device": "twin"})(torch.tensor([[1.0, 150000.0, 2.0]]))
+
+
+def test_an_input_beyond_fp16_that_is_normed_first_is_none():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    x = torch.randn(16, 3) * 1e5 + 3e5
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend=backend.ane, options={"device": "twin"})(x), model(x), atol=4e-3, rtol=4e-3)

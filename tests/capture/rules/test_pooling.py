@@ -28,6 +28,13 @@ def test_max_pool_and_gradient(window, ceil_mode):
     check(max_pool2d_backward, grad, X, kernel, stride or kernel, padding, [1, 1], ceil_mode)
 
 
+def test_the_gradient_of_a_padded_max_pool_of_numbers_above_16():
+    """A window's largest less what padding holds is beyond fp16."""
+    x = 64 + torch.arange(2 * 3 * 9 * 8).reshape(2, 3, 9, 8) % 37 / 16.0
+    y = aten.max_pool2d_with_indices(x, [3, 3], [2, 2], [1, 1])[0]
+    check(max_pool2d_backward, y, x, [3, 3], [2, 2], [1, 1], [1, 1], False)
+
+
 def test_dilated_max_pool():
     check(aten.max_pool2d_with_indices.default, X, [2, 2], [1, 1], [0, 0], [2, 3])
     y = aten.max_pool2d_with_indices(X, [2, 2], [1, 1], [0, 0], [2, 3])[0]

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from torchane.capture.rules import common
 from torchane.capture.rules.common import number, one_minus, positive, scaled
-from torchane.capture.rules.elementwise import clamp
+from torchane.capture.rules.elementwise import clamp, expm1
 from torchane.capture.rules.registry import Value, lowers, values
 from torchane.mil.build import Builder
 
@@ -115,8 +115,8 @@ def _gelu_slope_tanh(b: Builder, x: Value) -> Value:
 
 @lowers(aten.elu.default)
 def elu(b: Builder, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
-    """scale * (max(x, 0) + alpha * (exp(input_scale * min(x, 0)) - 1)): exp stays below 1."""
-    curve = plus(b, b.exp(x=scaled(b, clamp(b, x, None, 0.0), input_scale)), -1)
+    """scale * (max(x, 0) + alpha * (exp(input_scale * min(x, 0)) - 1)): exp stays below 1, and nothing cancels near 0."""
+    curve = expm1(b, scaled(b, clamp(b, x, None, 0.0), input_scale))
     return scaled(b, b.add(x=clamp(b, x, 0.0), y=scaled(b, curve, alpha)), scale)
 
 

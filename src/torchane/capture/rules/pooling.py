@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from torchane.capture.rules import common
-from torchane.capture.rules.common import constant, one_minus, positive, reshaped, sizes
+from torchane.capture.rules.common import constant, number, one_minus, positive, reshaped, sizes
 from torchane.capture.rules.convolution import Pair, Window, tap_values, window_of
 from torchane.capture.rules.decompose import max_pool2d_backward
 from torchane.capture.rules.registry import Value, lowers
@@ -82,8 +82,12 @@ def max_pool2d_gradient(
     size = _pooled_size(window, shape[-2:], ceil_mode)
     taps = tap_values(b, x, window, size, taps=window.taps, fill=_LOWEST)
     largest, total, free = _largest(b, taps), None, None
+    is_padded = any(window.padding) or ceil_mode
     for (i, j), tap in zip(window.taps, taps):
-        chosen = one_minus(b, positive(b, b.sub(x=largest, y=tap)))
+        below = b.sub(x=largest, y=tap)
+        if is_padded:  # 16 and more above padding is beyond fp16
+            below = b.minimum(x=below, y=number(-_LOWEST, common.dtype_of(x)))
+        chosen = one_minus(b, positive(b, below))
         if free is not None:
             chosen = b.mul(x=chosen, y=free)
         free = one_minus(b, chosen) if free is None else b.sub(x=free, y=chosen)
