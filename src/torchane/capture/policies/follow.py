@@ -40,6 +40,10 @@ def follow(graph: fx.Graph, facts: Facts) -> Mapping[fx.Node, str]:
         is_recomputed = node.meta.get("partitioner_tag") == "is_forward"
         if is_recomputed and node.name in facts.forward.by_name:
             found[node] = facts.forward.by_name[node.name]
+        elif node.meta.get("is_gradient_acc"):  # a sum of two ops' gradients has the number of either: a residual's is a program's
+            whys = [found.get(source) for source in node.all_input_nodes]
+            if all(whys):
+                found[node] = whys[0]
         elif (why := facts.forward.by_number.get(_number(node))) is not None:
             kind, _, text = why.partition(": ")
             found[node] = why if is_recomputed else f"{kind}: {_GRADIENT}{text}"
