@@ -120,3 +120,43 @@ def test_a_transposed_batch_of_1_with_symbolic_strides() -> None:
     for count in (3, 5, 1):
         x = torch.randn(8, count, 2).permute(2, 1, 0)
         assert distance(compiled(x), model(x)) < GRADIENT_BAR
+
+
+class Annealed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, weight: float) -> torch.Tensor:
+        return self.map(x) * weight + (1 - weight) * x
+
+
+def test_a_number_that_changes_at_each_step_is_an_input() -> None:
+    model, before = Annealed(), len(backend.COMPILED)
+    compiled = torch.compile(model, backend=backend.ane, options={"device": "twin"})
+    for step in range(12):
+        x, weight = torch.randn(4, 8), (step + 1) / 100
+        ours, theirs = compiled(x, weight), model(x, weight)
+        assert distance(ours, theirs) < GRADIENT_BAR
+        ours.sum().backward()
+    assert len(backend.COMPILED) - before == 2
+
+
+class Wide(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.map(x))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("are_kept", [False, True], ids=["those before are gone", "all are kept"])
+def test_a_sweep_of_more_models_than_one_may_have_shapes(are_kept: bool) -> None:
+    """Models of one class share a frame."""
+    kept = []
+    for width in range(shapes.MAX_SHAPES + 3):
+        compiled = torch.compile(Wide(4 + width), backend=backend.ane)
+        assert compiled(torch.randn(2, 4)).shape == (2, 4 + width)
+        kept = [*kept, compiled] if are_kept else []

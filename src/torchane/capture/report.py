@@ -138,6 +138,9 @@ def _is_surprising(node: fx.Node, row: Row, runs_nothing: bool) -> bool:
     is_expected = row.why in (SMALL_SEGMENT, STATIC, BLOCK, WHOLE, SEED, state.REASON) or row.why.endswith("is empty")
     if packet is None or packet in ON_THE_HOST or is_expected:
         return False
+    values = [tensor for one in (node, *node.all_input_nodes) for tensor in _tensors(one.meta.get("val"))]
+    if all(tensor.dim() == 0 for tensor in values):
+        return False  # a Python number that varies
     return any(tensor.is_floating_point() or tensor.is_complex() for tensor in _tensors(node.meta.get("val")))
 
 

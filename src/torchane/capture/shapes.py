@@ -5,20 +5,27 @@
                              ahead of our frames, so that it never gives up and runs eager
     dynamic=True             Dynamo's graph has symbols: it is specialised anew for each tuple of sizes
 
+A Python float that changes at each step (an annealed weight) is an input of one graph: AOTAutograd makes a tensor of it where nothing but
+arithmetic is done with it, and has Dynamo trace it as a constant otherwise.
+
 Symbols would cost more than they save: programs have fixed shapes anyway, and Python code that asks
 `seq_len > 1` breaks a symbolic graph apart. At MAX_SHAPES a named error says what to do.
 """
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import fx
+from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo import config as dynamo_config
 from torch._dynamo import pgo
 from torch._guards import CompileContext, TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from torchane.capture.watch import compiling_frame
 from torchane.errors import CaptureError
 
 #: Each shape holds programs and surfaces of its own; a model that meets more shapes needs padding or buckets.
@@ -30,7 +37,8 @@ Call = Callable[..., Any]
 def keep_shapes_exact() -> None:
     """Called while Dynamo compiles a frame: its next shape is traced exactly, as the first was.
 
-    Raises CaptureError where the frame was compiled MAX_SHAPES times already.
+    Raises CaptureError where the frame was compiled MAX_SHAPES times already for this model. Models that are gone do not
+    count, and neither do others of the same class: a sweep compiles one frame for each.
     """
     context = CompileContext.try_get()
     codes = TracingContext.get_traced_code()
@@ -39,13 +47,46 @@ def keep_shapes_exact() -> None:
     traced = {(code.co_filename, code.co_firstlineno, code.co_name) for code in codes}
     for frame, state in pgo.get_code_state().items():
         if (frame.filename, frame.firstlineno, frame.name) in traced:
-            state.automatic_dynamic.clear()
-    done = context.compile_id.frame_compile_id + 1
-    if done > MAX_SHAPES:
-        code = codes[0]
+            _forget_sizes(state.automatic_dynamic)
+    code = codes[0]
+    ever = context.compile_id.frame_compile_id + 1
+    if _count(code, ever == 1) > MAX_SHAPES:
         raise too_many_shapes(f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})")
-    if done >= dynamo_config.recompile_limit:
-        dynamo_config.recompile_limit = done + 1
+    if ever >= dynamo_config.recompile_limit:
+        dynamo_config.recompile_limit = ever + 1
+    if ever >= dynamo_config.accumulated_recompile_limit:
+        dynamo_config.accumulated_recompile_limit = ever + 1
+
+
+def _forget_sizes(seen: dict[str, Any]) -> None:
+    """Numbers with a fraction stay: one that changes at each step becomes an input."""
+    for name, entry in list(seen.items()):
+        is_float = isinstance(entry.scalar, float) or name in _fractions
+        if is_float:
+            _fractions.add(name)
+        else:
+            del seen[name]
+
+
+#: Dynamo's names of Python floats that were met.
+_fractions: set[str] = set()
+
+#: How often each model's frame was compiled since Dynamo began with the frame.
+_compiled: dict[CodeType, weakref.WeakKeyDictionary[Any, int]] = {}
+
+
+def _count(code: CodeType, is_first: bool) -> int:
+    """Compilations of a frame for the model that runs it, this one included; for a function, those that are still there."""
+    compiling = compiling_frame()
+    variables = {} if compiling is None else compiling.f_locals["frame"].f_locals
+    model = variables.get(code.co_varnames[0]) if code.co_argcount else None
+    if not isinstance(model, torch.nn.Module):
+        return len(_debug_get_cache_entry_list(code)) + 1
+    counts = _compiled.setdefault(code, weakref.WeakKeyDictionary())
+    if is_first:
+        counts.clear()
+    counts[model] = counts.get(model, 0) + 1
+    return counts[model]
 
 
 def too_many_shapes(what: str) -> CaptureError:

@@ -50,7 +50,7 @@ class Watch:
         self._reasons = len(graph_break_reasons)
 
     def _end(self, _: CallbackArgs) -> None:
-        compiling = _compiling_frame()
+        compiling = compiling_frame()
         if compiling is None or compiling.f_locals.get("one_graph"):
             return  # fullgraph=True: torch raises what it found
         if _innermost(compiling.f_locals["compiler_fn"]) is not self._backend:
@@ -127,7 +127,8 @@ def _say(text: str) -> None:
         raise
 
 
-def _compiling_frame() -> FrameType | None:
+def compiling_frame() -> FrameType | None:
+    """Dynamo's own frame that compiles, whose locals have the user's `frame`; None where nothing is being compiled."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and not (frame.f_code.co_name == "_compile" and "compiler_fn" in frame.f_locals):
         frame = frame.f_back

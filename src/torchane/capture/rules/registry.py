@@ -57,7 +57,7 @@ ON_THE_HOST: Mapping[torch._ops.OpOverloadPacket, str] = MappingProxyType({
         aten.bernoulli, aten.rand, aten.randn, aten.rand_like, aten.randn_like, aten.normal, aten.uniform,
     ), _RANDOM),
     **dict.fromkeys((aten._foreach_lerp, aten._foreach_mul), _STATISTICS),
-    **dict.fromkeys((aten.copy_, aten._to_copy, aten.empty), _COPY),
+    **dict.fromkeys((aten.copy_, aten._to_copy, aten.empty, torch.ops.prims.convert_element_type), _COPY),
 })  # fmt: skip
 
 
