@@ -26,7 +26,12 @@ def alike(tensor: torch.Tensor, wants_gradient: bool) -> torch.Tensor:
 def layouts(results: Tensors) -> list[Any]:
     """Shape, strides, offset, and which results share memory."""
     storages = [result.untyped_storage()._cdata for result in results]
-    return [(tuple(r.shape), r.stride(), r.storage_offset(), storages.index(storages[i])) for i, r in enumerate(results)]
+    return [(tuple(r.shape), strides_of(r), r.storage_offset(), storages.index(storages[i])) for i, r in enumerate(results)]
+
+
+def strides_of(tensor: torch.Tensor) -> list[int | None]:
+    """None for an axis of one entry, whose stride leads nowhere."""
+    return [stride if size > 1 else None for size, stride in zip(tensor.shape, tensor.stride())]
 
 
 def is_writable(tensor: torch.Tensor) -> bool:
@@ -52,7 +57,7 @@ def run(function: Function, inputs: Tensors, wants_gradient: bool) -> tuple[list
                 except RuntimeError as error:  # overlaps in a way that strides alone do not show
                     assert "single memory location" in str(error)
         values += [tensor.detach().clone() for tensor in (*results, *given)]
-    return layouts(results), [gradient.stride() for gradient in gradients], values + gradients
+    return layouts(results), [strides_of(gradient) for gradient in gradients], values + gradients
 
 
 def assert_as_promised(function: Function, inputs: Tensors, wants_gradient: bool = False) -> None:
