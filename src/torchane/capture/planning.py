@@ -25,7 +25,7 @@ from torchane.capture.policies.facts import Forward
 from torchane.capture.policies.follow import sent_home
 from torchane.capture.policies.left_out import LeftOut, left_out_of
 from torchane.capture.policies.linearity import linearity_of
-from torchane.capture.policies.masks import add_what_is_subtracted, factors_of
+from torchane.capture.policies.masks import add_what_is_subtracted, factors_of, let_softmax_give_zeros
 from torchane.capture.policies.selections import selects
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
@@ -95,6 +95,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     _leave_out_empty_tensors(graph)
     draw_from_shapes(graph)
     add_what_is_subtracted(graph)
+    let_softmax_give_zeros(graph)
     views = keep_views_of_results(graph, roles.kept)
     blocks = cut_wide_products(graph, roles.weights, roles.wide, compiler.chip.widest_matrix)
     roles = replace(roles, weights={*roles.weights, *blocks.weights})

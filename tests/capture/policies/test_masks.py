@@ -105,3 +105,28 @@ def test_what_is_staged_for_a_factor_and_its_multiples() -> None:
     source = np.array([0.0, -1e9, 1e9, -2e9, -3e8, -5.0, -np.inf], np.float32)
     staged = _with_masks_in_range(source, (-1e9,))
     assert staged.tolist() == [0.0, MASKED, -MASKED, 2 * MASKED, np.float32(-3e8), -5.0, EXCLUDED]
+
+
+NOTHING_SEEN = {
+    "nan_to_num": lambda p: torch.nan_to_num(p, 0.0),
+    "masked_fill": lambda p: p.masked_fill(torch.isnan(p), 0.0),
+    "where": lambda p: torch.where(torch.isnan(p), 0.0, p),
+}
+
+
+@pytest.mark.parametrize("way", NOTHING_SEEN)
+def test_a_row_that_sees_nothing_and_whose_nan_becomes_zero_is_zero(way: str) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    hidden = torch.zeros(2, 6, 6, dtype=torch.bool)
+    hidden[0, :2] = hidden[1, :, 4:] = True
+    layer, x = nn.Linear(6, 6), torch.randn(2, 6, 6)
+
+    def attend(x: Tensor) -> Tensor:
+        return NOTHING_SEEN[way](layer(x).masked_fill(hidden, -torch.inf).softmax(-1)) @ x
+
+    with torch.no_grad():
+        want = attend(x)
+        found = torch.compile(attend, backend=backend.ane, options={"device": "twin"})(x)
+    assert not want[0, :2].any() and not found[0, :2].any()
+    assert distance(found, want) < 8 * 2**-11

@@ -6,7 +6,7 @@ multiple of it (two masks added), becomes what programs write for a masked score
 product stays what it is, and an infinity where fp16 has none in its place: that is an overflow, and said to be one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import fx
@@ -60,6 +60,40 @@ def add_what_is_subtracted(graph: fx.Graph) -> None:
         for unread in (*views, source):
             if not unread.users:
                 graph.erase_node(unread)
+
+
+def let_softmax_give_zeros(graph: fx.Graph) -> None:
+    """A softmax whose NaN becomes 0, nan_to_num(softmax(x)) or masked_fill(p, isnan(p), 0), is one that gives zeros for a row of
+    -inf, in place: what such models mean, and what programs can do."""
+    for node in graph.find_nodes(op="call_function", target=aten._softmax.default):
+        readers = list(_readers(node))
+        fills = [reader for reader in readers if _makes_nan_zero(reader, node)]
+        if fills and not node.args[2]:
+            node.target, node.args = aten._safe_softmax.default, node.args[:2]
+
+
+def _readers(node: fx.Node) -> Iterator[fx.Node]:
+    for user in node.users:
+        yield user
+        if user.target in VIEWS:
+            yield from _readers(user)
+
+
+def _makes_nan_zero(reader: fx.Node, softmax: fx.Node) -> bool:
+    packet = packet_of(reader)
+    if packet is aten.nan_to_num:
+        return len(reader.args) < 2 or not reader.args[1]
+    if packet is not aten.isnan:
+        return False
+    chosen = [user for user in reader.users if packet_of(user) in (aten.masked_fill, aten.where)]
+    fills = [user.args[2] if packet_of(user) is aten.masked_fill else user.args[1] for user in chosen]
+    return bool(fills) and all(_is_zero(fill) for fill in fills)
+
+
+def _is_zero(value: object) -> bool:
+    if isinstance(value, fx.Node) and packet_of(value) in (aten.full, aten.scalar_tensor):
+        value = value.args[-1]
+    return isinstance(value, int | float) and value == 0
 
 
 def factors_of(graph: fx.Graph, is_on_host: Callable[[fx.Node], bool]) -> dict[fx.Node, tuple[float, ...]]:
