@@ -160,4 +160,4 @@ def test_the_smallest_corruption_that_is_found(case, name, evidence):
             break
         smallest = share
     evidence(f"{name}: smallest corruption found 10 of 10 times, share of the root mean square", smallest)
-    assert smallest <= 0.25
+    assert smallest <= (0.5 if name == LAYER else 0.0625)  # a sharp softmax turns over by rounding alone
