@@ -40,8 +40,10 @@ class OrFloat32:
         except NotInFp16 as found:
             is_kept = bool(self.execute.plan.kept)
             self.execute.say(found, _ITS_BACKWARD if is_kept else _INSTEAD)
-            saved = self._again(state, lambda: self.execute(args)[0][self.results :]) if is_kept else []
-            return [*self._again(state, lambda: self._in_float32(args))[: self.results], *saved]
+            right = list(self._again(state, lambda: self._in_float32(args)))
+            if not is_kept:
+                return right  # what is saved for the backward lies on the host, too
+            return [*right[: self.results], *self._again(state, lambda: self.execute(args)[0][self.results :])]
 
     def _again(self, state: torch.Tensor | None, run: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         """With the random numbers of the first try."""
