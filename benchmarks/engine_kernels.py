@@ -17,7 +17,7 @@ from torchane import native
 from torchane.mil.build import Builder
 from torchane.mil.types import FP16, TensorType
 from torchane.runtime.twin import load_program
-from torchane.runtime.twin_engine import prepare
+from torchane.runtime.twin.engine import prepare
 
 WARM_UP, SECONDS = 3, 1.0
 

@@ -1,11 +1,14 @@
-"""Who may import whom: each package only what stands above it in the house."""
+"""Who may import whom: each package only what stands above it in the list, and no two files each other."""
 
 import ast
+import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "torchane"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "torchane"
 
 #: From the ground up; a row may import the rows before it and itself.
 FLOORS = (
@@ -58,3 +61,42 @@ def test_the_compiler_and_its_tools_do_not_need_torch(path: Path) -> None:
 def test_aten_is_named_in_capture_alone() -> None:
     named = [path for path in FILES if "ops.aten" in path.read_text(encoding="utf-8")]
     assert {path.relative_to(SOURCE).parts[0] for path in named} <= {"capture"}
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Directly or over others, within functions and for type checkers included. A package's __init__ is a module of its own."""
+    modules = {_module(path): path for path in SOURCE.rglob("*.py")}
+    graph = {name: {_imported(found, modules) for found in _imports(path)} - {None} for name, path in modules.items()}
+    _require_no_cycle(graph)
+
+
+def test_no_two_files_of_the_extension_include_each_other() -> None:
+    folder = ROOT / "csrc"
+    files = {path for path in folder.rglob("*") if path.suffix in (".h", ".cpp")}
+    graph: dict[str, set[str]] = {}
+    for path in files:
+        names = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+        found = {next(place for place in (path.parent / name, folder / name) if place in files) for name in names}
+        graph[str(path)] = {str(place) for place in found}
+    _require_no_cycle(graph)
+
+
+def test_a_cycle_is_found() -> None:
+    with pytest.raises(AssertionError, match="a -> b -> a|b -> a -> b"):
+        _require_no_cycle({"a": {"b"}, "b": {"a"}})
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imported(name: str, modules: dict[str, Path]) -> str | None:
+    """The module of ours that an import of `name` reads: itself, or the one that it is a name of."""
+    return name if name in modules else name.rpartition(".")[0] if name.rpartition(".")[0] in modules else None
+
+
+def _require_no_cycle(graph: dict[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError("a cycle: " + " -> ".join(error.args[1])) from error

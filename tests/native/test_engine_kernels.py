@@ -10,7 +10,7 @@ from torchane.mil.engine import Settings
 from torchane.mil.engine.softmax import reciprocal
 from torchane.mil.types import FP16, TensorType
 from torchane.runtime.twin import TwinDevice, load_program
-from torchane.runtime.twin_engine import prepare
+from torchane.runtime.twin.engine import prepare
 
 ISAS = [isa for isa in native.isas() if isa != "amx"]  # amx takes avx512's kernels here
 

@@ -19,7 +19,7 @@ LAST_AXIS_MULTIPLE = 32
 
 #: A row no longer than this is within what every chip takes as a width (M1: 16384).
 _WIDEST_ROW = 16384
-#: A longer row is cut before it is padded: what pads it is a matrix of its length times its width (passes/layout.py).
+#: A longer row is cut before it is padded: what pads it is a matrix of its length times its width (passes/layout).
 _LONGEST_PADDED = 2048
 
 Shape4 = tuple[int, int, int, int]

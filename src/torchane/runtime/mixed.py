@@ -20,7 +20,7 @@ from torchane.mil.ir import Block, Function, Op, Program, Var, walk
 from torchane.mil.sizes import with_sizes
 from torchane.mil.types import FP16, StateType, TensorType
 from torchane.runtime.twin import ARITHMETICS, TwinDevice, load_program
-from torchane.runtime.twin_ops import RULES
+from torchane.runtime.twin.ops import RULES
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator
 
 from torchane.mil.ir import Op, Var
-from torchane.passes.layout_emit import Emitter, Rule, upright
-from torchane.passes.layout_order import Order, Shape, Shape4, fit, natural, pieces, sizes
-from torchane.passes.layout_step import Orders, Step, Tensor
+from torchane.passes.layout.emit import Emitter, Rule, upright
+from torchane.passes.layout.order import Order, Shape, Shape4, fit, natural, pieces, sizes
+from torchane.passes.layout.ways import Orders, Tensor, Way
 
 _ANY_AXIS = {"reduce_sum", "reduce_mean"}
 
@@ -29,12 +29,12 @@ def _numbers_after(op: Op) -> dict[int, int]:
     return {axis: axis if op.value("keep_dims", False) else place for place, axis in enumerate(stays)}
 
 
-def _reduce_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _reduce_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     (order,), gone, numbers = _known(op, orders), _gone(op), _numbers_after(op)
     kept = tuple(axis for axis in order if axis not in gone)
     if op.kind.name not in _ANY_AXIS or pieces([axis in gone for axis in order]) > 4:
         order = (*kept, *(axis for axis in order if axis in gone))
-    yield Step((order,), tuple(numbers[axis] for axis in kept))
+    yield Way((order,), tuple(numbers[axis] for axis in kept))
 
 
 def _reduce_backward(op: Op, order: Order) -> tuple[Order | None, ...]:
@@ -44,16 +44,16 @@ def _reduce_backward(op: Op, order: Order) -> tuple[Order | None, ...]:
     return ((*(old[axis] for axis in order), *reduced),)
 
 
-def _emit_reduce(e: Emitter, op: Op, step: Step) -> None:
+def _emit_reduce(e: Emitter, op: Op, way: Way) -> None:
     x: Tensor = op.args["x"]  # type: ignore[assignment]
-    (read,), gone = step.reads, _gone(op)
+    (read,), gone = way.reads, _gone(op)
     stored, marks = sizes(x.shape, read), [axis in gone for axis in read]
     templates = [upright(e.stored(x, read).shape)] if isinstance(x, Var) else []
     view, cut = fit(stored, marks, templates) or ((0, 0, 0, 0), ())
     axes = tuple(dim for dim, is_gone in enumerate(cut) if is_gone)
     if axes != (3,) and (not axes or op.kind.name not in _ANY_AXIS):
         view, axes = _last_alone(stored, math.prod(size for size, is_gone in zip(stored, marks) if is_gone)), (3,)
-    e.define(op.output, step.writes, e.emit(op, (e.read(x, read, view),), axes=axes, keep_dims=True))
+    e.define(op.output, way.writes, e.emit(op, (e.read(x, read, view),), axes=axes, keep_dims=True))
 
 
 def _last_alone(stored: Shape, count: int) -> Shape4:
@@ -73,19 +73,19 @@ def _softmax_axis(op: Op) -> int:
     return op.value("axis", -1) % op.output.rank  # type: ignore[operator]
 
 
-def _softmax_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _softmax_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     (order,), axis = _known(op, orders), _softmax_axis(op)
     read = (*(a for a in order if a != axis), *(a for a in order if a == axis))
-    yield Step((read,), read)
+    yield Way((read,), read)
 
 
 def _softmax_backward(op: Op, order: Order) -> tuple[Order | None, ...]:
     return (order if order and order[-1] == _softmax_axis(op) else None,)
 
 
-def _emit_softmax(e: Emitter, op: Op, step: Step) -> None:
+def _emit_softmax(e: Emitter, op: Op, way: Way) -> None:
     x: Tensor = op.args["x"]  # type: ignore[assignment]
-    (read,), count = step.reads, op.output.shape[_softmax_axis(op)]
+    (read,), count = way.reads, op.output.shape[_softmax_axis(op)]
     view = _last_alone(sizes(op.output.shape, read), count)  # type: ignore[arg-type]
     if isinstance(x, Var) and e.stored(x, read).shape[3] == count:
         view = upright(e.stored(x, read).shape)

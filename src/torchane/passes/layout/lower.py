@@ -5,8 +5,8 @@
     z = mul(y, gain)                                    z = mul(reshape(y, [1, O, 1, T]), gain)    [1, O, 1, T]
 
 Every value keeps its logical shape in name only: it is stored in some order of its axes, and `transpose`,
-`reshape` and the flags of matmul change what the axes are called, not where the bytes are. `layout_search`
-picks the orders, `layout_rules` says what each op can do, `layout_emit` writes the result. A real transpose
+`reshape` and the flags of matmul change what the axes are called, not where the bytes are. `search.py` picks
+the orders, `rules.py` says what each op can do, `emit.py` writes the result. A real transpose
 remains where two readers of one value cannot agree.
 
 The numbers stay the same, to the bit where nothing is summed; sums may be taken in another order.
@@ -21,10 +21,10 @@ from torchane.errors import CompileError
 from torchane.mil.build import Builder
 from torchane.mil.ir import Op, Program, Var, literal
 from torchane.mil.types import FP16, TensorType
-from torchane.passes.layout_emit import Emitter
-from torchane.passes.layout_order import Order
-from torchane.passes.layout_rules import rule_of
-from torchane.passes.layout_search import Assignment, Question, search, weights_among
+from torchane.passes.layout.emit import Emitter
+from torchane.passes.layout.order import Order
+from torchane.passes.layout.rules import rule_of
+from torchane.passes.layout.search import Assignment, Question, search, weights_among
 from torchane.passes.ports import LAST_AXIS_MULTIPLE, PortLayout, port_layout, weight_port_layout
 
 Ports = Mapping[str, PortLayout]
@@ -49,8 +49,8 @@ def lower_layout(
     assignment = _assigned(program, layouts, weights)
     e = Emitter([var.name for var in program.inputs])
     e.b.inputs.extend(_read_inputs(e, program, assignment, layouts, multiple))
-    for op, step in zip(program.ops, assignment.steps, strict=True):
-        rule_of(op).emit(e, op, step)
+    for op, way in zip(program.ops, assignment.ways, strict=True):
+        rule_of(op).emit(e, op, way)
     names, results = _written_outputs(e, program, assignment, layouts, multiple)
     return _named(program, e.b, names, results), layouts
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchane.passes.layout_order import (
+from torchane.passes.layout.order import (
     channels_first,
     completed,
     fit,

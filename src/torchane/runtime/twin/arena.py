@@ -6,14 +6,13 @@ one that reads it, both included.
 
 from collections.abc import Sequence
 
-from torchane.runtime.twin_arrays import SCRATCH, Root
-from torchane.runtime.twin_schedule import Step
+from torchane.runtime.twin.arrays import SCRATCH, Root, TapeStep
 
 #: 64 bytes in fp16 numbers: a line of the cache, and what vector loads like.
 ALIGNMENT = 32
 
 
-def place_scratch(steps: Sequence[Step]) -> int:
+def place_scratch(steps: Sequence[TapeStep]) -> int:
     """Sets the offset of every scratch root that reaches memory; returns the size of the arena in numbers."""
     lives: dict[Root, tuple[int, int]] = {}
     for index, step in enumerate(steps):

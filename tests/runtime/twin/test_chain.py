@@ -3,9 +3,9 @@
 from torchane.mil.build import Builder
 from torchane.mil.ir import Program, Var
 from torchane.runtime.twin import load_program
-from torchane.runtime.twin_arrays import new
-from torchane.runtime.twin_chain import LONGEST_ROW, Micro, chain_geometry
-from torchane.runtime.twin_schedule import LONGEST_CHAIN
+from torchane.runtime.twin.arrays import new
+from torchane.runtime.twin.chain import LONGEST_ROW, Micro, chain_geometry
+from torchane.runtime.twin.schedule import LONGEST_CHAIN
 
 
 def steps(*outputs: Var, builder: Builder) -> int:

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from torchane.errors import CompileError
 from torchane.mil.ir import Literal, Op, Var
 from torchane.mil.types import TensorType
-from torchane.passes.layout_emit import Emitter, Rule, upright
-from torchane.passes.layout_order import Order, Shape4, completed, fit, natural, pieces, sizes
-from torchane.passes.layout_step import Orders, Step, Tensor, operands
+from torchane.passes.layout.emit import Emitter, Rule, upright
+from torchane.passes.layout.order import Order, Shape4, completed, fit, natural, pieces, sizes
+from torchane.passes.layout.ways import Orders, Tensor, Way, operands
 
 
-def _options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     viewable = [order for order in common_orders(op, orders) if pieces(_holders(op, order)) <= 4]
     for order in viewable or [_gathered_by_holders(op)]:
-        yield Step(_read_along(op, order), order)
+        yield Way(_read_along(op, order), order)
 
 
 def common_orders(op: Op, orders: Orders) -> list[Order]:
@@ -71,18 +71,18 @@ def _read_along(op: Op, order: Order) -> tuple[Order, ...]:
     )
 
 
-def _emit(e: Emitter, op: Op, step: Step) -> None:
+def _emit(e: Emitter, op: Op, way: Way) -> None:
     """In the view of an operand that has all axes, whichever needs the fewest reshapes."""
-    tensors, order = operands(op), step.writes
+    tensors, order = operands(op), way.writes
     shape, marks = sizes(op.output.shape, order), _holders(op, order)
-    views = [e.stored(t, read).shape if isinstance(t, Var) else None for t, read in zip(tensors, step.reads)]
+    views = [e.stored(t, read).shape if isinstance(t, Var) else None for t, read in zip(tensors, way.reads)]
     whole = [upright(v) for v, t in zip(views, tensors) if v is not None and t.type.size == op.output.type.size]
     choices = [_operand_views(shape, marks, (view,), len(tensors)) for view in dict.fromkeys(whole)]
     choices = choices or [_operand_views(shape, marks, (), len(tensors))]
     best = min(choices, key=lambda choice: sum(view not in (None, new) for view, new in zip(views, choice)))
     reads = tuple(
         _number(tensor) if _is_number(tensor) and any(views) else e.read(tensor, read, view)
-        for tensor, read, view in zip(tensors, step.reads, best)
+        for tensor, read, view in zip(tensors, way.reads, best)
     )
     e.define(op.output, order, e.emit(op, reads))
 
@@ -109,23 +109,23 @@ def _operand_views(
 ELEMENTWISE = Rule(_options, _emit, _read_along)
 
 
-def _concat_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _concat_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     for order in common_orders(op, orders):
-        yield Step(_read_along(op, order), order)
+        yield Way(_read_along(op, order), order)
 
 
-def _emit_concat(e: Emitter, op: Op, step: Step) -> None:
+def _emit_concat(e: Emitter, op: Op, way: Way) -> None:
     if op.value("interleave", False):
         raise CompileError(
             f"{op.name}: concat that interleaves has no rank-4 form. Write it as products with constants."
         )
     axis: int = op.value("axis") % op.output.rank  # type: ignore[operator]
-    place = step.writes.index(axis) if axis in step.writes else 0
-    stored = sizes(op.output.shape, step.writes)
+    place = way.writes.index(axis) if axis in way.writes else 0
+    stored = sizes(op.output.shape, way.writes)
     before, after = math.prod(stored[:place]), math.prod(stored[place + 1 :])
     views = [(1, before, tensor.shape[axis], after) for tensor in operands(op)]
-    reads = tuple(e.read(*found) for found in zip(operands(op), step.reads, views))
-    e.define(op.output, step.writes, e.emit(op, reads, axis=2))
+    reads = tuple(e.read(*found) for found in zip(operands(op), way.reads, views))
+    e.define(op.output, way.writes, e.emit(op, reads, axis=2))
 
 
 CONCAT = Rule(_concat_options, _emit_concat, _read_along)

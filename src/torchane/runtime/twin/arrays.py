@@ -7,10 +7,7 @@ Sizes, strides and offsets count numbers, as csrc/steps.h has them.
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torchane.runtime.twin_schedule import Step
+from typing import Any, Protocol
 
 Shape = tuple[int, ...]
 
@@ -19,13 +16,13 @@ SCRATCH, CONSTANTS, FIRST_PORT = 0, 1, 2
 
 @dataclass(eq=False)
 class Root:
-    """A piece of memory; `offset` within a space of the tape is settled last, for scratch by `twin_arena`."""
+    """A piece of memory; `offset` within a space of the tape is settled last, for scratch by `arena.py`."""
 
     size: int
     space: int = SCRATCH
     offset: int = 0
-    writers: "list[Step]" = field(default_factory=list)
-    readers: "list[Step]" = field(default_factory=list)
+    writers: list["TapeStep"] = field(default_factory=list)
+    readers: list["TapeStep"] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,19 @@ class Array:
 
     def reshaped(self, shape: Shape) -> "Array":
         return replace(self, shape=shape)
+
+
+class TapeStep(Protocol):
+    """What a tape does at once. `key` orders the steps; `ops` names the MIL ops that it computes."""
+
+    key: int
+    ops: list[str]
+
+    @property
+    def reads(self) -> tuple[Array, ...]: ...
+    @property
+    def writes(self) -> tuple[Array, ...]: ...
+    def emit(self, tape: Any) -> None: ...
 
 
 def new(shape: Shape) -> Array:

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from torchane.mil.build import Builder
 from torchane.runtime.twin import load_program
-from torchane.runtime.twin_arena import ALIGNMENT, place_scratch
-from torchane.runtime.twin_arrays import Array, new
-from torchane.runtime.twin_schedule import Call
+from torchane.runtime.twin.arena import ALIGNMENT, place_scratch
+from torchane.runtime.twin.arrays import Array, new
+from torchane.runtime.twin.schedule import Call
 
 
 def call(reads: tuple[Array, ...], out: Array) -> Call:

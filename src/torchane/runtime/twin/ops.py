@@ -17,9 +17,9 @@ import numpy as np
 from torchane import native
 from torchane.mil.ir import Literal, Op
 from torchane.mil.ops.support import positive_axes, positive_axis
-from torchane.runtime.twin_arrays import Array, Shape, broadcast_strides, dense_strides, new
-from torchane.runtime.twin_chain import Micro
-from torchane.runtime.twin_schedule import Call, Schedule
+from torchane.runtime.twin.arrays import Array, Shape, broadcast_strides, dense_strides, new
+from torchane.runtime.twin.chain import Micro
+from torchane.runtime.twin.schedule import Call, Schedule
 
 Rule = Callable[..., Array | tuple[Array, ...]]
 

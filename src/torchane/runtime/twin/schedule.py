@@ -1,6 +1,6 @@
 """The steps of a program on the twin, in an order, before they are written to a tape.
 
-    ops ──► Schedule.add(step), .element_wise(micro) ──► steps ──► twin_arena ──► tape
+    ops ──► Schedule.add(step), .element_wise(micro) ──► steps ──► arena ──► tape
 
 An element-wise op joins the chain that computes one of its operands where it can: if all its other operands
 are there by then, or if the chain can wait until they are.
@@ -8,26 +8,13 @@ are there by then, or if the chain can wait until they are.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from torchane.runtime.twin_arrays import Array, Root
-from torchane.runtime.twin_chain import Geometry, Micro, chain_geometry, emit_chain
+from torchane.runtime.twin.arrays import Array, Root, TapeStep
+from torchane.runtime.twin.chain import Geometry, Micro, chain_geometry, emit_chain
 
 #: A chain grows no longer than this: its values must fit the nearest cache together.
 LONGEST_CHAIN = 24
-
-
-class Step(Protocol):
-    """What a tape does at once. `key` orders the steps; `ops` names the MIL ops that it computes."""
-
-    key: int
-    ops: list[str]
-
-    @property
-    def reads(self) -> tuple[Array, ...]: ...
-    @property
-    def writes(self) -> tuple[Array, ...]: ...
-    def emit(self, tape: Any) -> None: ...
 
 
 @dataclass(eq=False)
@@ -91,11 +78,11 @@ class Schedule:
 
     arithmetic: str = "exact"
     constant: Callable[[float], Array] | None = None
-    steps: list[Step] = field(default_factory=list)
+    steps: list[TapeStep] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
     _last_key: int = 0
 
-    def add(self, step: Step) -> None:
+    def add(self, step: TapeStep) -> None:
         self._last_key += 1
         step.key = self._last_key
         self.steps.append(step)
@@ -114,7 +101,7 @@ class Schedule:
         self._link(chain, micro.inputs, [micro.out.root])
         return micro.out
 
-    def ordered(self) -> list[Step]:
+    def ordered(self) -> list[TapeStep]:
         return sorted(self.steps, key=lambda step: step.key)
 
     def _join(self, chain: Chain, micro: Micro) -> bool:
@@ -138,7 +125,7 @@ class Schedule:
         return True
 
     @staticmethod
-    def _link(step: Step, reads: Iterable[Array], written: Iterable[Root]) -> None:
+    def _link(step: TapeStep, reads: Iterable[Array], written: Iterable[Root]) -> None:
         for array in reads:
             if step not in array.root.readers:
                 array.root.readers.append(step)

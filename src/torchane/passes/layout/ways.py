@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torchane.mil.ir import Literal, Op, Var
-from torchane.passes.layout_order import Order
+from torchane.passes.layout.order import Order
 
 Tensor = Var | Literal
 
@@ -13,7 +13,7 @@ Orders = Sequence[Order | None]
 
 
 @dataclass(frozen=True)
-class Step:
+class Way:
     """One way to run an op: the order in which it reads each of `operands(op)`, and the order of its result.
 
     `awkward` counts what costs no copy and is still better avoided: an operand that a matmul takes transposed.

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from torchane import native
-from torchane.runtime.twin_arrays import Array, Root, Shape, broadcast_strides
+from torchane.runtime.twin.arrays import Array, Root, Shape, broadcast_strides
 
 #: Longer rows are not kept whole: several of them would leave the cache.
 LONGEST_ROW = 8192

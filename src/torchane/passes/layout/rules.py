@@ -1,9 +1,9 @@
 """Which rule lays out which op.
 
-element-wise, concat    one order for all operands                             layout_elementwise
-reductions, softmax     any order for sums; the axis last for the others       layout_reduce
-moves                   transpose, reshape, identity, slices, pads             layout_moves
-matmul                  the order of its result is free                        layout_matmul
+element-wise, concat    one order for all operands                             elementwise
+reductions, softmax     any order for sums; the axis last for the others       reduce
+moves                   transpose, reshape, identity, slices, pads             moves
+matmul                  the order of its result is free                        matmul
 conv                    [N, C, H, W] as it is
 """
 
@@ -13,13 +13,13 @@ from torchane.errors import CompileError
 from torchane.mil.ir import Literal, Op, Var
 from torchane.mil.kinds import OpKind
 from torchane.mil.ops import activation, elementwise, reduce, unary
-from torchane.passes.layout_elementwise import CONCAT, ELEMENTWISE
-from torchane.passes.layout_emit import Emitter, Rule
-from torchane.passes.layout_matmul import MATMUL
-from torchane.passes.layout_moves import IDENTITY, PAD, RESHAPE, SLICE, TRANSPOSE
-from torchane.passes.layout_order import natural
-from torchane.passes.layout_reduce import REDUCTION, SOFTMAX
-from torchane.passes.layout_step import Orders, Step, operands
+from torchane.passes.layout.elementwise import CONCAT, ELEMENTWISE
+from torchane.passes.layout.emit import Emitter, Rule
+from torchane.passes.layout.matmul import MATMUL
+from torchane.passes.layout.moves import IDENTITY, PAD, RESHAPE, SLICE, TRANSPOSE
+from torchane.passes.layout.order import natural
+from torchane.passes.layout.reduce import REDUCTION, SOFTMAX
+from torchane.passes.layout.ways import Orders, Way, operands
 
 
 def rule_of(op: Op) -> Rule:
@@ -33,21 +33,21 @@ def rule_of(op: Op) -> Rule:
     return rule
 
 
-def _conv_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _conv_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     if op.output.rank != 4:
         raise CompileError(
             f"{op.name}: conv to {op.output.type} is not over two axes of space. Reshape to rank 4 before."
         )
-    yield Step(tuple(natural(tensor.shape) for tensor in operands(op)), natural(op.output.shape))
+    yield Way(tuple(natural(tensor.shape) for tensor in operands(op)), natural(op.output.shape))
 
 
-def _emit_conv(e: Emitter, op: Op, step: Step) -> None:
+def _emit_conv(e: Emitter, op: Op, way: Way) -> None:
     """Constants stay as they are: the bias (O,) is no rank-4 tensor."""
     reads = tuple(
         tensor if isinstance(tensor, Literal) else e.read(tensor, order, tensor.shape)  # type: ignore[arg-type]
-        for tensor, order in zip(operands(op), step.reads)
+        for tensor, order in zip(operands(op), way.reads)
     )
-    e.define(op.output, step.writes, e.emit(op, reads))
+    e.define(op.output, way.writes, e.emit(op, reads))
 
 
 def _kinds(*families: object) -> set[str]:

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torchane.mil.ir import Op, Var
-from torchane.passes.layout_emit import Emitter, Rule
-from torchane.passes.layout_order import Order, Shape4, natural, pieces
-from torchane.passes.layout_step import Orders, Step, operands
+from torchane.passes.layout.emit import Emitter, Rule
+from torchane.passes.layout.order import Order, Shape4, natural, pieces
+from torchane.passes.layout.ways import Orders, Way, operands
 
 #: The axis that is summed over. Every other axis is called by its number in the result.
 K = -1
@@ -55,7 +55,7 @@ class _Product:
         return x.k_last is False, y.k_last is True
 
 
-def _options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     """Every way of reading the operands that is worth a thought, with both orders of the result.
 
     A weight that is taken transposed counts half: the activations decide how the result is stored.
@@ -75,14 +75,14 @@ def _options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
             awkward = sum(
                 1 if tensor in weights else 2 for tensor, flag in zip(operands(op), product.flags) if flag
             ) + sum(len(product.batch) - len(side.batch) for side in product.sides)
-            yield Step(tuple(_axes(read, n) for read, n in zip(reads, names)), product.writes, awkward)
+            yield Way(tuple(_axes(read, n) for read, n in zip(reads, names)), product.writes, awkward)
 
 
-def _emit(e: Emitter, op: Op, step: Step) -> None:
+def _emit(e: Emitter, op: Op, way: Way) -> None:
     """One matmul, its operands viewed as [b1, b2, rows, K] or [b1, b2, K, rows]."""
     tensors, names, has = operands(op), _names(op), _has(op)
-    reads = tuple(_named(read, n) for read, n in zip(step.reads, names))
-    product = min((p for p in _products(op, reads) if p.writes == step.writes), key=lambda p: sum(p.flags))
+    reads = tuple(_named(read, n) for read, n in zip(way.reads, names))
+    product = min((p for p in _products(op, reads) if p.writes == way.writes), key=lambda p: sum(p.flags))
     size = {name: tensor.shape[axis] for tensor, n in zip(tensors, names) for axis, name in enumerate(n)}
     size.update((name, tensor.shape[n.index(name)]) for tensor, n, h in zip(tensors, names, has) for name in h)
     views: list[Shape4] = []
@@ -90,12 +90,12 @@ def _emit(e: Emitter, op: Op, step: Step) -> None:
         rows, k = math.prod(size[name] for name in side.rows), size[K]
         batch = _batch_view(product.batch, has, own, size)
         views.append((*batch, rows, k) if is_left != flag else (*batch, k, rows))
-    x, y = (e.read(tensor, read, view) for tensor, read, view in zip(tensors, step.reads, views))
+    x, y = (e.read(tensor, read, view) for tensor, read, view in zip(tensors, way.reads, views))
     flag_x, flag_y = product.flags
     if product.swapped:
         x, y, flag_x, flag_y = y, x, flag_y, flag_x
     result = e.b.matmul(x=x, y=y, transpose_x=flag_x, transpose_y=flag_y, name=op.output.name)
-    e.define(op.output, step.writes, result)
+    e.define(op.output, way.writes, result)
 
 
 MATMUL = Rule(_options, _emit)

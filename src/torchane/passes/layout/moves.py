@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from torchane.errors import CompileError
 from torchane.mil.ir import Op, Var
-from torchane.passes.layout_emit import Emitter, Rule, upright
-from torchane.passes.layout_order import (
+from torchane.passes.layout.emit import Emitter, Rule, upright
+from torchane.passes.layout.order import (
     Order,
     completed,
     fit,
@@ -23,7 +23,7 @@ from torchane.passes.layout_order import (
     sizes,
     transposed,
 )  # fmt: skip
-from torchane.passes.layout_step import Orders, Step, Tensor
+from torchane.passes.layout.ways import Orders, Tensor, Way
 
 
 def _x(op: Op) -> Tensor:
@@ -34,8 +34,8 @@ def _order(op: Op, orders: Orders) -> Order:
     return orders[0] if orders[0] is not None else natural(_x(op).shape)
 
 
-def _emit_nothing(e: Emitter, op: Op, step: Step) -> None:
-    e.define(op.output, step.writes, _stored(e, _x(op), step.reads[0]))
+def _emit_nothing(e: Emitter, op: Op, way: Way) -> None:
+    e.define(op.output, way.writes, _stored(e, _x(op), way.reads[0]))
 
 
 def _stored(e: Emitter, x: Tensor, order: Order) -> Var:
@@ -50,9 +50,9 @@ def _perm(op: Op) -> tuple[int, ...]:
     return tuple(axis % _x(op).rank for axis in op.value("perm"))  # type: ignore[attr-defined]
 
 
-def _transpose_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _transpose_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     order = _order(op, orders)
-    yield Step((order,), transposed(order, _perm(op)))
+    yield Way((order,), transposed(order, _perm(op)))
 
 
 def _transpose_backward(op: Op, order: Order) -> tuple[Order | None, ...]:
@@ -62,11 +62,11 @@ def _transpose_backward(op: Op, order: Order) -> tuple[Order | None, ...]:
 TRANSPOSE = Rule(_transpose_options, _emit_nothing, _transpose_backward)
 
 
-def _reshape_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _reshape_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     order, blocks = _order(op, orders), reshape_blocks(_x(op).shape, op.output.shape)
     as_it_lies = reshaped(order, blocks) is not None
     for read in (order,) if as_it_lies else dict.fromkeys(gathered(order, blocks)):
-        yield Step((read,), reshaped(read, blocks))  # type: ignore[arg-type]
+        yield Way((read,), reshaped(read, blocks))  # type: ignore[arg-type]
 
 
 def _reshape_backward(op: Op, order: Order) -> tuple[Order | None, ...]:
@@ -83,11 +83,11 @@ def _numbers_after(op: Op) -> dict[int, int]:
     return {axis: number for number, axis in enumerate(kept)}
 
 
-def _same_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Step]:
+def _same_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
     """The order stays; an axis cut down to one entry leaves it, one that is padded up from one entry joins it."""
     order, numbers, wanted = _order(op, orders), _numbers_after(op), natural(op.output.shape)
     kept = tuple(numbers[axis] for axis in order if numbers.get(axis) in wanted)
-    yield Step((order,), completed(kept, wanted, ()))
+    yield Way((order,), completed(kept, wanted, ()))
 
 
 def _same_backward(op: Op, order: Order) -> tuple[Order | None, ...]:
@@ -131,9 +131,9 @@ def _entries(op: Op) -> list[range]:
     return [range(whole)[entries] for whole, entries in zip(shape, slices)]
 
 
-def _emit_slice(e: Emitter, op: Op, step: Step) -> None:
+def _emit_slice(e: Emitter, op: Op, way: Way) -> None:
     """The axis that keeps the least first."""
-    x, (order,), entries = _x(op), step.reads, _entries(op)
+    x, (order,), entries = _x(op), way.reads, _entries(op)
     physical, stored = _stored(e, x, order), list(sizes(x.shape, order))
     for axis in sorted(order, key=lambda axis: len(entries[axis]) / x.shape[axis]):
         keep, place = entries[axis], order.index(axis)
@@ -144,7 +144,7 @@ def _emit_slice(e: Emitter, op: Op, step: Step) -> None:
         physical, dim = _alone(e, physical, stored, place)
         physical = _cut(e, physical, dim, keep, op.output.name)
         stored[place] = len(keep)
-    e.define(op.output, step.writes, physical)
+    e.define(op.output, way.writes, physical)
 
 
 def _cut(e: Emitter, physical: Var, dim: int, keep: range, name: str) -> Var:
@@ -161,11 +161,11 @@ def _cut(e: Emitter, physical: Var, dim: int, keep: range, name: str) -> Var:
 SLICE = Rule(_same_options, _emit_slice, _same_backward)
 
 
-def _emit_pad(e: Emitter, op: Op, step: Step) -> None:
+def _emit_pad(e: Emitter, op: Op, way: Way) -> None:
     if op.value("mode", "constant") != "constant":
         raise CompileError(f"{op.name}: pad with mode {op.value('mode')} has no rank-4 form; only 'constant' has.")
     x, amounts = _x(op), op.value("pad")
-    physical, axes = _stored(e, x, step.reads[0]), completed(step.reads[0], natural(op.output.shape), ())
+    physical, axes = _stored(e, x, way.reads[0]), completed(way.reads[0], natural(op.output.shape), ())
     stored = list(sizes(x.shape, axes))
     rest = {key: arg for key, arg in op.args.items() if key not in ("x", "pad")}
     for place, axis in enumerate(axes):
@@ -176,7 +176,7 @@ def _emit_pad(e: Emitter, op: Op, step: Step) -> None:
             wide = (*(0, 0) * dim, *around, *(0, 0) * (3 - dim))
             physical = e.b.emit(op.kind, {"x": physical, "pad": wide, **rest}, op.output.name)[0]
             stored[place] += sum(around)
-    e.define(op.output, step.writes, physical)
+    e.define(op.output, way.writes, physical)
 
 
 PAD = Rule(_same_options, _emit_pad, _same_backward)

@@ -1,6 +1,6 @@
 """The twin: a device in software that runs the MIL text which an engine would be given.
 
-    text, blobs ── parse, check ──► Program ── twin_ops ──► steps ── twin_arena ──► tape ── csrc ──► surfaces
+    text, blobs ── parse, check ──► Program ── ops ──► steps ── arena ──► tape ── csrc ──► surfaces
 
 A program becomes a tape once, at load; a run is one call into C++. In `exact` arithmetic products of fp16
 numbers are exact, sums are kept in fp32, each op's result is rounded once to fp16, to nearest even; in
@@ -28,13 +28,13 @@ from torchane.mil.ir import Arg, Literal, Op, Program, Var
 from torchane.mil.text import parse
 from torchane.mil.types import FP16, TensorType
 from torchane.native import pages
-from torchane.runtime import twin_engine
 from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
-from torchane.runtime.twin_arena import ALIGNMENT, place_scratch
-from torchane.runtime.twin_arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, Shape, dense_strides, new
-from torchane.runtime.twin_chain import Micro
-from torchane.runtime.twin_ops import RULES, Unsupported
-from torchane.runtime.twin_schedule import Call, Schedule
+from torchane.runtime.twin.arena import ALIGNMENT, place_scratch
+from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, Shape, dense_strides, new
+from torchane.runtime.twin.chain import Micro
+from torchane.runtime.twin.engine import prepare, require_known
+from torchane.runtime.twin.ops import RULES, Unsupported
+from torchane.runtime.twin.schedule import Call, Schedule
 
 #: What numbers may mean; see mil/evaluate.py and mil/engine.
 ARITHMETICS = ("exact", "engine")
@@ -70,8 +70,8 @@ class TwinDevice:
         self.chip = chip
         self.arithmetic = arithmetic
         if arithmetic == "engine":
-            twin_engine.require_known(chip)
-            twin_engine.prepare()
+            require_known(chip)
+            prepare()
         self._executor = native.Executor()
 
     @property

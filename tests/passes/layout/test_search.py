@@ -6,7 +6,7 @@ import pytest
 from layouts import attention, llama_layer, split_heads
 
 from torchane.mil.build import Builder
-from torchane.passes.layout_search import Question, assign, search, weights_among
+from torchane.passes.layout.search import Question, assign, search, weights_among
 
 
 def question(b: Builder, *outputs, bound=None, wanted=None, weights=()) -> Question:

@@ -7,7 +7,7 @@ import pytest
 from layouts import count, lowered_and_run
 
 from torchane.mil.build import Builder
-from torchane.passes.layout_matmul import MATMUL
+from torchane.passes.layout.matmul import MATMUL
 from torchane.passes.ports import port_layout
 
 

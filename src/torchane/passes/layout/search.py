@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from torchane.mil.ir import Function, Var
-from torchane.passes.layout_order import Order, channels_first
-from torchane.passes.layout_rules import MOVES, rule_of
-from torchane.passes.layout_step import Step, Tensor, operands
+from torchane.passes.layout.order import Order, channels_first
+from torchane.passes.layout.rules import MOVES, rule_of
+from torchane.passes.layout.ways import Tensor, Way, operands
 
 Choices = Mapping[Var, Order]
 Move = tuple[Var, Order]
@@ -29,17 +29,17 @@ _MOST_SWEEPS = 4
 
 @dataclass(frozen=True)
 class Assignment:
-    """The order of every value, the step of every op, and how many readers each move has."""
+    """The order of every value, the way of every op, and how many readers each move has."""
 
     orders: Mapping[Var, Order]
-    steps: tuple[Step, ...]
+    ways: tuple[Way, ...]
     readers: Mapping[Move, int]
     choices: Choices
 
     @cached_property
     def cost(self) -> tuple[int, int]:
         """Bytes moved; then how much is awkward, operands that matmuls take transposed above all."""
-        return sum(var.type.size_bytes for var, _ in self.readers), sum(step.awkward for step in self.steps)
+        return sum(var.type.size_bytes for var, _ in self.readers), sum(way.awkward for way in self.ways)
 
 
 @dataclass
@@ -61,30 +61,30 @@ class Question:
                 self.readers.setdefault(var, []).append(index)
         self.free = {var: channels_first(var.shape) for var in self.function.inputs}
         self.index = {op.output: index for index, op in enumerate(ops)}
-        self._options: dict[tuple[int, tuple[Order | None, ...]], tuple[Step, ...]] = {}
+        self._options: dict[tuple[int, tuple[Order | None, ...]], tuple[Way, ...]] = {}
 
     def given(self, index: int, orders: Choices) -> tuple[Order | None, ...]:
         """The orders of an op's operands; None for a constant."""
         return tuple(orders[tensor] if isinstance(tensor, Var) else None for tensor in self.tensors[index])
 
-    def options(self, index: int, given: tuple[Order | None, ...]) -> tuple[Step, ...]:
+    def options(self, index: int, given: tuple[Order | None, ...]) -> tuple[Way, ...]:
         """The ways to run an op, cheapest first; one per order of the result."""
         key = (index, given)
         if key not in self._options:
             op = self.function.ops[index]
 
-            def price(step: Step) -> tuple[int, int]:
-                return sum(var.type.size_bytes for var, _ in self.moves(index, given, step)), step.awkward
+            def price(way: Way) -> tuple[int, int]:
+                return sum(var.type.size_bytes for var, _ in self.moves(index, given, way)), way.awkward
 
-            best: dict[Order, Step] = {}
-            for step in sorted(rule_of(op).options(op, given, self.weights), key=price):
-                best.setdefault(step.writes, step)
+            best: dict[Order, Way] = {}
+            for way in sorted(rule_of(op).options(op, given, self.weights), key=price):
+                best.setdefault(way.writes, way)
             self._options[key] = tuple(best.values())
         return self._options[key]
 
-    def moves(self, index: int, given: tuple[Order | None, ...], step: Step) -> set[Move]:
+    def moves(self, index: int, given: tuple[Order | None, ...], way: Way) -> set[Move]:
         """What an op reads in another order than it is stored in."""
-        found = zip(self.tensors[index], given, step.reads)
+        found = zip(self.tensors[index], given, way.reads)
         return {(tensor, read) for tensor, order, read in found if order is not None and order != read}  # type: ignore[misc]
 
 
@@ -96,10 +96,10 @@ def assign(question: Question, choices: Choices, base: Assignment | None = None)
     """
     function = question.function
     orders = dict(base.orders) if base else {}
-    steps: list[Step | None] = list(base.steps) if base else [None] * len(function.ops)
+    ways: list[Way | None] = list(base.ways) if base else [None] * len(function.ops)
     readers: Counter[Move] = Counter(base.readers) if base else Counter()
     asked = {**base.choices, **choices} if base else choices
-    waiting = [question.index[var] for var in choices if var in question.index] if base else list(range(len(steps)))
+    waiting = [question.index[var] for var in choices if var in question.index] if base else list(range(len(ways)))
     heapq.heapify(waiting)
 
     def store(var: Var, order: Order) -> None:
@@ -125,13 +125,13 @@ def assign(question: Question, choices: Choices, base: Assignment | None = None)
         given = question.given(index, orders)
         options = question.options(index, given)
         output = function.ops[index].output
-        step = next((option for option in options if option.writes == asked.get(output)), options[0])
-        if steps[index] is not None:
-            readers.subtract(question.moves(index, question.given(index, old), steps[index]))  # type: ignore[arg-type]
-        readers.update(question.moves(index, given, step))
-        steps[index] = step
-        store(output, step.writes)
-    return Assignment(orders, tuple(steps), +readers, asked)  # type: ignore[arg-type]
+        way = next((option for option in options if option.writes == asked.get(output)), options[0])
+        if ways[index] is not None:
+            readers.subtract(question.moves(index, question.given(index, old), ways[index]))  # type: ignore[arg-type]
+        readers.update(question.moves(index, given, way))
+        ways[index] = way
+        store(output, way.writes)
+    return Assignment(orders, tuple(ways), +readers, asked)  # type: ignore[arg-type]
 
 
 def search(question: Question) -> Assignment:

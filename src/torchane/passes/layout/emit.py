@@ -15,8 +15,8 @@ import numpy as np
 from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Literal, Op, Var
 from torchane.mil.types import TensorType
-from torchane.passes.layout_order import Order, Shape, Shape4, natural, runs_between, sizes, steps_between
-from torchane.passes.layout_step import Orders, Step, Tensor, keyed_operands
+from torchane.passes.layout.order import Order, Shape, Shape4, natural, runs_between, sizes, steps_between
+from torchane.passes.layout.ways import Orders, Tensor, Way, keyed_operands
 
 
 class Emitter:
@@ -78,13 +78,13 @@ class Rule:
     """How a family of ops is laid out.
 
     options: the ways to run an op whose operands lie in the given orders; the last argument holds the values
-    that are weights. emit: writes the op as a step says. backward: the orders in which the operands would have
+    that are weights. emit: writes the op as a way says. backward: the orders in which the operands would have
     to lie for the result to be in an order without a move, None for an operand that has no say in it; absent
     where the op itself decides the order of its result.
     """
 
-    options: Callable[[Op, Orders, frozenset[Var]], Iterator[Step]]
-    emit: Callable[[Emitter, Op, Step], None]
+    options: Callable[[Op, Orders, frozenset[Var]], Iterator[Way]]
+    emit: Callable[[Emitter, Op, Way], None]
     backward: Callable[[Op, Order], tuple[Order | None, ...]] | None = None
 
 
