@@ -14,6 +14,7 @@ SOURCE = ROOT / "src" / "torchane"
 FLOORS = (
     {"errors"},
     {"mil"},
+    {"abi"},
     {"chips"},
     {"native"},
     {"inspect"},
@@ -26,8 +27,10 @@ FLOORS = (
     {"generate", "energy", "train"},
     {"cli"},
 )
+#: What a row may not import though it comes before: a device is handed text, and does not compile.
+APART = {"runtime": {"passes", "inspect"}}
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-NUMPY_ONLY = {"errors", "mil", "chips", "inspect", "passes", "plan", "runtime", "native"}
+NUMPY_ONLY = {"errors", "mil", "abi", "chips", "inspect", "passes", "plan", "runtime", "native"}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem not in ("__init__", "__main__"))
 
 
@@ -49,6 +52,7 @@ def test_a_file_imports_only_what_stands_above_it(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "torchane" and len(parts) > 1 and parts[1] in LEVEL:
             assert LEVEL[parts[1]] <= LEVEL[package], f"{package} imports {parts[1]}, which stands below it"
+            assert parts[1] not in APART.get(package, ()), f"{package} imports {parts[1]}, and does without it"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -56,6 +60,20 @@ def test_the_compiler_and_its_tools_do_not_need_torch(path: Path) -> None:
     package = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     if package in NUMPY_ONLY:
         assert not [name for name in _imports(path) if name.split(".")[0] in ("torch", "transformers")]
+
+
+def test_what_compiler_and_runtime_share_is_imported_from_its_home() -> None:
+    """Ports, ranges and the numbers of the number format come from torchane.abi, not from a module that happens to use them."""
+    homes = {path: ast.parse(path.read_text(encoding="utf-8")).body for path in (SOURCE / "abi").glob("*.py")}
+    defined = {node.name for body in homes.values() for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    names = {name for body in homes.values() for node in body if isinstance(node, ast.Assign) for name in ast.walk(node.targets[0])}
+    defined |= {name.id for name in names if isinstance(name, ast.Name) and name.id.isupper()}
+    assert {"PortLayout", "Ranges", "FP16_MAX"} <= defined
+    for path in FILES:
+        for name in _imports(path):
+            module, _, what = name.rpartition(".")
+            if module.startswith("torchane.") and what in defined:
+                assert module.startswith("torchane.abi."), f"{path.relative_to(SOURCE)} takes {what} from {module}"
 
 
 def test_aten_is_named_in_capture_alone() -> None:

@@ -6,12 +6,12 @@ from collections import Counter
 
 import numpy as np
 
+from torchane.abi.ports import PortLayout
 from torchane.mil.build import Builder
 from torchane.mil.check import check
 from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import Program, Var
 from torchane.passes.layout import lower_layout
-from torchane.passes.ports import PortLayout
 
 Layouts = dict[str, PortLayout]
 

@@ -6,9 +6,9 @@ import pytest
 from golden import main, same_text
 
 from torchane import chips, passes
+from torchane.abi.ranges import ZERO, Form, Inputs
 from torchane.mil.evaluate import evaluate
 from torchane.passes.control_ranges import control_ranges
-from torchane.passes.ranges import ZERO, Form, Inputs
 
 V0, I0, I1 = Form.var("v0"), Form.var("i0"), Form.var("i1")
 

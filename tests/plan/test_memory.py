@@ -2,8 +2,8 @@
 
 import pytest
 
+from torchane.abi.ports import PortLayout
 from torchane.errors import DeviceError
-from torchane.passes.ports import PortLayout
 from torchane.plan import Copy, Dispatch, Plan, PortSpec, ProgramSpec, Stage, Unstage
 from torchane.plan.memory import forecast, free_bytes, peak_of, require_fits
 

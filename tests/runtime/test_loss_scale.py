@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from torchane.abi.numbers import SUM_MAX
 from torchane.errors import NumericsError, TorchaneWarning
-from torchane.runtime.loss_scale import CEILING, MAX_TRIES, PATIENCE, START_TARGET, LossScale, Reading
+from torchane.runtime.loss_scale import MAX_TRIES, PATIENCE, START_TARGET, LossScale, Reading
 
 
 def reading(largest: float = 1.0, zeros: int = 0, nonfinite: int = 0) -> Reading:
@@ -33,7 +34,7 @@ def test_a_loop_that_scales_its_loss_gets_the_same_scaled_tangent() -> None:
     assert seen[0] == seen[1]
 
 
-@pytest.mark.parametrize("bad", [reading(largest=CEILING), reading(nonfinite=1)])
+@pytest.mark.parametrize("bad", [reading(largest=SUM_MAX), reading(nonfinite=1)])
 def test_an_overflow_runs_the_backward_again_with_a_smaller_scale(bad: Reading) -> None:
     scales: list[float] = []
 
@@ -101,7 +102,7 @@ def test_a_steady_share_of_zeros_leaves_the_scale_alone() -> None:
 def test_the_scale_does_not_rise_into_the_ceiling() -> None:
     state = LossScale()
     for zeros in [10] * PATIENCE + [100] * PATIENCE:
-        state.run(1.0, lambda scale, zeros=zeros: (None, reading(largest=CEILING / 2, zeros=zeros)))
+        state.run(1.0, lambda scale, zeros=zeros: (None, reading(largest=SUM_MAX / 2, zeros=zeros)))
     assert state.raises == 0
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from torchane.abi.ranges import ZERO, Bound, Form, Measure, Ranges
 from torchane.errors import NumericsError
-from torchane.passes.ranges import ZERO, Bound, Form, Measure, Ranges
 from torchane.runtime.range_control import (
     ABOVE,
     BELOW,

@@ -28,6 +28,7 @@ from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
+from torchane.abi.ports import PortLayout
 from torchane.capture.float32 import OrFloat32
 from torchane.capture.host import TorchHost
 from torchane.capture.inputs import check_inputs
@@ -45,7 +46,6 @@ from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
 from torchane.capture.watch import Watch
 from torchane.errors import TorchaneWarning, UsageError
 from torchane.native import pages
-from torchane.passes.ports import PortLayout
 from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
 from torchane.runtime.device import Device
@@ -54,7 +54,6 @@ from torchane.runtime.execute import Executor, Weights
 from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_finite
 from torchane.runtime.range_control import GRADIENTS, RangeControl, placed_at
 from torchane.runtime.surfaces import SurfacePool
-
 
 RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")

@@ -15,6 +15,8 @@ import torch
 from torch import fx
 from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
+from torchane.abi.ports import PortLayout
+from torchane.abi.ranges import ZERO
 from torchane.capture.aliases import keep_views_of_results
 from torchane.capture.draws import draw_from_shapes
 from torchane.capture.graph import Cut, Place, Region, cut
@@ -30,8 +32,6 @@ from torchane.capture.policies.selections import selects
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
 from torchane.capture.wide import BLOCK, Blocks, cut_wide_products
-from torchane.passes.ports import PortLayout
-from torchane.passes.ranges import ZERO
 from torchane.plan import Copy, Dispatch, HostCall, Part, Plan, Stage, Unstage
 
 aten = torch.ops.aten

@@ -18,9 +18,11 @@ import torch
 from torch import fx
 
 from torchane import passes
+from torchane.abi.numbers import EXCLUDED, FP16_MAX, LEFT_OUT, MASKED
+from torchane.abi.ports import PortLayout
+from torchane.abi.ranges import Inputs
 from torchane.capture.graph import Cut, Place, Region
 from torchane.capture.rules import RULES
-from torchane.capture.rules.common import EXCLUDED, MASKED
 from torchane.capture.sources import place_of
 from torchane.chips import Chip
 from torchane.errors import CaptureError, CompileError
@@ -28,9 +30,7 @@ from torchane.mil import emit
 from torchane.mil.build import Builder, typed
 from torchane.mil.ir import Literal, Op, Program, Var, literal
 from torchane.mil.types import FP16
-from torchane.passes.ports import PortLayout
 from torchane.plan import PortSpec, ProgramSpec
-from torchane.runtime.execute import FP16_MAX, LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Known:
     def of(self, node: fx.Node) -> tuple[bool, bool, bool]:
         return node in self.true, node in self.fixed, node in self.gradients
 
-    def inputs(self, ports: Ports, names: Mapping[fx.Node, str]) -> passes.Inputs:
+    def inputs(self, ports: Ports, names: Mapping[fx.Node, str]) -> Inputs:
         def named(nodes: frozenset[fx.Node]) -> frozenset[str]:
             return frozenset(names[node] for node in ports.inputs if node in nodes)
 
-        return passes.Inputs(named(self.true), named(self.fixed), named(self.gradients))
+        return Inputs(named(self.true), named(self.fixed), named(self.gradients))
 
 
 class RegionError(CaptureError):

@@ -2,7 +2,7 @@
 
     y = add(x = x, y = fp16(1))     ->     fp16 y_y = const()[val = fp16(1)]; y = add(x = x, y = y_y)
 A constant stands before the op that reads it and is called after that op's result and the argument. Nested blocks and
-every function are done; what already has a name keeps it. Same bits. (`passes.name_constants` does this for engines,
+every function are done; what already has a name keeps it. Same bits. (`mil.name_constants` does this for engines,
 which want equal constants shared and defaults spelled out too.)
 """
 

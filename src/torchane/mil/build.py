@@ -6,7 +6,7 @@
     program = b.program(y)
 
 Every op of the table is a method, named by its MIL name, with MIL's argument names; `name=` suggests
-the result's name (made unique). Constants stay inline as Literals: `passes.name_constants` turns them
+the result's name (made unique). Constants stay inline as Literals: `mil.name_constants` turns them
 into the named `const` statements that engines want.
 """
 

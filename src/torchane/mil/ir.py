@@ -263,6 +263,11 @@ class Program:
     def outputs(self) -> tuple[Var, ...]:
         return self.main.outputs
 
+    @property
+    def names(self) -> list[str]:
+        """Every name that main gives to a value, those within blocks left out."""
+        return [var.name for var in self.inputs] + [var.name for op in self.ops for var in op.outputs]
+
     def with_(self, **changes: object) -> "Program":
         """A copy whose main function has `changes` (inputs, ops, outputs, name, opset, attrs)."""
         main = replace(self.main, **changes)  # type: ignore[arg-type]

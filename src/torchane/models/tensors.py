@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from torchane.abi.numbers import FP16_MAX
 from torchane.errors import RunFolderError
 from torchane.models.files import Writer, open_regular, parse_json, read_error, write_atomically
 from torchane.models.ranges import shown
@@ -26,7 +27,7 @@ METADATA = "torchane"
 #: safetensors itself takes no longer header.
 LARGEST_HEADER_BYTES = 100_000_000
 #: Programs hold weights in fp16, and no trained model has larger ones; a flipped exponent gives 1e30.
-LARGEST_WEIGHT = 65504.0
+LARGEST_WEIGHT = FP16_MAX
 #: A file may say so; what follows is converted to float32.
 DTYPES = ("F16", "BF16", "F32", "F64")
 

@@ -10,11 +10,14 @@ the tuples below and nowhere else. The program is checked after every pass that 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from torchane.abi.ports import PortLayout
+from torchane.abi.ranges import Inputs, Ranges
 from torchane.chips import Chip, require_settled
 from torchane.errors import CompileError
 from torchane.mil.check import check
 from torchane.mil.constants import inline_constants
 from torchane.mil.ir import Program
+from torchane.mil.name_constants import name_constants
 from torchane.passes.control_ranges import control_ranges
 from torchane.passes.decompose_activations import RULES as decompose_activations_rules
 from torchane.passes.decompose_activations import decompose_activations
@@ -35,17 +38,14 @@ from torchane.passes.lower_bools import lower_bools
 from torchane.passes.lower_row_slices import lower_row_slices
 from torchane.passes.lower_selections import lower_selections
 from torchane.passes.merge_duplicates import merge_duplicates
-from torchane.passes.name_constants import name_constants
 from torchane.passes.name_values import name_values
-from torchane.passes.ports import PortLayout
-from torchane.passes.ranges import Inputs, Ranges
 from torchane.passes.scale_squares import scale_squares
 from torchane.passes.settle_outputs import settle_outputs
 from torchane.passes.sink_expands import sink_expands
-from torchane.passes.spread_powers import spread_powers
 from torchane.passes.split_sums import split_sums
+from torchane.passes.spread_powers import spread_powers
 
-__all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "CONTROL", "PIPELINE", "Inputs", "Lowered", "PortLayout", "Step", "has_form", "lower", "run"]
+__all__ = ["AFTER_LAYOUT", "BEFORE_LAYOUT", "CONTROL", "PIPELINE", "Lowered", "Step", "has_form", "lower", "run"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
                                   z = matmul(mul(w, m), y)                 # stored: true z * 2^(k + exponents of w and y)
     s = softmax(z)                s = softmax(mul(z, slice(.., row 1)))    # what needs true numbers gets them
 
-A value is stored as its true number times a power of two, whose exponent is a sum of variables (passes/ranges.py): an
+A value is stored as its true number times a power of two, whose exponent is a sum of variables (abi/ranges.py): an
 input's own, and one per product. A product rounds to multiples of 2^-16 and overflows at 2^15, so only the
 scale of both operands together counts: the smaller operand is multiplied. Where two values are added that lie under
 different powers, the one that costs less is moved; a product that is read by that sum alone is computed
@@ -19,21 +19,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from torchane.abi.numbers import FP16_SMALLEST
+from torchane.abi.ranges import SUM_END, VALUE_END, ZERO, Bound, Form, Inputs, Measure, Ranges, port_type
 from torchane.chips import Chip
 from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Literal, Op, Program, Var
-from torchane.passes.lower_bools import TINY
 from torchane.passes.range_statistics import write_statistics
-from torchane.passes.ranges import ZERO, Bound, Form, Inputs, Measure, Ranges, port_type
-from torchane.passes.rewrite import names, shape_of
+from torchane.passes.rewrite import shape_of
 
 #: Largest magnitudes, as powers of two. Sums of products have 4 doublings to the end of their range, for partial sums and
 #: for the next step: thousands of products, each far smaller than the largest sum, want to lie as high as they can. What
 #: is multiplied element by element is brought down first. Sums of stored values and multiplied operands must
 #: stay below fp16's own end.
 PRODUCT, ELEMENTS, CHAIN, OPERAND = 11, 4, 9, 13
-#: Where a sum of products, and any other value, is no longer a number.
-SUM_END, VALUE_END = 15, 16
 #: An operand this many times smaller than the result is multiplied for nearly nothing.
 SMALL = 8
 
@@ -58,7 +56,7 @@ class _Control:
     def __init__(self, program: Program, inputs: Inputs):
         self.program = program
         self.uses = program.main.uses
-        self.b = Builder([*names(program), _PLACEHOLDER.name])
+        self.b = Builder([*program.names, _PLACEHOLDER.name])
         self.now: dict[Var, Var] = {}  # what stands for a value of the old program from here on
         self.forms: dict[Var, Form] = {}
         self.measured: dict[Var, int] = {}
@@ -457,7 +455,7 @@ def _is_scaleless(op: Op, arg: Arg) -> bool:
     comparison (lower_bools: p / max(p, 2^-24))."""
     if not isinstance(arg, Literal) or not isinstance(arg.value, np.ndarray):
         return False
-    return not arg.value.any() or (op.kind.name == "maximum" and bool((arg.value == TINY).all()))
+    return not arg.value.any() or (op.kind.name == "maximum" and bool((arg.value == FP16_SMALLEST).all()))
 
 
 def _only_selects(op: Op, constant: Literal) -> bool:

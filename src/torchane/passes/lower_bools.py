@@ -13,18 +13,13 @@ Exact for finite values; 0 * inf is NaN where a select had dropped the inf. Comp
 
 import numpy as np
 
+from torchane.abi.numbers import EXCLUDED, FP16_SMALLEST
 from torchane.chips import Chip
 from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Literal, Op, Program, Var, literal
 from torchane.mil.ops.support import broadcast
 from torchane.mil.types import BOOL, FP16, DType
 from torchane.passes.rewrite import Rule, rewrite, scalar
-
-#: The smallest positive fp16: what is greater than 0 is at least this.
-TINY = 2.0**-24
-
-#: Stands for -inf: below every score by more than exp can see.
-_MINUS_INFINITY = -30000.0
 
 
 def lower_bools(program: Program, chip: Chip | None = None) -> Program:
@@ -34,7 +29,7 @@ def lower_bools(program: Program, chip: Chip | None = None) -> Program:
 
 def _greater_than_zero(b: Builder, x: Var) -> Var:
     above = b.maximum(x=x, y=0.0)
-    return b.real_div(x=above, y=b.maximum(x=above, y=TINY))
+    return b.real_div(x=above, y=b.maximum(x=above, y=FP16_SMALLEST))
 
 
 def _difference(b: Builder, x: Arg, y: Arg) -> Var | None:
@@ -130,7 +125,7 @@ def _chosen(b: Builder, choice: Var | Literal, mask: Var | Literal) -> Var | Lit
     """choice * mask, with 0 where the mask is, whatever a literal choice holds."""
     if isinstance(choice, Var):
         return b.mul(x=choice, y=mask)
-    finite = np.where(np.isneginf(choice.value), _MINUS_INFINITY, choice.value.astype(np.float64))
+    finite = np.where(np.isneginf(choice.value), EXCLUDED, choice.value.astype(np.float64))
     if isinstance(mask, Literal):
         return literal(np.where(mask.value != 0, finite, 0.0), choice.type.dtype)
     return b.mul(x=mask, y=literal(finite, choice.type.dtype))
@@ -139,7 +134,7 @@ def _chosen(b: Builder, choice: Var | Literal, mask: Var | Literal) -> Var | Lit
 def _sign(b: Builder, op: Op) -> Var:
     x = op.args["x"]
     below = b.maximum(x=b.mul(x=x, y=-1.0), y=0.0)
-    return b.sub(x=_greater_than_zero(b, x), y=b.real_div(x=below, y=b.maximum(x=below, y=TINY)))
+    return b.sub(x=_greater_than_zero(b, x), y=b.real_div(x=below, y=b.maximum(x=below, y=FP16_SMALLEST)))
 
 
 RULES: dict[str, Rule] = {

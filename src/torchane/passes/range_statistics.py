@@ -9,15 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from torchane.abi.numbers import FP16_MAX
+from torchane.abi.ranges import port_type
 from torchane.chips import Chip
 from torchane.mil.build import Builder
 from torchane.mil.ir import Var, literal
 from torchane.mil.types import FP16
-from torchane.passes.ranges import port_type
 from torchane.passes.rewrite import shape_of
 
-#: What an infinity is told as.
-END = 65504.0
 #: Rows of this length at most are reduced at once.
 LONGEST = 4096
 
@@ -29,7 +28,7 @@ def write_statistics(b: Builder, values: Sequence[Var], chip: Chip | None = None
     for row, value in enumerate(values):
         place = np.zeros(shape, np.float16)
         place[:, row] = -1.0
-        held = b.maximum(x=b.mul(x=largest(b, value, chip), y=-1.0), y=-END)  # times 0, an infinity would be NaN in other rows
+        held = b.maximum(x=b.mul(x=largest(b, value, chip), y=-1.0), y=-FP16_MAX)  # times 0, an infinity would be NaN in other rows
         part = b.mul(x=held, y=literal(place, FP16), name=f"largest_{row}")
         total = part if total is None else b.add(x=total, y=part, name="range_statistics")
     assert total is not None, "statistics of nothing"

@@ -26,7 +26,7 @@ def rewrite(program: Program, rules: Mapping[str, Rule], *, retyped: bool = Fals
     retyped: a rule may give a value of another type, which the op's readers then read under its own name. The
     type of an output is the signature's: an op whose result is one stays as it is if the rule changed its type.
     """
-    b = Builder(names(program))
+    b = Builder(program.names)
     outputs = set(program.outputs)
     source: dict[Var, Var | Literal] = {}
     for op in program.ops:
@@ -61,11 +61,6 @@ def rewrite(program: Program, rules: Mapping[str, Rule], *, retyped: bool = Fals
 def unless_taken(rules: Mapping[str, Rule], chip: Chip | None) -> Mapping[str, Rule]:
     """The rules for ops that the chip does not take as they are; all of them without a chip."""
     return rules if chip is None else {kind: rule for kind, rule in rules.items() if not chip.takes(kind)}
-
-
-def names(program: Program) -> list[str]:
-    """Every name that main gives to a value."""
-    return [var.name for var in program.inputs] + [var.name for op in program.ops for var in op.outputs]
 
 
 def scalar(arg: Arg | None) -> float | None:

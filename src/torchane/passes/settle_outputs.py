@@ -11,7 +11,7 @@ from torchane.errors import CompileError
 from torchane.mil.build import Builder
 from torchane.mil.ir import Op, Program, Var, literal
 from torchane.mil.ops.constant import identity
-from torchane.passes.rewrite import names, with_outputs
+from torchane.passes.rewrite import with_outputs
 
 
 def settle_outputs(program: Program) -> Program:
@@ -23,7 +23,7 @@ def settle_outputs(program: Program) -> Program:
                 "Leave the tensor on the host."
             )
         return program
-    b = Builder(names(program))
+    b = Builder(program.names)
     inner: dict[Var, Var] = {}
     outputs: list[Var] = []
     copies: list[Op] = []

@@ -14,7 +14,7 @@ from torchane.mil.ir import Op, Program, Var, literal
 from torchane.mil.ops.elementwise import mul
 from torchane.mil.ops.support import broadcast
 from torchane.mil.types import TensorType
-from torchane.passes.rewrite import names, scalar
+from torchane.passes.rewrite import scalar
 
 _BINARY = {"add", "sub", "mul", "real_div", "maximum", "minimum", "pow", "select"}
 _UNARY = {
@@ -24,7 +24,7 @@ _NEUTRAL = {"mul": 1.0, "real_div": 1.0, "add": 0.0, "sub": 0.0}
 
 
 def sink_expands(program: Program) -> Program:
-    b = Builder(names(program))
+    b = Builder(program.names)
     outputs = set(program.outputs)
     narrow: dict[Var, Var] = {}
     for op in program.ops:

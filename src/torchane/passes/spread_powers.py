@@ -18,6 +18,7 @@ Nothing moves in exact numbers but the constants' product, rounded once; in fp16
 from collections import Counter
 from dataclasses import dataclass, field
 
+from torchane.abi.numbers import FP16_MAX, FP16_SMALLEST_NORMAL
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Op, Program, Var
 from torchane.passes.rewrite import Rule, rewrite, scalar, shape_of
@@ -82,7 +83,7 @@ class _Product:
     @property
     def constant_fits(self) -> bool:
         """fp16 holds it in full; one that does not was written in steps on purpose."""
-        return 2.0**-14 <= abs(self.constant) <= 65504.0
+        return FP16_SMALLEST_NORMAL <= abs(self.constant) <= FP16_MAX
 
     def gather(self, op: Op, inner: set[Var], producer: dict[Var, Op]) -> None:
         """Takes the factors of `op`, and of the products under it that nothing else reads."""

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torchane.passes.ports import PortLayout
-from torchane.passes.ranges import Ranges
+from torchane.abi.ports import PortLayout
+from torchane.abi.ranges import Ranges
 
 
 @dataclass(frozen=True)

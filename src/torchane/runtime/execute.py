@@ -13,23 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from torchane import native
+from torchane.abi.numbers import EXCLUDED, FP16_MAX, LEFT_OUT, MASKED
+from torchane.abi.ports import PortLayout
 from torchane.errors import TorchaneWarning
 from torchane.mil.types import FP16, TensorType
-from torchane.passes.ports import PortLayout
 from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.loss_scale import Reading
 from torchane.runtime.range_control import DispatchRanges, Placed
 from torchane.runtime.ranged import dispatch_in_range, placed_for, staged_at
 from torchane.runtime.surfaces import SurfacePool
-
-FP16_MAX = 65504.0
-#: Data at or below this is a mask's "left out", -1e9 or finfo.min, and no number that a model computes with.
-LEFT_OUT = np.float32(-1e6)  # a type of its own: fp16 values are compared in fp32
-#: The same numbers that rules write for a masked score, finite or -inf (reference: mil-text, section 5).
-MASKED = -1e4
-EXCLUDED = -3e4
-
 
 _COMES_THROUGH = (
     "what comes of it is infinite or NaN, in other samples too. Scale inputs or weights down (a norm that comes first in the model is "

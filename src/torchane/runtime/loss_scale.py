@@ -16,10 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from torchane.abi.numbers import SUM_MAX
 from torchane.errors import NumericsError, TorchaneWarning
 
-#: The largest finite result of the engine's products is 32752 (reference: every chip measured so far).
-CEILING = 32752.0
 #: Small enough that a first step rarely overflows, large enough that attention's gradients, 2^-20 of the largest in a fresh
 #: model, keep their digits: in a small BERT they are within 0.4 % of fp32 from 8 on, and 2 % off at 4.
 START_TARGET = 8
@@ -61,7 +60,7 @@ class Reading:
 
     @property
     def overflowed(self) -> bool:
-        return self.nonfinite > 0 or self.largest >= CEILING
+        return self.nonfinite > 0 or self.largest >= SUM_MAX
 
     @property
     def zero_share(self) -> float:
@@ -134,7 +133,7 @@ class LossScale:
         share = reading.zero_share
         grew = share > self.lowest_zero_share + ZERO_SHARE_MARGIN
         self.lowest_zero_share = min(self.lowest_zero_share, share)
-        has_room = reading.largest * 4 < CEILING and self.target < HIGHEST_TARGET
+        has_room = reading.largest * 4 < SUM_MAX and self.target < HIGHEST_TARGET
         if grew and has_room and self.calm_steps >= PATIENCE:
             self.target += 1
             self.raises += 1

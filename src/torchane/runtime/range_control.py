@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchane.abi.numbers import FP16_MAX, SUM_MAX
+from torchane.abi.ranges import SUM_END, Bound, Form, Ranges
 from torchane.errors import NumericsError
-from torchane.passes.ranges import Bound, Form, Ranges
 
 #: Steps that the largest magnitude of a value is remembered for.
 HISTORY = 16
@@ -34,8 +35,6 @@ JUMP, FALL = 6, 16
 FALLS = 2
 #: The magnitude stored of a value of which nothing is known yet.
 WELL = 4
-#: The largest finite sum of products, and the largest fp16.
-SUM_CEILING, VALUE_CEILING = 32752.0, 65504.0
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ class _Attempt:
         return stands
 
     def _is_over(self, bound: Bound, largest: float, at: Form, known: Mapping[str, int]) -> bool:
-        limit = SUM_CEILING if bound.ceiling == 15 else VALUE_CEILING
+        limit = SUM_MAX if bound.ceiling == SUM_END else FP16_MAX
         return not math.isfinite(largest) or math.ldexp(largest, bound.form.at(known) - at.at(known)) >= limit
 
     def _stored(self, index: int, rows: Sequence[float], outputs: Sequence[float], known: Mapping[str, int]) -> int:

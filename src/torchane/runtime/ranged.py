@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from torchane import native
+from torchane.abi.numbers import MASKED
+from torchane.abi.ranges import Ranges
 from torchane.errors import NumericsError
-from torchane.passes.ranges import Ranges
 from torchane.plan import Copy
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.range_control import (
@@ -28,14 +29,10 @@ from torchane.runtime.range_control import (
 from torchane.runtime.surfaces import SurfacePool
 
 
-#: Magnitudes from here on stand for "left out" in a mask.
-MASKED = 1e4
-
-
 def staged_at(copy: Copy, source: np.ndarray, is_gradient: bool) -> Placed:
     """Where a host value is placed: by its own largest magnitude. A mask, and what is pinned, stays as it is."""
     largest = largest_of(source)
-    if copy.is_pinned or ((copy.is_mask or copy.masks) and largest >= MASKED):
+    if copy.is_pinned or ((copy.is_mask or copy.masks) and largest >= -MASKED):
         return Placed(0, size_of(largest))
     if copy.is_weight:
         return placed_at(largest, WEIGHTS)

@@ -9,9 +9,10 @@ import torch
 from capture_helpers import compile_for_twin, distance
 from torch import Tensor, nn
 
+from torchane.abi.numbers import EXCLUDED, MASKED
 from torchane.capture import backend
 from torchane.errors import TorchaneWarning
-from torchane.runtime.execute import EXCLUDED, MASKED, _with_masks_in_range
+from torchane.runtime.execute import _with_masks_in_range
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchane.errors.TorchaneWarning")
 

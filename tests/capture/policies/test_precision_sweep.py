@@ -13,9 +13,9 @@ from cases import CASES, Draw
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from torchane.abi.numbers import FP16_MAX
 from torchane.capture.rules import RULES
 from torchane.capture.rules.decompose import batch_moments
-from torchane.runtime.execute import FP16_MAX
 
 pytestmark = pytest.mark.long
 aten = torch.ops.aten

@@ -15,12 +15,12 @@ from layouts import (
     split_heads,
 )  # fmt: skip
 
+from torchane.abi.ports import PortLayout, port_layout, weight_port_layout
 from torchane.errors import CompileError
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import Program
 from torchane.passes.layout import lower_layout
-from torchane.passes.ports import PortLayout, port_layout, weight_port_layout
 
 TOKENS = (2, 32, 64)  # (B, S, C)
 

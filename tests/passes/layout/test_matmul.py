@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from layouts import count, lowered_and_run
 
+from torchane.abi.ports import port_layout
 from torchane.mil.build import Builder
 from torchane.passes.layout.matmul import MATMUL
-from torchane.passes.ports import port_layout
 
 
 def product(x, y, x_order, y_order, z_order, **flags):

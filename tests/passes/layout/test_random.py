@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import assert_legal, lowered_and_run
 
+from torchane.abi.ports import PortLayout, port_layout
 from torchane.errors import CompileError
 from torchane.mil.build import Builder
 from torchane.mil.ir import Program, Var
-from torchane.passes.ports import PortLayout, port_layout
 
 SIZES = (1, 1, 2, 3, 4, 8, 32)
 

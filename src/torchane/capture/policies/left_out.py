@@ -11,7 +11,6 @@ is all that reads it. Where one leaves the graph, is compared, or meets an op th
 it on run in PyTorch; an input whose numbers go that way is staged as it is.
 """
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +18,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from torchane.abi.numbers import FP16_MAX, LEFT_OUT
 from torchane.capture.graph import CONTRACTIONS, VIEWS
 from torchane.capture.policies.homogeneous import arguments, packet_of
 from torchane.capture.rules.common import is_masking
-from torchane.runtime.execute import FP16_MAX, LEFT_OUT
 
 aten = torch.ops.aten
 

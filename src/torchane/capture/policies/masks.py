@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import fx
 
+from torchane.abi.numbers import LEFT_OUT
 from torchane.capture.graph import VIEWS
 from torchane.capture.policies.facts import Facts
 from torchane.capture.policies.nonfinite import FILL, packet_of
-from torchane.runtime.execute import LEFT_OUT
 
 aten = torch.ops.aten
 

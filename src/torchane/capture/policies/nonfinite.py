@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from torchane.abi.numbers import FP16_MAX, FP16_SMALLEST
 from torchane.capture.graph import CONTRACTIONS
 from torchane.capture.policies.precision.bounds import ANY, Bounds
 
@@ -46,9 +47,6 @@ _DATA = Beyond(inf=True, nan=True)
 _LARGEST_EXPONENT = {aten.exp: 11.0, aten.expm1: 11.0, aten.exp2: 15.9, aten.sinh: 11.0, aten.cosh: 11.0}
 #: A divisor of at least this leaves an ordinary number in range.
 _LEAST_DIVISOR = 2.0**-12
-#: The smallest number of fp16: what is no smaller is positive in a program, too.
-_LEAST = 2.0**-24
-_LARGEST = 65504.0
 
 _SATURATE = frozenset({aten.sigmoid, aten.tanh, aten.erf, aten.erfc, aten.hardsigmoid, aten.hardtanh, aten.atan, aten.sin, aten.cos, aten.sign, aten.sgn})
 _LOGARITHMS = frozenset({aten.log, aten.log2, aten.log10})
@@ -160,7 +158,7 @@ def _grows(n: NonFinite, node: fx.Node, x: Beyond) -> Beyond:
 
 def _logarithm(n: NonFinite, node: fx.Node, x: Beyond) -> Beyond:
     low = n.bounds.of(node.args[0])[0] + (1.0 if packet_of(node) is aten.log1p else 0.0)
-    return x | (_BOTH if low < 0 else _INF if low < _LEAST else _NO)
+    return x | (_BOTH if low < 0 else _INF if low < FP16_SMALLEST else _NO)
 
 
 def _root(n: NonFinite, node: fx.Node, x: Beyond) -> Beyond:
@@ -197,15 +195,15 @@ def _power(n: NonFinite, node: fx.Node, x: Beyond) -> Beyond:
     if exponent < 0:
         return _reciprocal(n, node, x)
     is_whole = float(exponent).is_integer()
-    pole = _NO if is_whole else _BOTH if low < 0 else _INF if exponent < 1 and low < _LEAST else _NO
+    pole = _NO if is_whole else _BOTH if low < 0 else _INF if exponent < 1 and low < FP16_SMALLEST else _NO
     largest = max(abs(low), abs(high))
-    grows = exponent > 1 and not (math.isfinite(largest) and largest <= _LARGEST ** (1 / exponent))
+    grows = exponent > 1 and not (math.isfinite(largest) and largest <= FP16_MAX ** (1 / exponent))
     return x | pole | (_INF if grows else _NO)
 
 
 def _square(n: NonFinite, node: fx.Node, x: Beyond) -> Beyond:
     low, high = n.bounds.of(node.args[0])
-    return x | (_NO if max(abs(low), abs(high)) <= math.sqrt(_LARGEST) else _INF)
+    return x | (_NO if max(abs(low), abs(high)) <= math.sqrt(FP16_MAX) else _INF)
 
 
 def _product(n: NonFinite, node: fx.Node, x: Beyond) -> Beyond:

@@ -10,25 +10,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from torchane.abi.numbers import EXCLUDED, FP16_MAX, FP16_SMALLEST, FP16_SMALLEST_NORMAL, LEFT_OUT, MASKED, SUM_MAX
 from torchane.capture.rules.registry import NoRule, Value
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Var
 from torchane.mil.types import FP16, DType, TensorType
-from torchane.runtime.execute import LEFT_OUT
 
-#: Added to a score, either leaves nothing after the softmax; score + MASKED stays finite in fp16, where
-#: -65504 plus a score may not (reference: mil-text.md, section 5). EXCLUDED stands for -inf, MASKED for large finite
-#: numbers: a row that is -inf throughout has a softmax of zeros where torch says so, a row of finfo.min an even one.
-MASKED = -1e4
-EXCLUDED = -3e4
-#: What lies below is EXCLUDED: two MASKED penalties and a score do not reach it, nor does EXCLUDED and a score leave it.
-EXCLUDED_BELOW = -2.5e4
 #: The largest finite and the smallest positive number of a type, for the types that programs hold.
-_LARGEST = {FP16: 65504.0}
-_SMALLEST = {FP16: 2.0**-24}
-_SMALLEST_NORMAL = {FP16: 2.0**-14}
-#: The largest finite sum that an engine gives (chips/portable.toml, limit accumulator_ceiling).
-_LARGEST_SUM = 32752
+_LARGEST = {FP16: FP16_MAX}
+_SMALLEST = {FP16: FP16_SMALLEST}
+_SMALLEST_NORMAL = {FP16: FP16_SMALLEST_NORMAL}
 
 
 def dtype_of(x: Value) -> DType:
@@ -144,7 +135,7 @@ def axes_of(dim: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
 def why_sum_of_exponentials_overflows(shape: Sequence[int], dim: int | Sequence[int] | None) -> str | None:
     """Each exp(x - max) is 1 at most, and all are where all x are equal."""
     count = math.prod(shape[axis] for axis in axes_of(dim, len(shape)))
-    return None if count <= _LARGEST_SUM else f"its sum of {count:,} exponentials may pass {_LARGEST_SUM:,}, the largest of a program"
+    return None if count <= SUM_MAX else f"its sum of {count:,} exponentials may pass {SUM_MAX:,.0f}, the largest of a program"
 
 
 def sizes(x: Value) -> tuple[int, ...]:

@@ -9,12 +9,12 @@ import math
 import torch
 from torch.fx import Node
 
+from torchane.abi.numbers import FP16_MAX, LEFT_OUT
 from torchane.capture.rules import common
 from torchane.capture.rules.common import number, scaled, uniform
 from torchane.capture.rules.registry import Value, lowers, values
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Var
-from torchane.runtime.execute import FP16_MAX, LEFT_OUT
 
 aten = torch.ops.aten
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from torchane.abi.numbers import FP16_MAX
 from torchane.capture.rules import common
 from torchane.capture.rules.common import constant, number, one_minus, positive, reshaped, sizes
 from torchane.capture.rules.convolution import Pair, Window, tap_values, window_of
@@ -22,7 +23,7 @@ from torchane.mil.build import Builder
 aten = torch.ops.aten
 
 #: Below every number of fp16 that is not itself the lowest: what padding holds for a maximum.
-_LOWEST = -65504.0
+_LOWEST = -FP16_MAX
 
 
 def _with_batch(b: Builder, x: Value) -> Value:

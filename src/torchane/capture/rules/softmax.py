@@ -8,8 +8,8 @@ or a constant one that leaves something in every row, the two are one.
 import torch
 from torch.fx import Node
 
+from torchane.abi.numbers import EXCLUDED_BELOW
 from torchane.capture.rules import common
-from torchane.capture.rules.common import EXCLUDED_BELOW
 from torchane.capture.rules.registry import Value, lowers, values
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal

@@ -138,7 +138,7 @@ def _attention(settings: Settings) -> Rule:
         scores = rounded(products.sums(query, key.swapaxes(-1, -2), settings.products), settings.ties)
         scores = rounded(scores * rounded(1 / np.sqrt(query.shape[-1]), settings.ties), settings.ties)
         if mask is not None:
-            mask = np.where(mask, 0.0, -65504.0) if mask.dtype == np.bool_ else mask
+            mask = np.where(mask, 0.0, float(np.finfo(np.float16).min)) if mask.dtype == np.bool_ else mask
             scores = rounded(scores + mask, settings.ties)
         weights = rounded(softmax(scores, settings), settings.ties)
         return (products.sums(weights, args["value"], settings.products),)

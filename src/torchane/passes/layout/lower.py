@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from torchane.abi.ports import LAST_AXIS_MULTIPLE, PortLayout, port_layout, weight_port_layout
 from torchane.errors import CompileError
 from torchane.mil.build import Builder
 from torchane.mil.ir import Op, Program, Var, literal
@@ -25,7 +26,6 @@ from torchane.passes.layout.emit import Emitter
 from torchane.passes.layout.order import Order
 from torchane.passes.layout.rules import rule_of
 from torchane.passes.layout.search import Assignment, Question, search, weights_among
-from torchane.passes.ports import LAST_AXIS_MULTIPLE, PortLayout, port_layout, weight_port_layout
 
 Ports = Mapping[str, PortLayout]
 

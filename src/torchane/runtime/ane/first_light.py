@@ -24,8 +24,8 @@ from torchane.errors import AppleError, DeviceError, MissingDeviceError, Torchan
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import Program
+from torchane.mil.name_constants import name_constants
 from torchane.mil.save import emit
-from torchane.passes import name_constants
 from torchane.runtime.ane import framework
 from torchane.runtime.ane.cache import CompileCache
 from torchane.runtime.ane.device import AneDevice

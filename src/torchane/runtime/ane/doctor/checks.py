@@ -23,8 +23,8 @@ from torchane import native
 from torchane.errors import AppleError
 from torchane.mil.build import Builder
 from torchane.mil.ir import Program, Var
+from torchane.mil.name_constants import name_constants
 from torchane.mil.save import WEIGHT_PATH, emit
-from torchane.passes import name_constants
 from torchane.runtime.ane.device import AneDevice
 from torchane.runtime.ane.source import places, source_of
 from torchane.runtime.twin import TwinDevice, load_program, read_program

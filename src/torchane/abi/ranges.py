@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torchane.abi.ports import LAST_AXIS_MULTIPLE
 from torchane.mil.types import FP16, TensorType
-from torchane.passes.ports import LAST_AXIS_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ class Form:
 
 
 ZERO = Form()
+
+#: Where a sum of products, and any other value, is no longer a number: the ceilings of bounds, as powers of two.
+SUM_END, VALUE_END = 15, 16
 
 
 @dataclass(frozen=True)

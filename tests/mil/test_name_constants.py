@@ -1,7 +1,7 @@
 from golden import main, same_bits, same_text
 
 from torchane.mil.constants import inline_constants
-from torchane.passes.name_constants import name_constants
+from torchane.mil.name_constants import name_constants
 
 
 def test_every_constant_gets_a_name_and_equal_ones_share_it():

@@ -10,11 +10,10 @@ is shared by all that are equal. Same bits.
 from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Literal, Op, Program, Var, literal
 from torchane.mil.ops.constant import const
-from torchane.passes.rewrite import names
 
 
 def name_constants(program: Program) -> Program:
-    b = Builder(names(program))
+    b = Builder(program.names)
     named: dict[Literal, Var] = {op.attrs["val"]: op.output for op in program.ops if op.kind.name == "const"}
     placed: set[Literal] = set()
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchane.abi.ports import PortLayout, port_layout, weight_port_layout
 from torchane.errors import CompileError
 from torchane.mil.types import FP16, TensorType
-from torchane.passes.ports import PortLayout, port_layout, weight_port_layout
 
 
 @st.composite
