@@ -1,12 +1,31 @@
 """Fixtures that several test folders share."""
 
+import itertools
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+#: No test reads or writes the user's own caches, and none sees what another has kept there.
+_CACHES = Path(tempfile.mkdtemp(prefix="torchane-tests-"))
+_numbers = itertools.count()
+os.environ["TORCHANE_CACHE"] = str(_CACHES / "between")
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's caches lie; nothing is there before something is kept."""
+    folder = _CACHES / str(next(_numbers))
+    monkeypatch.setenv("TORCHANE_CACHE", str(folder))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +119,7 @@ def pytest_runtest_logreport(report) -> None:
 
 
 def pytest_sessionfinish() -> None:
+    shutil.rmtree(_CACHES, ignore_errors=True)
     target = os.environ.get("TORCHANE_EVIDENCE")
     if target:
         Path(target).write_text(json.dumps(_RECORDS, indent=1))

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from capture_helpers import compile_for_twin, distance, gradients
 from torch import nn
@@ -10,12 +11,12 @@ from torchane.capture import backend, planning
 from torchane.plan import Unstage
 
 
+@pytest.mark.filterwarnings("ignore:.*runs? in PyTorch on the CPU:torchane.errors.TorchaneWarning")
 def test_what_the_forward_keeps_in_surfaces_is_there_for_host_work_of_the_backward(monkeypatch) -> None:
     """The norm's backward reads the norm's input, which a program of the forward computed and kept."""
     lacking = torch.ops.aten.native_layer_norm_backward.default
     why_not = planning.why_not
     monkeypatch.setattr(planning, "why_not", lambda node, chip: "taken out" if node.target is lacking else why_not(node, chip))
-    monkeypatch.setattr(backend, "warn_of_host_work", lambda *_: None)
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 16))

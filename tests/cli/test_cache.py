@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from torchane.capture.lowered import LoweredPrograms
 from torchane.cli.cache import command
+from torchane.plan import ProgramSpec
 from torchane.runtime.ane.cache import CompileCache
 from torchane.runtime.ane.source import Source
 
@@ -21,7 +23,9 @@ def said(capsys, *arguments):
 
 
 def test_an_empty_cache_is_said_to_be(cache, capsys):
-    assert "holds no program" in said(capsys)
+    told = said(capsys)
+    assert "holds no lowered program" in told
+    assert "holds no compiled program" in told
     assert not cache.root.exists()
 
 
@@ -38,5 +42,19 @@ def test_clearing_leaves_what_is_in_use(cache, capsys):
     for source in (used, free):
         cache.prepare(source)
     cache.release(free)
-    assert said(capsys, "--clear").startswith("1 programs removed")
+    assert "\n1 programs removed" in said(capsys, "--clear")
     assert [entry.path.name[0] for entry in cache.entries()] == ["a"]
+
+
+def test_lowered_programs_are_counted_and_cleared(tmp_path, cache, capsys):
+    lowered = LoweredPrograms(tmp_path / "lowered", "portable")
+    lowered.put("a structure", ProgramSpec("", "program(1.3)", {}, (), (), {}, 0))
+    (lowered.root / "old").mkdir()
+    (lowered.root / "old" / "x.program").write_bytes(b"1234")
+    found = json.loads(said(capsys, "--json"))["lowered"]
+    assert found["programs"] == 2
+    assert found["of_other_versions"] == 1
+    assert found["bytes"] == sum(file.stat().st_size for file in lowered.root.glob("*/*"))
+    assert "lowered: 2 programs, 0.0 MiB" in said(capsys)
+    assert "2 lowered programs removed" in said(capsys, "--clear")
+    assert not lowered.entries()

@@ -33,12 +33,14 @@ from torchane.capture.float32 import OrFloat32
 from torchane.capture.host import TorchHost
 from torchane.capture.inputs import check_inputs
 from torchane.capture.kept import Kept, Recent
+from torchane.capture.lowered import LoweredPrograms, default_root
 from torchane.capture.marks import mark_float32
 from torchane.capture.planning import Planned, Roles, plan_graph
 from torchane.capture.policies.facts import Forward
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
-from torchane.capture.report import Row, host_bytes_of, rows_of, warn_of_host_work
+from torchane.capture.progress import Progress
+from torchane.capture.report import Row, host_bytes_of, rows_of
 from torchane.capture.roles import Given, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
@@ -57,6 +59,7 @@ from torchane.runtime.surfaces import SurfacePool
 
 RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")
+SWITCH = ("on", "off")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Options:
     arithmetic: of the twin: "exact", or "engine", the chip's own. ranges: "on" keeps every product inside the engine's
     window by powers of two per tensor, "off" leaves it to the loss scale alone, "auto" is on for an engine and for its
     arithmetic. precision: "auto" leaves to PyTorch, in float32, what fp16 is not enough for and autocast would keep in float32;
-    "fp16" puts into programs whatever has a rule.
+    "fp16" puts into programs whatever has a rule. cache: "on" keeps lowered programs on disk for other processes (`torchane
+    cache`). progress: "on" says on standard error how far compiling is, where it takes more than five seconds.
     """
 
     device: str | Device = "auto"
@@ -77,6 +81,8 @@ class Options:
     arithmetic: str = "exact"
     ranges: str = "auto"
     precision: str = "auto"
+    cache: str = "on"
+    progress: str = "on"
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "Options":
@@ -85,7 +91,7 @@ class Options:
         if unknown:
             raise UsageError(f"torch.compile(backend='ane'): unknown option {', '.join(unknown)}. Known: {', '.join(known)}.")
         options = cls(**given)
-        for name, known in (("ranges", RANGES), ("precision", PRECISIONS)):
+        for name, known in (("ranges", RANGES), ("precision", PRECISIONS), ("cache", SWITCH), ("progress", SWITCH)):
             if getattr(options, name) not in known:
                 raise UsageError(f"torch.compile(backend='ane'): {name} is {getattr(options, name)!r}. Known: {', '.join(known)}.")
         if not isinstance(options.device, str) and not hasattr(options.device, "load"):
@@ -127,6 +133,7 @@ class Compiled:
     sent_home: Forward = field(default_factory=Forward)
     rows: list[Row] = field(default_factory=list)
     host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
+    begun_s: float = field(default_factory=time.monotonic)
     times_s: Counter[str] = field(default_factory=Counter)
     """Seconds spent on "trace" (AOTAutograd), "lower" and "load"."""
 
@@ -256,7 +263,8 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
         raw=named(graph, compiled.inputs.raw),
         precision=compiled.options.precision,
     )
-    planned = _plan(compiled, "forward", gm, roles)
+    progress = Progress("forward", compiled.begun_s, compiled.options.progress == "on")
+    planned = _plan(compiled, progress, gm, roles)
     compiled.static_names = roles.static | {node.name for node in planned.cut.static}  # the backward gets some of them, saved
     compiled.layouts = planned.layouts
     compiled.kept = planned.plan.kept_names
@@ -264,7 +272,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     compiled.wide = planned.blocks.shapes
     compiled.sent_home = planned.sent_home
     compiled.weight_names |= planned.blocks.weights
-    execute = _executor(compiled, gm, planned)
+    execute = _executor(compiled, gm, planned, progress)
     holds_gradients = bool(planned.plan.gradients) and compiled.ranges is None
     if holds_gradients:
         compiled.loss_scale.highest = OWN_TARGET
@@ -298,8 +306,9 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
         precision=compiled.options.precision,
         forward=compiled.sent_home,
     )
-    planned = _plan(compiled, "backward", gm, roles)
-    execute = _executor(compiled, gm, planned)
+    progress = Progress("backward", time.monotonic(), compiled.options.progress == "on")
+    planned = _plan(compiled, progress, gm, roles)
+    execute = _executor(compiled, gm, planned, progress)
     positions = [placeholders.index(name) for name in tangents]
 
     def backward(args: list[Any]) -> list[Any]:
@@ -339,13 +348,15 @@ def _largest(tangent: torch.Tensor) -> float:
     return max(abs(low.item()), abs(high.item())) if not (low.isnan() or high.isnan()) else float("nan")
 
 
-def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Planned:
-    compiler = RegionCompiler(chips.load(compiled.options.chip), compiled.ranges is not None)
+def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Roles) -> Planned:
+    name, options, has_ranges = progress.graph, compiled.options, compiled.ranges is not None
+    stored = LoweredPrograms(default_root(), options.chip, has_ranges) if options.cache == "on" else None
+    compiler = RegionCompiler(chips.load(options.chip), has_ranges, stored, progress)
     with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd's mode gives constants no values
         planned = plan_graph(name, gm.graph, gm, roles, compiler)
         rows = rows_of(name, planned.cut)
         compiled.host_bytes = max(compiled.host_bytes, host_bytes_of(planned.cut))
-    warn_of_host_work(name, planned.cut, rows)
+    progress.host_work.tell(planned.cut)
     compiled.rows += rows
     compiled.plans[name] = planned.plan
     if compiled.options.dump is not None:
@@ -353,9 +364,12 @@ def _plan(compiled: Compiled, name: str, gm: fx.GraphModule, roles: Roles) -> Pl
     return planned
 
 
-def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned) -> Executor:
+def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned, progress: Progress) -> Executor:
+    loaded = []
     with compiled.timed("load"):
-        loaded = [compiled.device.load(spec.text, spec.blobs, name=spec.name) for spec in planned.plan.programs]
+        for spec in planned.plan.programs:
+            loaded.append(compiled.device.load(spec.text, spec.blobs, name=spec.name))
+            progress.loaded(len(loaded), len(planned.plan.programs))
     states = None if compiled.ranges is None else compiled.ranges.of(planned.plan.name, len(planned.plan.dispatches))
     return Executor(
         planned.plan,

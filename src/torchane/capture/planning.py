@@ -114,7 +114,7 @@ def plan_graph(name: str, graph: fx.Graph, module: fx.GraphModule, roles: Roles,
     most_ports = compiler.chip.limit("surfaces") - (2 if compiler.ranges else 0)  # range control's own
     while True:
         cut_graph = cut(graph, lambda node: why_not(node, compiler.chip) or refused.get(node), static, None, linearity.seeds, views)
-        cut_graph = cut_into_pieces(cut_graph, most_ports, borders)
+        cut_graph = compiler.cut(cut_into_pieces(cut_graph, most_ports, borders))
         planner = _Planner(name, graph, module, roles, compiler.again(), cut_graph, nodes, blocks, linearity.scaled, left_out.numbers)
         try:
             return replace(planner.run(), sent_home=forward)

@@ -22,6 +22,8 @@ from torchane.abi.numbers import EXCLUDED, FP16_MAX, LEFT_OUT, MASKED
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Inputs
 from torchane.capture.graph import Cut, Place, Region
+from torchane.capture.lowered import LoweredPrograms
+from torchane.capture.progress import Progress
 from torchane.capture.rules import RULES
 from torchane.capture.sources import place_of
 from torchane.chips import Chip
@@ -79,10 +81,13 @@ class _Refused:
 @dataclass
 class RegionCompiler:
     """Lowers regions for one chip and remembers what it lowered: programs by their text and ports.
-    `again` gives one with no programs yet. ranges: programs are range-controlled."""
+    `again` gives one with no programs yet. ranges: programs are range-controlled. stored: what other processes lowered.
+    progress: who is told."""
 
     chip: Chip
     ranges: bool = False
+    stored: LoweredPrograms | None = None
+    progress: Progress | None = None
     programs: list[ProgramSpec] = field(default_factory=list, init=False)
     lowered_regions: int = field(default=0, init=False)
     _memory: "dict[str, ProgramSpec | _Refused]" = field(default_factory=dict)
@@ -91,7 +96,13 @@ class RegionCompiler:
 
     def again(self) -> "RegionCompiler":
         """One for the next attempt at the same graph: no programs in it yet, and what was lowered is not lowered again."""
-        return RegionCompiler(self.chip, self.ranges, self._memory)
+        return replace(self, _memory=self._memory)
+
+    def cut(self, cut: Cut) -> Cut:
+        """The graph as it is about to be lowered, unchanged: who is told learns of it."""
+        if self.progress is not None:
+            self.progress.cut(cut)
+        return cut
 
     def compile(
         self,
@@ -111,8 +122,9 @@ class RegionCompiler:
         structure = structure_of(cut, region, ports, given, weights, constant, known)
         if structure not in self._by_structure:
             spec = self._remembered(structure, region, lambda: self._lower(cut, region, ports, given, weights, constant, known))
-            # The ports too: an elementwise program has one text for values that lie in different orders of their axes.
-            key = (spec.text, b"".join(spec.blobs.values()), spec.inputs, spec.outputs)
+            # The text says the hash of its constants (emit's tag), and an elementwise program has one text for values that lie in
+            # different orders of their axes.
+            key = (spec.text, spec.inputs, spec.outputs)
             if key not in self._by_text:
                 self._by_text[key] = len(self.programs)
                 name = f"{len(self.programs):02d}_{(region.where or 'main').replace('.', '_')}"
@@ -124,8 +136,7 @@ class RegionCompiler:
         """What a region of this structure was lowered to, here or in an earlier attempt; a refusal is remembered too."""
         if structure not in self._memory:
             try:
-                self._memory[structure] = lower()
-                self.lowered_regions += 1
+                self._memory[structure] = self._stored(structure) or self._lowered(structure, lower)
             except RegionError as error:
                 self._memory[structure] = _Refused(str(error), tuple(region.nodes.index(n) for n in error.nodes if n in region.nodes))
             except CompileError as error:
@@ -135,6 +146,18 @@ class RegionCompiler:
         if isinstance(found, _Refused):
             raise RegionError(found.reason, [region.nodes[i] for i in found.positions] or region.nodes)
         return found
+
+    def _stored(self, structure: str) -> ProgramSpec | None:
+        return None if self.stored is None else self.stored.get(structure)
+
+    def _lowered(self, structure: str, lower: Callable[[], ProgramSpec]) -> ProgramSpec:
+        spec = lower()
+        self.lowered_regions += 1
+        if self.stored is not None:
+            self.stored.put(structure, spec)
+        if self.progress is not None:
+            self.progress.lowered()
+        return spec
 
     def _lower(
         self,
@@ -275,7 +298,7 @@ def macs_of(program: Program) -> int:
     constants = {op.output: op.attrs["val"] for op in program.ops if op.kind.name == "const"}
 
     def macs(op: Op) -> int:
-        op = op.reading({var: value for var, value in constants.items() if var in op.inputs})
+        op = op.reading(constants)
         return op.kind.macs({key: typed(op.kind, key, arg) for key, arg in op.args.items()})
 
     return sum(macs(op) for op in program.ops if op.kind.name != "const")

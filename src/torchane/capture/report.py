@@ -100,21 +100,31 @@ def macs_of(node: fx.Node) -> int:
     return int(flop_registry[packet](*values[0], **values[1], out_val=node.meta["val"])) // 2
 
 
-def warn_of_host_work(graph: str, cut: Cut, rows: Sequence[Row]) -> None:
-    """One TorchaneWarning a graph, for floating-point work that a user would expect in a program."""
-    nodes = {node.name: node for node in cut.graph.nodes}
-    runs_nothing = not any(row.place == "program" for row in rows)
-    surprising = [row for row in rows if row.place == "host" and _is_surprising(nodes[row.name], row, runs_nothing)]
-    if not surprising:
-        return
-    start = f"No program runs in this {graph} graph: " if runs_nothing else ""
-    plural = "op runs" if len(surprising) == 1 else "ops run"
-    warnings.warn(
-        f"{start}{len(surprising)} floating-point {plural} in PyTorch on the CPU in its {graph}: "
-        f"{_listed(surprising)}. Results are right, and time is lost there. torchane.explain(model, *inputs) lists every op.",
-        TorchaneWarning,
-        stacklevel=2,
-    )
+class HostWork:
+    """Warns of floating-point work that a user would expect in a program: one TorchaneWarning a graph, before it is lowered,
+    and another for what turned out to have no legal form."""
+
+    def __init__(self, graph: str):
+        self._graph = graph
+        self._told: set[str] = set()
+
+    def tell(self, cut: Cut) -> None:
+        rows = [row for row in rows_of(self._graph, cut) if row.name not in self._told]
+        nodes = {node.name: node for node in cut.graph.nodes}
+        runs_nothing = Place.PROGRAM not in cut.place.values()
+        surprising = [row for row in rows if row.place == "host" and _is_surprising(nodes[row.name], row, runs_nothing)]
+        if not surprising:
+            return
+        start = f"No program runs in this {self._graph} graph: " if runs_nothing else ""
+        more = " more" if self._told else ""
+        plural = "op runs" if len(surprising) == 1 else "ops run"
+        self._told.update(row.name for row in surprising)
+        warnings.warn(
+            f"{start}{len(surprising)}{more} floating-point {plural} in PyTorch on the CPU in its {self._graph}: "
+            f"{_listed(surprising)}. Results are right, and time is lost there. torchane.explain(model, *inputs) lists every op.",
+            TorchaneWarning,
+            stacklevel=2,
+        )
 
 
 def _listed(rows: Iterable[Row], most: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""`torchane cache`: what lies in the folder of compiled Neural Engine programs, and clearing it."""
+"""`torchane cache`: what lies in the folders of lowered and of compiled programs, and clearing them."""
 
 import json
 from typing import Any
@@ -13,25 +13,61 @@ from torchane.cli.signals import load
 @click.option("--clear", is_flag=True, help="Remove every program that no process is using.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
 def command(clear: bool, as_json: bool) -> None:
-    """Show the folder of compiled Neural Engine programs, or clear it.
+    """Show the folders of lowered and of compiled Neural Engine programs, or clear them.
 
-    What the engine compiled lies there by macOS build, at most 4 GiB; after an update of macOS the older builds' programs are
-    dead and go first. Clearing costs compilations, nothing else. TORCHANE_CACHE names another folder. Doctor's record and
-    first light's stay.
+    Lowered programs are what torch.compile made of a model's graphs, at most 1 GiB: another process that compiles the same
+    model reads them. Those of another version of torchane or PyTorch go first. What the engine compiled lies beside them by
+    macOS build, at most 4 GiB; after an update of macOS the older builds' programs are dead and go first. Clearing costs
+    compilations, nothing else. TORCHANE_CACHE names another folder. Doctor's record and first light's stay.
     """
+    said = {**_compiled(clear), "lowered": _lowered(clear)}
+    if as_json:
+        click.echo(json.dumps(said))
+        return
+    for kind, found in (("lowered ", said["lowered"]), ("", said)):
+        if clear:
+            click.echo(f"{found['removed']} {kind}programs removed from {found['folder']}.{_left(found)}")
+        else:
+            click.echo("\n".join(_shown(found)))
+
+
+def _lowered(clear: bool) -> dict[str, Any]:
+    lowered = load("torchane.capture.lowered")
+    store = lowered.LoweredPrograms(lowered.default_root())
+    removed = store.clear() if clear else 0
+    entries = store.entries()
+    return {
+        "folder": str(store.root),
+        "removed": removed,
+        "programs": len(entries),
+        "bytes": sum(entry.size_bytes for entry in entries),
+        "of_other_versions": sum(not entry.is_current for entry in entries),
+    }
+
+
+def _compiled(clear: bool) -> dict[str, Any]:
     cache = load("torchane.runtime.ane.cache")
     store = cache.CompileCache(cache.default_root(), "none")
     removed = store.clear() if clear else 0
     found = cache.describe(store.entries())
-    said: dict[str, Any] = {
+    return {
         "folder": str(store.root), "removed": removed, "builds": {build: {"programs": n, "bytes": size} for build, (n, size) in found.items()}
     }  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(said))
-        return
-    if clear:
-        click.echo(f"{removed} programs removed from {store.root}." + (" Those that are left are in use." if found else ""))
-    elif not found:
-        click.echo(f"{store.root} holds no program.")
-    for build, (count, size) in found.items():
-        click.echo(f"build {build}: {count} programs, {size / 2**20:,.1f} MiB in {store.root}")
+
+
+def _left(found: dict[str, Any]) -> str:
+    return " Those that are left are in use." if found.get("builds") or found.get("programs") else ""
+
+
+def _shown(found: dict[str, Any]) -> list[str]:
+    if "builds" in found:
+        lines = [f"build {build}: {_size(one)} in {found['folder']}" for build, one in found["builds"].items()]
+        return lines or [f"{found['folder']} holds no compiled program."]
+    if not found["programs"]:
+        return [f"{found['folder']} holds no lowered program."]
+    others = f", {found['of_other_versions']} of other versions" if found["of_other_versions"] else ""
+    return [f"lowered: {_size(found)} in {found['folder']}{others}"]
+
+
+def _size(one: dict[str, Any]) -> str:
+    return f"{one['programs']} programs, {one['bytes'] / 2**20:,.1f} MiB"

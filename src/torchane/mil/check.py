@@ -35,6 +35,17 @@ def check(program: Program, *, before: Program | None = None) -> None:
         _Checker(function, known).check()
 
 
+class _Place:
+    """An op, or a part of it, for a message: words are made when it is shown, and of most ops none is."""
+
+    def __init__(self, op: Op, *part: str):
+        self._op, self._part = op, part
+
+    def __str__(self) -> str:
+        part = f", {' '.join(self._part)}" if self._part else ""
+        return f"op {self._op.name!r} ({self._op.kind.name}){part}"
+
+
 class _Checker:
     """Walks one function in order, with the values that can be seen at each place."""
 
@@ -43,6 +54,7 @@ class _Checker:
         self._known = known
         self._defined: dict[str, Var] = {}
         self._constants: dict[Var, Literal] = {}
+        self._new_constants: set[Var] = set()
 
     def check(self) -> None:
         function = self._function
@@ -53,16 +65,19 @@ class _Checker:
 
     def _ops(self, ops: Iterable[Op]) -> None:
         for op in ops:
-            where = f"op {op.name!r} ({op.kind.name})"
+            where = _Place(op)
             for var in op.inputs:
                 self._read(var, where)
-            if id(op) in self._known and op.kind.name != "const" and not any(var in self._constants for var in op.inputs):
+            if id(op) in self._known and self._new_constants.isdisjoint(op.inputs):
+                if op.kind.name == "const":
+                    self._constants[op.output] = op.attrs["val"]
                 self._define_all(op, where)
                 continue
+            self._new_constants.update(op.outputs if op.kind.name == "const" else ())
             for key, arg in op.args.items():
-                self._constants_fit(arg, f"{where}, argument {key}")
+                self._constants_fit(arg, _Place(op, "argument", key))
             for key, value in op.attrs.items():
-                self._constant_fits(value, f"{where}, attribute {key}")
+                self._constant_fits(value, _Place(op, "attribute", key))
             for index, block in enumerate(op.blocks):
                 self._block(block, f"{where}, block {block.name or index}")
             if op.kind.name == "const":
@@ -71,11 +86,11 @@ class _Checker:
                 self._types(op, where)
             self._define_all(op, where)
 
-    def _define_all(self, op: Op, where: str) -> None:
+    def _define_all(self, op: Op, where: object) -> None:
         for var in op.outputs:
             self._define(var, where)
 
-    def _block(self, block: Block, where: str) -> None:
+    def _block(self, block: Block, where: object) -> None:
         """What a block defines is seen within it only; two blocks side by side may use one name."""
         outside = set(self._defined)
         for var in block.inputs:
@@ -85,7 +100,7 @@ class _Checker:
         for name in self._defined.keys() - outside:
             del self._defined[name]
 
-    def _const(self, op: Op, where: str) -> None:
+    def _const(self, op: Op, where: object) -> None:
         value = op.attrs.get("val")
         if value is None or len(op.outputs) != 1 or op.args:
             self._fail(where, "a const has one result, an attribute val and no arguments.")
@@ -93,7 +108,7 @@ class _Checker:
             self._fail(where, f"the constant is a {value.type} and is declared as {op.output.type}.")
         self._constants[op.output] = value
 
-    def _types(self, op: Op, where: str) -> None:
+    def _types(self, op: Op, where: object) -> None:
         """The types that the op's rule gives, beside those that the program says."""
         for key in op.args.keys() - op.kind.signature.parameters.keys():
             self._fail(where, f"it takes no argument {key!r}. Its signature is {op.kind.usage}.")
@@ -107,36 +122,36 @@ class _Checker:
             if not _agree(type_, var.type):
                 self._fail(where, f"the result {var.name} is declared as {var.type} and the op gives {type_}.")
 
-    def _define(self, var: Var, where: str) -> None:
+    def _define(self, var: Var, where: object) -> None:
         if var.name in self._defined:
             self._fail(where, f"the name {var.name!r} is defined a second time; names are unique.")
         self._defined[var.name] = var
 
-    def _read(self, var: Var, where: str) -> None:
+    def _read(self, var: Var, where: object) -> None:
         known = self._defined.get(var.name)
         if known is None:
             self._fail(where, f"it reads {var.name!r}, which is not defined before it.")
         if known.type != var.type:
             self._fail(where, f"it reads {var.name!r} as {var.type}, which is defined as {known.type}.")
 
-    def _outputs(self, outputs: tuple[Var, ...], where: str) -> None:
+    def _outputs(self, outputs: tuple[Var, ...], where: object) -> None:
         for var in outputs:
             self._read(var, f"the outputs of {where}")
         for var in outputs:
             if outputs.count(var) > 1:
                 self._fail(f"the outputs of {where}", f"{var.name!r} is given back twice.")
 
-    def _constants_fit(self, arg: Arg, where: str) -> None:
+    def _constants_fit(self, arg: Arg, where: object) -> None:
         for item in arg if isinstance(arg, tuple) else (arg,):
             if isinstance(item, Literal):
                 self._constant_fits(item, where)
 
-    def _constant_fits(self, value: Literal, where: str) -> None:
+    def _constant_fits(self, value: Literal, where: object) -> None:
         reason = _misfit(value)
         if reason is not None:
             self._fail(where, reason)
 
-    def _fail(self, where: str, reason: str) -> NoReturn:
+    def _fail(self, where: object, reason: str) -> NoReturn:
         raise CompileError(f"{self._function.name}: {where}: {reason}")
 
 

@@ -50,6 +50,10 @@ class Blob:
     offset: int
 
 
+#: Of a constant, so many numbers enter its hash.
+_MOST_HASHED = 1024
+
+
 @dataclass(frozen=True, eq=False)
 class Literal:
     """A constant. `value` by type:
@@ -70,16 +74,23 @@ class Literal:
         """Equal types and equal bits: NaN equals itself, and -0.0 is not 0.0."""
         if not isinstance(other, Literal):
             return NotImplemented
+        if self is other:
+            return True
         if self.type != other.type:
             return False
         if isinstance(self.value, np.ndarray) and isinstance(other.value, np.ndarray):
-            return self.value.tobytes() == other.value.tobytes()
+            return _same_bits(self.value, other.value)
         return type(self.value) is type(other.value) and self.value == other.value
 
     def __hash__(self) -> int:
-        if isinstance(self.value, np.ndarray):
-            return hash((self.type, self.value.tobytes() if self.value.nbytes <= 4096 else self.value.nbytes))
-        return hash((self.type, self.value))
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        if not isinstance(self.value, np.ndarray):
+            return hash((self.type, self.value))
+        every = -(-self.value.size // _MOST_HASHED)  # of a large one a sample, spread over it
+        return hash((self.type, self.value.reshape(-1)[::every].tobytes()))
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -96,6 +107,16 @@ class Literal:
             items = self.value.tolist()
             return tuple(items) if isinstance(items, list) else items
         return self.value
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    if a is b:
+        return True
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.nbytes < _MOST_HASHED or not (a.flags.c_contiguous and b.flags.c_contiguous):
+        return a.tobytes() == b.tobytes()
+    return np.array_equal(a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8))
 
 
 Arg = Var | Literal | tuple["Var | Literal", ...]
@@ -115,9 +136,7 @@ def literal(value: object, dtype=None) -> Literal:
         array = np.array(value, dtype=dtype.numpy)
         return Literal(TensorType(dtype, array.shape), array)
     array = np.array(value)
-    if isinstance(value, np.ndarray | np.generic):
-        array = np.array(value)
-    elif array.dtype == np.int64 or array.size == 0:
+    if not isinstance(value, np.ndarray | np.generic) and (array.dtype == np.int64 or array.size == 0):
         array = array.astype(np.int32)
     assert array.dtype != np.float64 or isinstance(value, np.ndarray), "give a Python float a dtype"
     return Literal(TensorType(dtype_of(array), array.shape), array)

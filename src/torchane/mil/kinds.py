@@ -50,6 +50,8 @@ class OpKind:
         self.nested = nested
         self.known = known
         self.signature = inspect.Signature()
+        self._fits: dict[str, Callable[[Any], bool]] = {}
+        self._needs: frozenset[str] = frozenset()
         self._infer: Callable[..., Any] | None = None
         self._evaluate: Callable[..., Any] | None = None
         self._cost: Callable[..., int] | None = None
@@ -61,6 +63,9 @@ class OpKind:
         """Registers the type rule; it raises CompileError where the operands do not meet."""
         self._infer = rule
         self.signature = inspect.signature(rule)
+        parameters = self.signature.parameters
+        self._fits = {name: _fits(parameter.annotation) for name, parameter in parameters.items()}
+        self._needs = frozenset(name for name, parameter in parameters.items() if parameter.default is parameter.empty)
         return rule
 
     def evaluates(self, rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,8 +90,8 @@ class OpKind:
     def infer(self, args: Mapping[str, Any]) -> tuple[Any, ...]:
         """The types of the results. Raises CompileError for unknown, missing or unfit arguments."""
         for key, value in args.items():
-            wanted = self.signature.parameters.get(key)
-            if wanted is not None and not _fits(value, wanted.annotation):
+            fits = self._fits.get(key)
+            if fits is not None and not fits(value):
                 shown = f"a {value}" if key in self.operands else repr(value)
                 raise CompileError(f"{self.name}: {key} is {shown}. Its signature is {self.usage}.")
         result = self._call(self._infer, "type rule", args)
@@ -113,10 +118,11 @@ class OpKind:
     def _call(self, rule: Callable[..., Any] | None, what: str, args: Mapping[str, Any]) -> Any:
         if rule is None:
             raise CompileError(f"{self.name}: torchane has no {what} for this op; `torchane inspect` can show it.")
-        try:
-            self.signature.bind(**args)
-        except TypeError as error:
-            raise CompileError(f"{self.name}: {error}. Its signature is {self.usage}.") from None
+        if not (self._needs <= args.keys() <= self._fits.keys()):
+            try:
+                self.signature.bind(**args)  # slow, and knows the words
+            except TypeError as error:
+                raise CompileError(f"{self.name}: {error}. Its signature is {self.usage}.") from None
         return rule(**args)
 
     def __eq__(self, other: object) -> bool:
@@ -134,17 +140,20 @@ def kind_of(name: str) -> OpKind:
     return KINDS.get(name) or OpKind(name, known=False)
 
 
-def _fits(value: Any, annotation: Any) -> bool:
+def _fits(annotation: Any) -> Callable[[Any], bool]:
     """Whether a value is what an annotation of a rule says: a class, a union, `tuple[item, ...]`, or None.
     An int passes for a float, a bool does not pass for an int."""
     if isinstance(annotation, UnionType):
-        return any(_fits(value, choice) for choice in get_args(annotation))
+        choices = tuple(map(_fits, get_args(annotation)))
+        return lambda value: any(fits(value) for fits in choices)
     if get_origin(annotation) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(annotation)[0]) for item in value)
+        item_fits = _fits(get_args(annotation)[0])
+        return lambda value: isinstance(value, tuple) and all(map(item_fits, value))
     if annotation in (inspect.Parameter.empty, Any):
-        return True
+        return lambda value: True
     if annotation is None:
-        return value is None
-    if annotation in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if annotation is float else annotation)
+        return lambda value: value is None
+    if annotation in (int, float):
+        numbers = (int, float) if annotation is float else int
+        return lambda value: isinstance(value, numbers) and not isinstance(value, bool)
+    return lambda value: isinstance(value, annotation)

@@ -78,7 +78,7 @@ class EngineModel:
         ranges: str = "auto",
     ) -> None:
         self.device = open_device(device, arithmetic).name
-        self._options = {"device": device, "arithmetic": arithmetic, "ranges": ranges}
+        self._options = {"device": device, "arithmetic": arithmetic, "ranges": ranges, "progress": "off"}  # the command says it
         self._options |= {} if dump is None else {"dump": str(dump)}
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self.announce: Callable[[str], None] = lambda text: None

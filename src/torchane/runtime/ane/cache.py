@@ -29,12 +29,17 @@ MOST_BYTES = 4 << 30
 ROOM_FACTOR, ROOM_BYTES = 4, 256 << 20
 
 
-def default_root() -> Path:
-    """The user's own cache folder. TORCHANE_CACHE names another."""
+def users_folder() -> Path:
+    """Where this user's caches lie. TORCHANE_CACHE names another folder."""
     if named := os.environ.get("TORCHANE_CACHE"):
-        return Path(named) / "ane"
+        return Path(named)
     caches = Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "torchane" / "ane"
+    return caches / "torchane"
+
+
+def default_root() -> Path:
+    """The folder of compiled programs among the user's caches."""
+    return users_folder() / "ane"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from torchane.mil.types import FP16, TensorType
 from torchane.native import pages
 from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
 from torchane.runtime.twin.arena import ALIGNMENT, place_scratch
-from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, Shape, dense_strides, new
+from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, dense_strides, new
 from torchane.runtime.twin.chain import Micro
 from torchane.runtime.twin.engine import prepare, require_known
 from torchane.runtime.twin.ops import RULES, Unsupported
@@ -127,7 +127,7 @@ class _Loader:
         self.silus = silus(program.main) if arithmetic == "engine" else {}
         self.fused = {*self.silus, *(sigmoid.output for sigmoid in self.silus.values())}
         self.values: dict[Var, Array] = {}
-        self.constants: dict[tuple[Shape, bytes], Array] = {}
+        self.constants: dict[Literal, Array] = {}
         self.constants_size = 0
 
     def load(self) -> TwinProgram:
@@ -214,16 +214,15 @@ class _Loader:
     def _constant(self, literal: Literal) -> Array:
         array = literal.value
         assert isinstance(array, np.ndarray), "constants are in memory"
-        key = (array.shape, array.tobytes())
-        if key not in self.constants:
-            self.constants[key] = Array(Root(array.size, CONSTANTS, self.constants_size), array.shape)
+        if literal not in self.constants:
+            self.constants[literal] = Array(Root(array.size, CONSTANTS, self.constants_size), array.shape)
             self.constants_size += -(-array.size // ALIGNMENT) * ALIGNMENT
-        return self.constants[key]
+        return self.constants[literal]
 
     def _constants_array(self) -> np.ndarray:
         packed = np.zeros(self.constants_size, np.float16)
-        for (_, data), array in self.constants.items():
-            packed[array.root.offset :][: array.size] = np.frombuffer(data, np.float16)
+        for literal, array in self.constants.items():
+            packed[array.root.offset :][: array.size] = literal.value.reshape(-1)  # type: ignore[union-attr]
         return packed
 
     def _output(self, value: Array, space: int) -> None:

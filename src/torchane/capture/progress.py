@@ -1,0 +1,51 @@
+"""What is said while a graph is compiled: first what PyTorch will run, then, where it takes long, that it goes on.
+
+    torchane: compiling the backward, 12 s so far: 5 of at most 18 programs. The first step waits for it.
+Lines go to standard error, the first after five seconds and one every ten from then on, on a terminal and in a log alike. What
+runs in PyTorch is a warning, given as soon as the graph is cut: whoever minds need not wait for the rest.
+"""
+
+import sys
+import time
+
+from torchane.capture.graph import Cut
+from torchane.capture.report import HostWork
+
+FIRST_S, INTERVAL_S = 5.0, 10.0
+
+
+class Progress:
+    """Of one graph. begun_s: when its compilation began, of `time.monotonic`. is_on: lines are wanted; warnings always are."""
+
+    def __init__(self, graph: str, begun_s: float, is_on: bool):
+        self.host_work = HostWork(graph)
+        self.graph = graph
+        self._begun_s = begun_s
+        self._next_s = begun_s + FIRST_S
+        self._is_on = is_on
+        self._regions = 0
+        self._programs = 0
+        self._cuts = 0
+
+    def cut(self, cut: Cut) -> None:
+        """The graph is cut, for the first time, or again since an op had no legal form."""
+        self._regions = len(cut.regions)
+        if self._cuts == 0:
+            self.host_work.tell(cut)
+        self._cuts += 1
+
+    def lowered(self) -> None:
+        """A program is made."""
+        self._programs += 1
+        self._say(f"{self._programs} of at most {max(self._regions, self._programs)} programs")
+
+    def loaded(self, done: int, total: int) -> None:
+        self._say(f"{done} of {total} programs loaded")
+
+    def _say(self, how_far: str) -> None:
+        now_s = time.monotonic()
+        if not self._is_on or now_s < self._next_s or sys.stderr is None:
+            return
+        self._next_s = now_s + INTERVAL_S
+        so_far = f"{now_s - self._begun_s:.0f} s so far: {how_far}"
+        print(f"torchane: compiling the {self.graph}, {so_far}. The first step waits for it.", file=sys.stderr, flush=True)
