@@ -62,6 +62,12 @@ def test_chip_ranges_and_version_have_programs_of_their_own(tmp_path: Path, monk
     assert LoweredPrograms(tmp_path, "portable").get("s") is None
 
 
+def test_the_version_knows_the_files_that_lower() -> None:
+    root = Path(lowered.__file__).parents[1]
+    wanted = {"capture/region.py", "passes/__init__.py", "chips/portable.toml", "abi/ports.py", "mil/ops/constant.py"}
+    assert wanted <= {str(path.relative_to(root)) for path in lowered._sources()}
+
+
 def test_the_version_follows_every_source_file(tmp_path: Path, monkeypatch) -> None:
     source = tmp_path / "rule.py"
     monkeypatch.setattr(lowered, "_sources", lambda: [source])

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from torchane.errors import ParseError
-from torchane.passes.ports import PortLayout
-from torchane.passes.ranges import Bound, Form, Measure, Ranges
+from torchane.abi.ports import PortLayout
+from torchane.abi.ranges import Bound, Form, Measure, Ranges
 from torchane.plan import PortSpec, ProgramSpec
 from torchane.plan.stored import from_bytes, to_bytes
 

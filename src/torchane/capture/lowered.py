@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +30,6 @@ MOST_BYTES = 1 << 30
 #: What is removed when there is too much, so that not every file that is written looks through the folder.
 _LEFT_AFTER = 0.8
 _SUFFIX = ".program"
-
-#: The packages whose files decide what a region is lowered to.
-_LOWERS = ("capture", "chips", "mil", "passes", "plan", "runtime")
 
 
 def default_root() -> Path:
@@ -51,11 +47,10 @@ def version() -> str:
 
 
 def _sources() -> Iterator[Path]:
-    root = Path(str(resources.files("torchane")))
-    for package in _LOWERS:
-        for path in (root / package).rglob("*"):
-            if path.suffix in (".py", ".toml"):
-                yield path
+    """Of the whole package: a list of those that matter would miss one some day."""
+    for path in Path(__file__).parents[1].rglob("*"):
+        if path.suffix in (".py", ".toml"):
+            yield path
 
 
 @dataclass(frozen=True)

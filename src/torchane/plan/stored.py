@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchane.errors import CompileError, ParseError
-from torchane.passes.ports import PortLayout
-from torchane.passes.ranges import Bound, Form, Measure, Ranges
+from torchane.abi.ports import PortLayout
+from torchane.abi.ranges import Bound, Form, Measure, Ranges
 from torchane.plan.plan import PortSpec, ProgramSpec
 
 _MAGIC = b"torchane lowered program 1\n"
