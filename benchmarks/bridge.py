@@ -23,8 +23,8 @@ import numpy as np
 import standin
 
 from torchane.mil.build import Builder
+from torchane.mil.name_constants import name_constants
 from torchane.mil.save import emit
-from torchane.passes import name_constants
 from torchane.runtime.ane import AneDevice, framework
 from torchane.runtime.ane.cache import CompileCache
 from torchane.runtime.twin import TwinDevice

@@ -4,6 +4,15 @@ Everything a caller can mend derives from `TorchaneError`; an `assert` is for wh
 A message says what happened with the user's own names and numbers, why, and what to do.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """For a message about a name that is not known: `; did you mean NAME?`, or nothing where none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
 
 class TorchaneError(Exception):
     """The root: catch this to catch everything that torchane reports on purpose."""

@@ -10,8 +10,8 @@ from standin import COMPILER, CONNECTION, ERROR, EXCEPTION, NIL, NO, StandIn
 from torchane import native
 from torchane.errors import AppleError
 from torchane.mil.build import Builder
+from torchane.mil.name_constants import name_constants
 from torchane.mil.text import to_text
-from torchane.passes import name_constants
 
 ROUTES = ("memory", "client", "e5")
 PORT_BYTES = 8 * 32 * 2

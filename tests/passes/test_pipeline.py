@@ -8,11 +8,12 @@ import pytest
 from golden import inputs_of, main
 
 from torchane import chips, passes
-from torchane.errors import CompileError, LegalityError
+from torchane.errors import CompileError, LegalityError, UsageError
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import Program
 from torchane.mil.text import parse, to_text
+from torchane.passes import pipeline
 
 PROGRAMS = {
     "forward": llama_layer.forward,
@@ -147,7 +148,7 @@ def test_a_pass_that_breaks_a_program_is_named():
 
     natural = main("(tensor<fp16, [2]> x) { tensor<fp16, [2]> a = exp(x = x); tensor<fp16, [2]> y = exp(x = a); } -> (y)")
     with pytest.raises(CompileError, match="after the pass forgets the program is not well formed"):
-        passes.run(passes.Step(forgets, ""), natural, chips.load())
+        passes.run(pipeline.plain(forgets, ""), natural, passes.Job(chips.load()))
 
 
 def test_a_pass_that_cannot_go_on_is_named():
@@ -157,9 +158,58 @@ def test_a_pass_that_cannot_go_on_is_named():
         passes.lower(b.program(b.concat(values=[x, x], axis=1)), chips.load(), {})
 
 
-def test_the_pipeline_is_one_tuple_with_a_reason_for_each_place():
-    assert passes.PIPELINE == (*passes.BEFORE_LAYOUT, passes.LAYOUT, *passes.AFTER_LAYOUT)
-    assert all(step.why for step in passes.PIPELINE)
+def test_every_pass_has_a_reason_for_its_place_and_control_stands_before_outputs_are_settled():
+    names = [one.name for one in passes.pass_list(control=True)]
+    assert all(one.why for one in passes.pass_list(control=True))
+    assert names[names.index("control_ranges") + 1] == "settle_outputs"
+    assert [one.name for one in passes.pass_list()] == [name for name in names if name != "control_ranges"]
+
+
+@pytest.mark.parametrize("name", sorted({one.name for one in passes.pass_list() if not one.needed}))
+def test_a_layer_keeps_its_numbers_without_a_pass_that_can_be_left_out(name):
+    natural = llama_layer.forward()
+    try:
+        lowered = passes.lower(natural, chips.load(), {}, without=[name])
+    except UsageError as error:  # where the result is illegal, with the chip's reason
+        assert f"without={name}" in str(error)
+        return
+    assert name not in {one.name for one in lowered.passes}
+    given = inputs_of(natural, low=0.1, high=1.0)
+    wanted = evaluate(natural, given, arithmetic="ideal")
+    for output, found in on_ports(lowered, natural, given).items():
+        assert np.abs(found - wanted[output]).max() <= 1e-7 * max(1, np.abs(wanted[output]).max())
+
+
+def test_most_passes_can_be_left_out_of_a_layer():
+    natural = llama_layer.forward()
+    assert passes.lower(natural, chips.load(), {}, without=["drop_noops", "merge_duplicates", "spread_powers", "scale_squares"]).program
+
+
+@pytest.mark.parametrize("name", ["inline_constants", "lower_layout", "control_ranges", "name_values", "decompose_norms"])
+def test_a_pass_that_is_needed_is_not_left_out(name):
+    with pytest.raises(UsageError, match=f"{name} cannot be left out: "):
+        passes.pass_list(without=[name])
+
+
+def test_a_pass_that_nobody_knows_is_refused_with_the_nearest_name():
+    with pytest.raises(UsageError, match="no pass is called 'drop_noop'; did you mean drop_noops?"):
+        passes.pass_list(without=["drop_noop"])
+
+
+def test_a_program_that_is_illegal_without_a_pass_is_refused_by_the_name_of_the_option():
+    natural = main("(tensor<fp16, [2, 32]> x) { tensor<fp16, [1]> one = floor(x = tensor<fp16, [1]>([1.5])); tensor<fp16, [2, 32]> y = add(x = x, y = one); } -> (y)")
+    assert passes.lower(natural, chips.load(), {}).program
+    with pytest.raises(UsageError, match="without=fold_constants: .* none without them. the chip portable .*\n.*floor is not taken"):
+        passes.lower(natural, chips.load(), {}, without=["fold_constants"])
+
+
+def test_what_each_pass_did_is_told_in_order():
+    natural = main("(tensor<fp16, [2, 32]> x) { tensor<fp16, [2, 32]> dead = exp(x = x); tensor<fp16, [2, 32]> y = exp(x = x); } -> (y)")
+    lowered = passes.lower(natural, chips.load(), {})
+    assert [one.name for one in lowered.passes] == [one.name for one in passes.pass_list()]
+    counts = {one.name: one.ops for one in lowered.passes[:2]}
+    assert counts == {"inline_constants": 2, "drop_dead": 1}
+    assert lowered.passes[-1].ops == len(lowered.program.ops) and all(one.time_s >= 0 for one in lowered.passes)
 
 
 def _long(count: int) -> Program:
@@ -173,7 +223,7 @@ def _long(count: int) -> Program:
     return b.program(w)
 
 
-def _calls(step: passes.Step, program: Program) -> tuple[Program, int]:
+def _calls(step: passes.Pass, program: Program) -> tuple[Program, int]:
     """The program after a pass, and how many calls that took: the same number however busy the machine is."""
     calls = 0
 
@@ -183,7 +233,7 @@ def _calls(step: passes.Step, program: Program) -> tuple[Program, int]:
 
     sys.setprofile(count)
     try:
-        return passes.run(step, program, chips.load()), calls
+        return passes.run(step, program, passes.Job(chips.load())), calls
     finally:
         sys.setprofile(None)
 
@@ -191,9 +241,10 @@ def _calls(step: passes.Step, program: Program) -> tuple[Program, int]:
 def test_no_pass_is_quadratic():
     """Six times the ops take about six times the calls, in every pass; quadratic work would take 36 times as many."""
     calls = {}
+    steps = [one for one in passes.pass_list() if one.name != "lower_layout"]
     for count in (200, 1200):
         program = _long(count)
-        for step in (*passes.BEFORE_LAYOUT, *passes.AFTER_LAYOUT):
-            program, calls[step, count] = _calls(step, program)
-    for step in (*passes.BEFORE_LAYOUT, *passes.AFTER_LAYOUT):
-        assert calls[step, 1200] < 10 * max(calls[step, 200], 1000), step.name
+        for place, step in enumerate(steps):
+            program, calls[place, count] = _calls(step, program)
+    for place, step in enumerate(steps):
+        assert calls[place, 1200] < 10 * max(calls[place, 200], 1000), step.name

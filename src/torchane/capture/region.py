@@ -82,12 +82,13 @@ class _Refused:
 class RegionCompiler:
     """Lowers regions for one chip and remembers what it lowered: programs by their text and ports.
     `again` gives one with no programs yet. ranges: programs are range-controlled. stored: what other processes lowered.
-    progress: who is told."""
+    progress: who is told. without: passes that are left out."""
 
     chip: Chip
     ranges: bool = False
     stored: LoweredPrograms | None = None
     progress: Progress | None = None
+    without: Collection[str] = ()
     programs: list[ProgramSpec] = field(default_factory=list, init=False)
     lowered_regions: int = field(default=0, init=False)
     _memory: "dict[str, ProgramSpec | _Refused]" = field(default_factory=dict)
@@ -177,6 +178,7 @@ class RegionCompiler:
             layouts,
             weights=frozenset(names[node] for node in weights if node in names),
             ranges=known.inputs(ports, names) if self.ranges else None,
+            without=self.without,
         )
         text, blobs = emit(lowered.program, tag=True)
         inputs = tuple(
@@ -189,7 +191,7 @@ class RegionCompiler:
         )
         computing = [op for op in lowered.program.ops if op.kind.name != "const"]
         counts = Counter(op.kind.name for op in computing)
-        return ProgramSpec("", text, blobs, inputs, outputs, counts, macs_of(lowered.program), lowered.ranges)
+        return ProgramSpec("", text, blobs, inputs, outputs, counts, macs_of(lowered.program), lowered.ranges, lowered.passes)
 
 
 def natural_program(

@@ -3,12 +3,13 @@
     forward.txt                    the plan, one line a step
     forward/00_layers_0/model.mil  a program's text
     forward/00_layers_0/weights/   the files that its BLOBFILE constants name
+    forward/00_layers_0/passes.txt what each pass left of it, how long it took and how far it may move numbers
 """
 
 from pathlib import Path, PurePosixPath
 
 from torchane.errors import RunFolderError
-from torchane.plan.plan import Plan
+from torchane.plan.plan import Plan, ProgramSpec
 
 
 def dump_plan(plan: Plan, folder: Path) -> None:
@@ -21,6 +22,7 @@ def dump_plan(plan: Plan, folder: Path) -> None:
             home = target / program.name
             home.mkdir(exist_ok=True)
             (home / "model.mil").write_text(program.text, encoding="utf-8")
+            (home / "passes.txt").write_text(_passes(program), encoding="utf-8")
             for path, content in program.blobs.items():
                 file = home / PurePosixPath(path).relative_to("@model_path")
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -30,3 +32,10 @@ def dump_plan(plan: Plan, folder: Path) -> None:
             f"Cannot write the programs to {folder}: {error.strerror}. Choose another folder "
             "(--dump, or options={'dump': ...})."
         ) from error
+
+
+def _passes(program: ProgramSpec) -> str:
+    """A line for each pass, in order. Layers of equal structure share a program, which was lowered once."""
+    lines = [f"{'pass':22} {'ops after':>9} {'ms':>8}  numbers"]
+    lines += [f"{one.name:22} {one.ops:9,} {1e3 * one.time_s:8.2f}  {one.moves or 'the same bits'}" for one in program.passes]
+    return "\n".join(lines) + "\n"

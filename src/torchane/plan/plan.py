@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torchane.abi.passes import PassRun
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Ranges
 
@@ -33,7 +34,8 @@ class PortSpec:
 @dataclass(frozen=True)
 class ProgramSpec:
     """A legal program: its MIL text, its weight files, its ports in the order of the text. With `ranges`, the text has a
-    port for multipliers behind its inputs and, where anything is measured, one for statistics behind its outputs."""
+    port for multipliers behind its inputs and, where anything is measured, one for statistics behind its outputs. passes: what
+    each did, with times, so no part of what a program is."""
 
     name: str
     text: str
@@ -43,6 +45,7 @@ class ProgramSpec:
     op_counts: Mapping[str, int]
     macs: int
     ranges: Ranges | None = None
+    passes: tuple[PassRun, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)

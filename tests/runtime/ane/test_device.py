@@ -9,9 +9,9 @@ from standin import COMPILER, CONNECTION, ERROR, EXCEPTION, NIL, NO, StandIn, no
 from torchane.errors import DeviceError, TorchaneWarning
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
+from torchane.mil.name_constants import name_constants
 from torchane.mil.save import emit
 from torchane.mil.types import FP16, TensorType
-from torchane.passes import name_constants
 from torchane.runtime.ane import AneDevice, framework
 from torchane.runtime.ane.cache import CompileCache
 

@@ -7,9 +7,9 @@ from torchane.errors import DeviceError
 from torchane.mil.blobs import BlobFile
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
+from torchane.mil.name_constants import name_constants
 from torchane.mil.save import WEIGHT_PATH, emit
 from torchane.mil.text import parse
-from torchane.passes import name_constants
 from torchane.runtime.ane.source import MOST_FILES, places, separated, source_of
 from torchane.runtime.twin import read_program
 

@@ -15,8 +15,8 @@ from torchane.errors import DeviceError, TorchaneError
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import BUILD_INFO, Program
+from torchane.mil.name_constants import name_constants
 from torchane.mil.text import parse, to_text
-from torchane.passes import name_constants
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 
 TOLERANCE = 2.0**-8

@@ -10,8 +10,8 @@ from torchane.errors import DeviceError
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import Program, literal
+from torchane.mil.name_constants import name_constants
 from torchane.mil.text import to_text
-from torchane.passes import name_constants
 from torchane.runtime.twin import TwinDevice, load_program
 
 
