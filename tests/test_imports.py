@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "torchane"
 #: From the ground up; a row may import the rows before it and itself.
 FLOORS = (
     {"errors"},
+    {"options"},
     {"mil"},
     {"abi"},
     {"chips"},
@@ -30,7 +31,7 @@ FLOORS = (
 #: What a row may not import though it comes before: a device is handed text, and does not compile.
 APART = {"runtime": {"passes", "inspect"}}
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-NUMPY_ONLY = {"errors", "mil", "abi", "chips", "inspect", "passes", "plan", "runtime", "native"}
+NUMPY_ONLY = {"errors", "options", "mil", "abi", "chips", "inspect", "passes", "plan", "runtime", "native"}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem not in ("__init__", "__main__"))
 
 

@@ -9,9 +9,18 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """For a message about a name that is not known: `; did you mean NAME?`, or nothing where none is near."""
+    """For a message about a name that is not known: ` (did you mean NAME?)`, or nothing where none is near."""
     found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def shown(value: object) -> str:
+    """A value for a message: what a file says may be long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
 class TorchaneError(Exception):

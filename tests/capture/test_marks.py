@@ -60,5 +60,5 @@ def test_equal_layers_keep_their_marks_in_both_directions():
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(Exception, match="precision is 'bf16'. Known: auto, fp16"):
+    with pytest.raises(Exception, match="precision is 'bf16' .did you mean fp16[?].. Known: auto, fp16"):
         torch.compile(nn.Linear(2, 2), backend=backend.ane, options={"precision": "bf16"})(torch.randn(1, 2))

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from torchane.cli import COMMANDS, cli
 from torchane.cli.options import Command, Number
-from torchane.models.ranges import OPTIONS
+from torchane.options import NUMBERS as RANGES
 
 
 def commands(group: click.Group = cli) -> dict[str, click.Command]:
@@ -36,7 +36,7 @@ def test_every_number_has_a_range():
 @pytest.mark.parametrize(("name", "option"), NUMBERS, ids=[f"{name} {option.opts[0]}" for name, option in NUMBERS])
 def test_odd_values_are_refused_by_name_before_anything_is_done(name, option):
     for value in ODD:
-        if not OPTIONS[option.name].whole and value == "1.5":
+        if not RANGES[option.name].whole and value == "1.5":
             continue
         done = CliRunner().invoke(EVERY[name], [option.opts[0], value])
         assert done.exit_code == 2 and f"'{option.opts[0]}'" in done.output, value
@@ -54,4 +54,4 @@ def test_an_option_given_twice_is_refused_where_one_value_counts(name, command):
 
 @pytest.mark.parametrize(("name", "value"), [("lr", 1e-9), ("lr", 1000), ("seed", 0), ("seed", 2**63 - 1), ("temperature", 0), ("threads", 1024)])
 def test_ends_of_ranges_are_inside(name, value):
-    assert Number(OPTIONS[name]).convert(str(value), None, None) == value
+    assert Number(RANGES[name]).convert(str(value), None, None) == value

@@ -100,7 +100,7 @@ def test_the_number_of_threads_changes_no_bit(unbroken, tmp_path, threads):
 
 def test_programs_are_dumped(tmp_path):
     trainer = make_trainer(tmp_path / "run", replace(STEPS, steps=1))
-    trainer.compiled = EngineModel(trainer.model, "twin", tmp_path / "dump")
+    trainer.compiled = EngineModel(trainer.model, "twin", dump=tmp_path / "dump")
     trainer.run()
     assert list((tmp_path / "dump").rglob("*.mil"))
 

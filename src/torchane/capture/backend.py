@@ -12,8 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from os import PathLike
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from torchane import chips
+from torchane import chips, options
 from torchane.abi.ports import PortLayout
 from torchane.capture.float32 import OrFloat32
 from torchane.capture.host import TorchHost
@@ -48,6 +47,7 @@ from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
 from torchane.capture.watch import Watch
 from torchane.errors import TorchaneWarning, UsageError
 from torchane.native import pages
+from torchane.passes import pass_list
 from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
 from torchane.runtime.device import Device
@@ -57,53 +57,18 @@ from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_
 from torchane.runtime.range_control import GRADIENTS, RangeControl, placed_at
 from torchane.runtime.surfaces import SurfacePool
 
-RANGES = ("auto", "on", "off")
-PRECISIONS = ("auto", "fp16")
-SWITCH = ("on", "off")
-
 
 @dataclass(frozen=True)
-class Options:
-    """What `torch.compile(..., options={...})` may say.
-
-    device: "auto" (the engine where there is one, else the twin), "twin", "ane", or an open Device. chip: the
-    target whose rules every program must meet. dump: a folder that receives every program and plan.
-    arithmetic: of the twin: "exact", or "engine", the chip's own. ranges: "on" keeps every product inside the engine's
-    window by powers of two per tensor, "off" leaves it to the loss scale alone, "auto" is on for an engine and for its
-    arithmetic. precision: "auto" leaves to PyTorch, in float32, what fp16 is not enough for and autocast would keep in float32;
-    "fp16" puts into programs whatever has a rule. cache: "on" keeps lowered programs on disk for other processes (`torchane
-    cache`). progress: "on" says on standard error how far compiling is, where it takes more than five seconds.
-    """
-
-    device: str | Device = "auto"
-    chip: str = "portable"
-    dump: str | PathLike[str] | None = None
-    arithmetic: str = "exact"
-    ranges: str = "auto"
-    precision: str = "auto"
-    cache: str = "on"
-    progress: str = "on"
+class Options(options.record("BackendOptions", "backend")):  # type: ignore[misc]
+    """What `torch.compile(..., options={...})` may say: the rows of torchane/options.py for "backend", each with its help."""
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> "Options":
-        known = [field.name for field in fields(cls)]
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            raise UsageError(f"torch.compile(backend='ane'): unknown option {', '.join(unknown)}. Known: {', '.join(known)}.")
-        options = cls(**given)
-        for name, known in (("ranges", RANGES), ("precision", PRECISIONS), ("cache", SWITCH), ("progress", SWITCH)):
-            if getattr(options, name) not in known:
-                raise UsageError(f"torch.compile(backend='ane'): {name} is {getattr(options, name)!r}. Known: {', '.join(known)}.")
-        if not isinstance(options.device, str) and not hasattr(options.device, "load"):
-            raise UsageError(
-                f"torch.compile(backend='ane'): device is {options.device!r}. It is \"auto\", \"twin\", \"ane\", or an open Device."
-            )
-        for name in ("chip", "arithmetic"):
-            if not isinstance(getattr(options, name), str):
-                raise UsageError(f"torch.compile(backend='ane'): {name} is {getattr(options, name)!r}, and takes a name.")
-        if not isinstance(options.dump, str | PathLike | None):
-            raise UsageError(f"torch.compile(backend='ane'): dump is {options.dump!r}, and takes a folder.")
-        return options
+        values = options.parse("backend", given, "torch.compile(backend='ane')")
+        without = values["without"].split(",") if isinstance(values["without"], str) else values["without"]
+        made = cls(**{**values, "without": tuple(name.strip() for name in without if name.strip())})
+        pass_list(control=True, without=made.without)  # an unknown name is refused before anything is compiled
+        return made
 
     def wants_ranges(self, device: Device) -> bool:
         arithmetic = getattr(device, "arithmetic", None)  # a real engine has no choice of it
@@ -350,8 +315,9 @@ def _largest(tangent: torch.Tensor) -> float:
 
 def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Roles) -> Planned:
     name, options, has_ranges = progress.graph, compiled.options, compiled.ranges is not None
-    stored = LoweredPrograms(default_root(), options.chip, has_ranges) if options.cache == "on" else None
-    compiler = RegionCompiler(chips.load(options.chip), has_ranges, stored, progress)
+    keeps = options.cache == "on" and not options.without  # what is made for debugging is no other process's program
+    stored = LoweredPrograms(default_root(), options.chip, has_ranges) if keeps else None
+    compiler = RegionCompiler(chips.load(options.chip), has_ranges, stored, progress, options.without)
     with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd's mode gives constants no values
         planned = plan_graph(name, gm.graph, gm, roles, compiler)
         rows = rows_of(name, planned.cut)

@@ -5,13 +5,12 @@ from typing import Any
 
 import click
 
-from torchane.cli.options import Command
+from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 
 
 @click.command("cache", cls=Command)
-@click.option("--clear", is_flag=True, help="Remove every program that no process is using.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+@takes("cache")
 def command(clear: bool, as_json: bool) -> None:
     """Show the folders of lowered and of compiled Neural Engine programs, or clear them.
 

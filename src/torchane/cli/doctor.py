@@ -6,17 +6,12 @@ from typing import Any
 
 import click
 
-from torchane.cli.options import Command
+from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 
 
 @click.command("doctor", cls=Command)
-@click.option("--quick", is_flag=True, help="About 20 seconds: the route, three ops, a dispatch's time. Keeps no record.")
-@click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the report there.  [default: torchane-doctor.json]"
-)
-@click.option("--compare", type=click.Path(path_type=Path), metavar="OTHER.json", help="Show where another machine's report differs.")
-@click.option("--json", "as_json", is_flag=True, help="The report as one JSON object on the last line, and no file.")
+@takes("doctor")
 def command(quick: bool, report: Path | None, compare: Path | None, as_json: bool) -> None:
     """Probe this machine's Neural Engine and say what it does.
 

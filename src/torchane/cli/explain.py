@@ -6,18 +6,15 @@ from typing import Any
 
 import click
 
-from torchane.cli.options import Command, number
+from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 from torchane.errors import UsageError
 
 
 @click.command("explain", cls=Command)
 @click.argument("model")
-@number("--batch-size", default=1, show_default=True)
-@number("--seq-len", least=2, default=128, show_default=True)
-@click.option("--chip", default="portable", show_default=True, help="The target whose rules every program must meet.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with every ATen call instead of the table.")
-def command(model: str, batch_size: int, seq_len: int, chip: str, as_json: bool) -> None:
+@takes("explain")
+def command(model: str, batch_size: int, seq_len: int, chip: str, without: str, as_json: bool) -> None:
     """Say of each op of MODEL's forward and backward where it runs and why, with its share of multiply-adds.
 
     MODEL is a preset of `torchane train` (tiny, stories15m, gpt2, qwen3-0.6b, ...) or a folder with a Hugging
@@ -32,7 +29,7 @@ def command(model: str, batch_size: int, seq_len: int, chip: str, as_json: bool)
     torch = load("torch")
     built = _build(model)
     tokens = torch.zeros(batch_size, seq_len, dtype=torch.long)
-    found = load("torchane.capture.explain").explain(built, tokens, options={"chip": chip})
+    found = load("torchane.capture.explain").explain(built, tokens, options={"chip": chip, "without": without})
     click.echo(found.to_json() if as_json else str(found))
 
 

@@ -6,19 +6,13 @@ from pathlib import Path
 
 import click
 
-from torchane.cli.options import Command, number
+from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 
 
 @click.command("generate", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--prompt", default="", help="The text to continue. Without it the model begins a text of its own.")
-@number("--max-tokens", default=200, show_default=True, help="Stop after so many tokens.")
-@number("--temperature", default=0.8, show_default=True,
-              help="Below 1 the likely gets likelier; 0 always takes the likeliest token.")  # fmt: skip
-@number("--top-k", default=None, help="Draw from the K likeliest tokens only.")
-@number("--seed", default=0, show_default=True, help="The same seed draws the same text.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of the text.")
+@takes("generate")
 def command(
     run: Path, prompt: str, max_tokens: int, temperature: float, top_k: int | None, seed: int, as_json: bool
 ) -> None:

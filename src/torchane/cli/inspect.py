@@ -5,22 +5,14 @@ from pathlib import Path
 
 import click
 
-from torchane.cli.options import Command
+from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 from torchane.errors import TorchaneError
 
 
 @click.command("inspect", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--ops", "with_ops", is_flag=True, help="List every op with its result and its multiply-adds.")
-@click.option("--weights", "with_weights", is_flag=True, help="List every constant with its size and place.")
-@click.option("--chip", metavar="NAME", help="Say what this chip takes, refuses, and what reports disagree on, each with its sources (portable, m1, ...).")
-@click.option("--diff", "other", type=click.Path(path_type=Path), metavar="OTHER",
-              help="Say what the program in OTHER does differently.")  # fmt: skip
-@click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.svg",
-              help="Draw the program; what --chip refuses is red. Needs: pip install 'torchane[graph]'")  # fmt: skip
-@click.option("--function", metavar="NAME", help="Which function --graph draws; if not said the only one, the default one, or main.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of tables.")
+@takes("inspect")
 def command(
     file: Path,
     with_ops: bool,

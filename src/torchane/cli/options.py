@@ -1,12 +1,13 @@
-"""Options as every command has them: numbers within the ranges of models/ranges.py, and nothing given twice."""
+"""Options as click flags: made from the table of torchane/options.py, and nothing given twice."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
-from torchane.models.ranges import OPTIONS, Range
+from torchane.models.presets import PRESETS
+from torchane.options import Option, Range, of
 
 
 class Command(click.Command):
@@ -49,7 +50,34 @@ class Number(click.ParamType):
         return number
 
 
-def number(name: str, *, least: int | None = None, **attributes: Any) -> Any:
-    """The option --NAME, whose values have the range of that name; least: where a command wants more than its least."""
-    allowed = OPTIONS[name.removeprefix("--").replace("-", "_")]
-    return click.option(name, type=Number(allowed if least is None else replace(allowed, least=least)), **attributes)
+def takes(command: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Every option of a command, as the table has them."""
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(of(command)):
+            function = _flag(option)(function)
+        return function
+
+    return decorated
+
+
+def _flag(option: Option) -> Any:
+    names = [option.flag] if option.dest is None else [option.flag, option.dest]
+    help = option.help.format(presets="; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS.values()) + ".") if option.kind == "preset" else option.help
+    if option.kind == "flag":
+        return click.option(*names, is_flag=True, help=help)
+    return click.option(
+        *names, type=_type(option), help=help or None, metavar=option.metavar, multiple=option.multiple,
+        default=() if option.multiple else option.default, show_default=option.show_default,
+    )  # fmt: skip
+
+
+def _type(option: Option) -> Any:
+    if option.kind == "number":
+        return Number(option.range)
+    if option.kind in ("choice", "preset"):
+        return click.Choice(option.allowed or list(PRESETS))
+    if option.kind != "path":
+        return str
+    what = option.allowed[0] if option.allowed else ""
+    return click.Path(path_type=Path, exists=what == "folder", file_okay=what != "folder", dir_okay=what != "new file")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from torchane.cli.options import Command, number
+from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 from torchane.errors import LegalityError, UsageError
 
@@ -18,19 +18,7 @@ _LEAST_IN_PROGRAMS = 0.99
 
 @click.command("plan", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--chip", metavar="NAME", help="The chip to predict for: m1, m4max, m5pro, ...")
-@click.option("--compare", metavar="NAME,NAME", help="Several chips, a line each, instead of --chip.")
-@click.option("--function", metavar="NAME", help="Which function of FILE; main, or the only one, if not said.")
-@click.option("--preset", metavar="NAME", help="A training step of this model (tiny, stories110m, ... or a "
-              "folder with a config.json) as torchane runs it today.")  # fmt: skip
-@number("--batch-size", help="Of --preset: sequences in a step.  [default: 1]")
-@number("--seq-len", least=2, help="Of --preset: tokens in a sequence.  [default: 256]")
-@click.option("--schedule", metavar="NAME", help="A schedule that others published: maderix-static, maderix-dynamic, "
-              "pull-request-22, slv.")  # fmt: skip
-@click.option("--measured", type=click.Path(path_type=Path), metavar="FILE.json",
-              help="Measurements of one machine, which take the place of the fitted constants.")  # fmt: skip
-@click.option("--anyway", is_flag=True, help="Price FILE on a chip that refuses it, as --compare does.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+@takes("plan")
 def command(
     file: Path | None,
     chip: str | None,

@@ -8,24 +8,13 @@ from pathlib import Path
 
 import click
 
-from torchane.cli.options import Command
+from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-
-#: The names in mil.evaluate.ARITHMETICS, which would load NumPy.
-ARITHMETICS = ("exact", "ideal", "engine")
 
 
 @click.command("run", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--input", "inputs", multiple=True, metavar="[NAME=]X.npy",
-              help="An input's value. The name may be left out where the program has one input. Repeatable.")  # fmt: skip
-@click.option("--output", "outputs", multiple=True, metavar="[NAME=]Y.npy",
-              help="Where to write an output. The name may be left out where there is one output. Repeatable.")  # fmt: skip
-@click.option("--function", metavar="NAME", help="Which function; if not said the only one, the default one, or main.")
-@click.option("--arithmetic", type=click.Choice(ARITHMETICS), default="exact", show_default=True,
-              help="exact: each result is rounded once. engine: as the chip is thought to compute. ideal: float64 "
-                   "from end to end, all in NumPy.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output instead of lines.")
+@takes("run")
 def command(
     file: Path,
     inputs: tuple[str, ...],

@@ -8,13 +8,13 @@ import os
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from torchane import native
+from torchane import native, options
 from torchane.data.corpus import size_of
 from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset, tokens_dataset
 from torchane.data.tokenizer import Tokenizer
@@ -48,29 +48,8 @@ FEWEST_EVAL_WINDOWS = 8
 SPARE_BYTES = 64 << 20  # what else may have come into a folder of text since
 
 
-@dataclass(frozen=True)
-class Request:
-    """The options of `torchane train`; None where the user said nothing."""
-
-    preset: str | None = None
-    data: Path | None = None
-    tokenizer: Path | None = None
-    steps: int | None = None
-    seq_len: int | None = None
-    batch_size: int | None = None
-    grad_accum: int | None = None
-    lr: float | None = None
-    seed: int | None = None
-    eval_interval: int | None = None
-    checkpoint_interval: int | None = None
-    device: str = "auto"
-    arithmetic: str | None = None
-    ranges: str | None = None
-    audit: bool = False
-    threads: int | None = None
-    out: Path | None = None
-    resume: Path | None = None
-    dump: Path | None = None
+#: The options of `torchane train`; None where the user said nothing.
+Request: Any = options.record("Request", "train", leaving_out=["as_json"])
 
 
 class Progress(Reporter, Protocol):
@@ -85,7 +64,8 @@ class Progress(Reporter, Protocol):
     def working(self, what: str, done: int, total: int) -> None: ...
 
 
-CompileModel = Callable[[CausalLM, str, Path | None, str, str], CompiledModel]
+#: Given the model, and by their names the options that `torchane train` shares with the backend.
+CompileModel = Callable[..., CompiledModel]
 
 
 def train(request: Request, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
@@ -297,7 +277,8 @@ def _compile(
     progress: Progress,
     compile_model: CompileModel,
 ) -> CompiledModel:
-    compiled = compile_model(model, request.device, request.dump, arithmetic, ranges)
+    said = {name: getattr(request, name) for name in options.shared("train", "backend")}
+    compiled = compile_model(model, **{**said, "arithmetic": arithmetic, "ranges": ranges})
     if isinstance(compiled, EngineModel):
         compiled.announce = lambda text: progress.said(text[0].upper() + text[1:])
     size = sum(param.numel() for param in model.parameters()) / 1e6

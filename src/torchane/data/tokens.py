@@ -14,9 +14,8 @@ import numpy as np
 
 from torchane.data.corpus import LARGEST_VALID_BYTES, VALID_SHARE
 from torchane.data.shards import Shards, chunks
-from torchane.errors import DataError
+from torchane.errors import DataError, shown
 from torchane.models.files import require_regular
-from torchane.models.ranges import shown
 
 SUFFIX = ".bin"
 DTYPE = np.dtype("<u2")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchane.errors import NumericsError, UsageError
 from torchane.models.build import CausalLM
 from torchane.models.common import KeyValueCache
-from torchane.models.ranges import OPTIONS
+from torchane.options import NUMBERS
 
 
 def decode(
@@ -36,10 +36,10 @@ def decode(
     """
     if not tokens:
         raise UsageError("There is nothing to continue: give at least one token.")
-    OPTIONS["temperature"].require("temperature", temperature)
-    OPTIONS["seed"].require("seed", seed)
+    NUMBERS["temperature"].require("temperature", temperature)
+    NUMBERS["seed"].require("seed", seed)
     if top_k is not None:
-        OPTIONS["top_k"].require("top_k", top_k)
+        NUMBERS["top_k"].require("top_k", top_k)
     generator = torch.Generator().manual_seed(seed)
     positions = model.config.max_position_embeddings
     seen = list(tokens)[-positions:]

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from torchane.errors import ParseError, UsageError
+from torchane.errors import ParseError, UsageError, shown
 from torchane.models.config import Config, GPT2Config, LlamaConfig, Qwen3Config
 from torchane.models.gpt2 import GPT2LMHeadModel
 from torchane.models.llama import LlamaForCausalLM
 from torchane.models.qwen3 import Qwen3ForCausalLM
-from torchane.models.ranges import shown
 from torchane.plan.memory import free_bytes
 
 FP32_BYTES = 4

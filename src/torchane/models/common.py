@@ -10,7 +10,6 @@ from torchane.errors import UsageError
 from torchane.models.config import Config
 from torchane.native import pages
 
-
 #: What a cache has room for at first.
 FIRST_POSITIONS = 64
 

@@ -6,13 +6,12 @@ What the architecture here does not do (biases, scaled rotary positions, another
 refused by name when a file asks for it, since ignoring it would load a different model.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from torchane.errors import ParseError, UsageError
+from torchane.errors import ParseError, UsageError, shown
 from torchane.models import ranges
-from torchane.models.ranges import shown
 
 # What `config.json` may say beside our own keys without changing the model that we build.
 REQUIRED_VALUES: Mapping[str, tuple[Any, ...]] = {

@@ -19,9 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from torchane.abi.numbers import FP16_MAX
-from torchane.errors import RunFolderError
+from torchane.errors import RunFolderError, shown
 from torchane.models.files import Writer, open_regular, parse_json, read_error, write_atomically
-from torchane.models.ranges import shown
 
 METADATA = "torchane"
 #: safetensors itself takes no longer header.

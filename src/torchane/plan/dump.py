@@ -36,6 +36,8 @@ def dump_plan(plan: Plan, folder: Path) -> None:
 
 def _passes(program: ProgramSpec) -> str:
     """A line for each pass, in order. Layers of equal structure share a program, which was lowered once."""
+    if not program.passes:
+        return "This program was lowered by another process and kept on disk. options={'cache': 'off'} lowers it again.\n"
     lines = [f"{'pass':22} {'ops after':>9} {'ms':>8}  numbers"]
     lines += [f"{one.name:22} {one.ops:9,} {1e3 * one.time_s:8.2f}  {one.moves or 'the same bits'}" for one in program.passes]
     return "\n".join(lines) + "\n"

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchane.errors import shown
 from torchane.models.files import read_error
 from torchane.models.folder import FILES, copy_weights
-from torchane.models.ranges import Range, shown
 from torchane.models.tensors import TensorFile, save_tensors
+from torchane.options import Range
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PARAMS = "params/"

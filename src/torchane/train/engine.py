@@ -4,7 +4,6 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._functorch import config as functorch_config
 
 from torchane.capture import backend
-from torchane.errors import RunFolderError, TorchaneError
-from torchane.models.ranges import shown
+from torchane.errors import RunFolderError, TorchaneError, shown
 from torchane.plan.memory import forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
@@ -61,25 +59,16 @@ class EngineModel:
     """A `CompiledModel`. It remembers the loss scale and the powers of two of range control, on which the last bits of a
     gradient depend.
 
-    device: "auto", "twin" or "ane"; `self.device` says which it became. dump: a folder for every program.
-    arithmetic: of the twin, "exact" or "engine". ranges: "auto", "on" or "off", see `capture.backend.Options`.
+    device: "auto", "twin" or "ane"; `self.device` says which it became. options: the backend's others (torchane/options.py).
     A graph break or one shape too many is an error, where torch.compile would go on in eager PyTorch.
     Raises UsageError for an unknown device, DeviceError for one that is not there or where gradients and optimizer
     cannot fit into memory. The first training call tells `announce` what a step will take, before it runs, and
     raises DeviceError where that cannot fit.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        device: str = "auto",
-        dump: Path | None = None,
-        arithmetic: str = "exact",
-        ranges: str = "auto",
-    ) -> None:
-        self.device = open_device(device, arithmetic).name
-        self._options = {"device": device, "arithmetic": arithmetic, "ranges": ranges, "progress": "off"}  # the command says it
-        self._options |= {} if dump is None else {"dump": str(dump)}
+    def __init__(self, model: nn.Module, device: str = "auto", **options: Any) -> None:
+        self._options = {"device": device, "progress": "off", **options}  # the command says it
+        self.device = open_device(device, backend.Options.parse(self._options).arithmetic).name
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self.announce: Callable[[str], None] = lambda text: None
         require_fits(forecast((), self._parameters, param_copies=0))

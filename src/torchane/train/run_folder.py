@@ -22,16 +22,37 @@ from typing import Any
 import torch
 
 from torchane.data.tokenizer import Tokenizer
-from torchane.errors import DataError, RunFolderError, UsageError
+from torchane.errors import DataError, RunFolderError, UsageError, shown
 from torchane.models.build import CausalLM
 from torchane.models.files import (
-    Writer, json_digest, make_folder, open_regular, open_to_append, parse_json, read_error, read_json, sync, whole_lines, write_all,
-    write_atomically, write_error, write_json, write_text,
+    Writer,
+    json_digest,
+    make_folder,
+    open_regular,
+    open_to_append,
+    parse_json,
+    read_error,
+    read_json,
+    sync,
+    whole_lines,
+    write_all,
+    write_atomically,
+    write_error,
+    write_json,
+    write_text,
 )  # fmt: skip
 from torchane.models.folder import (
-    CONFIG, FILES, TOKENIZER, WEIGHTS, load_config, load_model, model_of, require_files, save_config, save_weights,
+    CONFIG,
+    FILES,
+    TOKENIZER,
+    WEIGHTS,
+    load_config,
+    load_model,
+    model_of,
+    require_files,
+    save_config,
+    save_weights,
 )  # fmt: skip
-from torchane.models.ranges import shown
 from torchane.models.tensors import TensorFile
 from torchane.train.checkpoint import PARAMS, STEP, TrainState, load_checkpoint, save_checkpoint, state_of
 from torchane.train.lock import LOCK

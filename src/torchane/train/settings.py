@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from torchane.errors import RunFolderError, UsageError
-from torchane.models.ranges import OPTIONS, shown
+from torchane.errors import RunFolderError, UsageError, shown
+from torchane.options import NUMBERS
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            allowed, value = OPTIONS[field.name], getattr(self, field.name)
+            allowed, value = NUMBERS[field.name], getattr(self, field.name)
             allowed.require(field.name, value)
             object.__setattr__(self, field.name, value if allowed.whole else float(value))  # torch takes no mixture of both
 
