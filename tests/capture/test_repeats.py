@@ -216,7 +216,8 @@ def test_marked_layers_in_marked_layers_run_in_programs() -> None:
     assert max(distance(ours.grad, theirs.grad) for ours, theirs in zip(model.parameters(), eager.parameters())) < GRADIENT_BAR
     with torch.no_grad():
         assert distance(compile_for_twin(model)(batch()), eager(batch())) < GRADIENT_BAR
-    assert torchane.capture.backend.COMPILED[-1].plans["forward"].host_ops == ()
+    on_host = {op: reason for op, reason in torchane.capture.backend.COMPILED[-1].plans["forward"].host_ops}
+    assert set(on_host) <= {"aten.native_layer_norm.default", "<built-in function getitem>"}, on_host  # the first norm, which reads the caller's own numbers
     torch._dynamo.reset()
 
 

@@ -142,6 +142,64 @@ def test_a_number_that_changes_at_each_step_is_an_input() -> None:
     assert len(backend.COMPILED) - before == 2
 
 
+class Counting(nn.Module):
+    """Numbers of its own, which its forward changes."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.map = nn.Linear(8, 8)
+        self.seen, self.temperature = 0, 2.0
+        self._forward = forward
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.seen += 1
+        self.temperature *= 0.9
+        return self._forward(self, x)
+
+
+#: What a model makes of its numbers, and in how many graphs at most.
+NUMBERS: dict[str, tuple[Callable[..., Any], int]] = {
+    "a step counter": (lambda m, x: m.map(x) * min(1.0, m.seen / 100), 6),
+    "a counter that chooses a branch": (lambda m, x: m.map(x) * 2 / m.seen if m.seen % 4 == 0 else m.map(x) / m.seen, 7),
+    "returned numbers": (lambda m, x: (m.map(x) * 0.5**m.seen, m.seen, m.seen / 3), 6),
+    "in place": (lambda m, x: m.map(x).mul_(m.seen / 50).add_(1 - m.seen / 50), 6),
+    "a temperature": (lambda m, x: torch.tanh(m.map(x) / m.temperature), 6),
+    "a bias correction": (lambda m, x: m.map(x) / (1 - 0.9**m.seen) + m.seen**0.5 * x, 6),
+    "between two tensors": (lambda m, x: torch.lerp(x, m.map(x), 1 / (m.seen + 1)), 6),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_a_model_changes_itself_becomes_an_input(name: str) -> None:
+    forward, most_graphs = NUMBERS[name]
+    model, before = Counting(forward), len(backend.COMPILED)
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend.ane, options={"device": "twin"})
+    for _ in range(9):
+        x = torch.randn(4, 8)
+        ours, theirs = compiled(x), eager(x)
+        if isinstance(ours, tuple):
+            assert ours[1:] == theirs[1:]
+            ours, theirs = ours[0], theirs[0]
+        assert distance(ours, theirs) < GRADIENT_BAR
+        assert (model.seen, model.temperature) == (eager.seen, eager.temperature)
+        for out, net in ((ours, model), (theirs, eager)):
+            net.zero_grad()
+            out.sum().backward()
+        assert distance(model.map.weight.grad, eager.map.weight.grad) < GRADIENT_BAR
+    assert len(backend.COMPILED) - before <= most_graphs
+
+
+@pytest.mark.parametrize("use", [lambda y, n: y[:, : n % 7 + 1], lambda y, n: torch.add(y, y, alpha=n), lambda y, n: y.repeat(n % 3 + 1, 1)])
+def test_a_number_that_is_no_operand_is_traced_for_each_of_its_values(use: Callable[..., torch.Tensor]) -> None:
+    model = Counting(lambda m, x: use(m.map(x), m.seen))
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend.ane, options={"device": "twin"})
+    for _ in range(8):
+        x = torch.randn(4, 8)
+        assert distance(compiled(x), eager(x)) < GRADIENT_BAR
+
+
 class Wide(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ from torchane.capture.report import Row, host_bytes_of, rows_of
 from torchane.capture.roles import Given, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
-from torchane.capture.shapes import Specialising, has_symbols, keep_shapes_exact
+from torchane.capture.shapes import Specialising, has_numbers, has_symbols, keep_shapes_exact
 from torchane.capture.watch import Watch
 from torchane.errors import TorchaneWarning, UsageError
 from torchane.native import pages
@@ -136,11 +136,11 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     mark_float32(gm)
     inputs = given(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
 
-    def compile_exact(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+    def compile_exact(graph: fx.GraphModule, example_inputs: Sequence[Any], numbers: Sequence[str] = ()) -> Callable[..., Any]:
         with _no_garbage_collection():
-            return _compile(_new(parsed, inputs), graph, example_inputs)
+            return _compile(_new(parsed, inputs.with_numbers(numbers)), graph, example_inputs)
 
-    if has_symbols(example_inputs):
+    if has_symbols(example_inputs) or has_numbers(gm):
         return torch._dynamo.disable(Specialising(gm, example_inputs, compile_exact))
     return compile_exact(share_layers(gm), example_inputs)
 

@@ -25,7 +25,7 @@ from torchane.capture.pieces import border_in, cut_into_pieces
 from torchane.capture.policies import FOLLOWED, Facts, State, host_reasons
 from torchane.capture.policies.facts import Forward
 from torchane.capture.policies.follow import sent_home
-from torchane.capture.policies.left_out import LeftOut, left_out_of
+from torchane.capture.policies.left_out import LeftOut, is_absorbed, left_out_of
 from torchane.capture.policies.linearity import linearity_of
 from torchane.capture.policies.masks import add_what_is_subtracted, factors_of, let_softmax_give_zeros
 from torchane.capture.policies.selections import selects
@@ -337,10 +337,9 @@ class _Planner:
         for index in indices:
             region, ports = self.cut.regions[index], self.region_ports[index]
             needed = [node for node in ports.inputs if node not in self.in_surface]
-            program = self.compiler.compile(
+            program, spec = self.compiler.compile(
                 self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant, self._known()
             )
-            spec = self.compiler.programs[program]
             for node, port in (*zip(ports.inputs, spec.inputs), *zip(ports.outputs, spec.outputs)):
                 known = self.layouts.setdefault(node, port.layout)
                 assert known == port.layout, f"{node.name} lies as {known}, and {spec.name} takes or gives {port.layout}"
@@ -375,10 +374,16 @@ class _Planner:
     def _copy_in(self, node: fx.Node) -> Copy:
         origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
         base = self.cut.base(origin)
-        is_exact = node in self.cut.static or base in self.data or selects(base)
+        is_exact = node in self.cut.static or base in self.data or selects(base) or self._is_absorbed(base)
         may_mask = is_exact and not {node, origin, base} & self.numbers
         masks = () if {node, origin, base} & self.numbers else self.masks.get(base, ())
         return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true, masks=masks)
+
+    def _is_absorbed(self, node: fx.Node) -> bool:
+        """The host made it, and -inf may be written as what stands for it."""
+        if self.cut.place[node] is not Place.HOST or node in self.scaled:
+            return False
+        return is_absorbed(node, lambda user: self.cut.place.get(user) is Place.PROGRAM)
 
     def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:
         return {node: self.layouts[node] for node in (*ports.inputs, *ports.outputs) if node in self.layouts}

@@ -93,7 +93,7 @@ class RegionCompiler:
     lowered_regions: int = field(default=0, init=False)
     _memory: "dict[str, ProgramSpec | _Refused]" = field(default_factory=dict)
     _by_text: dict[tuple[Any, ...], int] = field(default_factory=dict, init=False)
-    _by_structure: dict[str, int] = field(default_factory=dict, init=False)
+    _by_structure: dict[str, tuple[int, ProgramSpec]] = field(default_factory=dict, init=False)
 
     def again(self) -> "RegionCompiler":
         """One for the next attempt at the same graph: no programs in it yet, and what was lowered is not lowered again."""
@@ -114,8 +114,11 @@ class RegionCompiler:
         weights: Collection[fx.Node],
         constant: Callable[[fx.Node], torch.Tensor],
         known: Known = Known(),
-    ) -> int:
-        """The index of the program that computes a region.
+    ) -> tuple[int, ProgramSpec]:
+        """The index of the program that computes a region, and the region's own view of it.
+
+        An elementwise program has one text for values that lie in different orders of their axes: the layouts of the ports are the
+        region's, and may be others than those of the region that the program was first compiled for.
 
         given: layouts that surfaces already have. weights: ports that hold parameters or their
         gradients. known: what range control needs. Raises RegionError, with the region's module, where no legal form exists.
@@ -123,14 +126,12 @@ class RegionCompiler:
         structure = structure_of(cut, region, ports, given, weights, constant, known)
         if structure not in self._by_structure:
             spec = self._remembered(structure, region, lambda: self._lower(cut, region, ports, given, weights, constant, known))
-            # The text says the hash of its constants (emit's tag), and an elementwise program has one text for values that lie in
-            # different orders of their axes.
-            key = (spec.text, spec.inputs, spec.outputs)
+            key = (spec.text, spec.ranges)  # the text says the hash of its constants (emit's tag)
             if key not in self._by_text:
                 self._by_text[key] = len(self.programs)
                 name = f"{len(self.programs):02d}_{(region.where or 'main').replace('.', '_')}"
                 self.programs.append(replace(spec, name=name))
-            self._by_structure[structure] = self._by_text[key]
+            self._by_structure[structure] = self._by_text[key], spec
         return self._by_structure[structure]
 
     def _remembered(self, structure: str, region: Region, lower: Callable[[], ProgramSpec]) -> ProgramSpec:

@@ -7,8 +7,8 @@ AOTAutograd puts tokens before the inputs, joins inputs that share memory, and t
 """
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,11 @@ class Given:
     lasting: frozenset[int] = frozenset()
     raw: frozenset[int] = frozenset()
     names: Mapping[int, str] = field(default_factory=dict)
+
+    def with_numbers(self, names: Sequence[str]) -> "Given":
+        """With an input more for each of these Python numbers, after all others."""
+        added = dict(enumerate(names, len(self.names)))
+        return replace(self, data=self.data | added.keys(), raw=self.raw | added.keys(), names={**self.names, **added})
 
 
 def given(gm: fx.GraphModule) -> Given:

@@ -93,11 +93,13 @@ def _origin(node: fx.Node) -> tuple[fx.Node, bool]:
 
 def _turned(node: fx.Node) -> tuple[fx.Node, bool] | None:
     """One step of `_origin`."""
-    if node.op != "call_function" or not node.all_input_nodes or node.meta["val"].dim() != 2:
+    if node.op != "call_function" or not node.all_input_nodes:
         return None
     source = node.all_input_nodes[0]
     if node.target in _SAME_AXES:
         return source, False
+    if node.meta["val"].dim() != 2:
+        return None
     is_swap = (
         node.target is aten.t.default
         or (node.target is aten.transpose.int and {axis % 2 for axis in node.args[1:]} == {0, 1})

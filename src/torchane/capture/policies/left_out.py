@@ -156,13 +156,24 @@ def _is_read_as_it_is(
         if user.op != "call_function" or user in carrying or user in known:
             continue
         if is_on_host(user):
-            if node not in known:
+            if node not in known and packet_of(user) not in _ABSORBERS:
                 return True
         elif packet_of(user) in _COMPARISONS and node in known:
             reasons[user] = LEAVES
         elif _tells_apart(user, node):
             return True
     return False
+
+
+def is_absorbed(node: fx.Node, is_in_program: Callable[[fx.Node], bool]) -> bool:
+    """All programs that read a value give the same for -inf as for what stands for it."""
+    for user in node.users:
+        if user.target in VIEWS:
+            if not is_absorbed(user, is_in_program):
+                return False
+        elif is_in_program(user) and packet_of(user) not in _ABSORBERS:
+            return False
+    return True
 
 
 def _tells_apart(user: fx.Node, node: fx.Node) -> bool:
