@@ -1,6 +1,8 @@
 """Every exact shape has programs of its own; torch never gives up and runs eager."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
