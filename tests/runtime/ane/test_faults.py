@@ -15,6 +15,7 @@ from trainer import SmallRun
 from torchane.errors import DeviceError, TorchaneWarning
 from torchane.runtime.ane import AneDevice, framework
 from torchane.runtime.ane.cache import CompileCache
+from torchane.runtime.ane.trust import Seen
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.twin import TwinDevice
 
@@ -52,9 +53,9 @@ class Bench:
         return self.run.losses(self.steps)
 
     def trust(self) -> None:
-        """Ends every quarantine."""
+        """Ends every quarantine, and forgets what was wrong before."""
         for made in self.device.programs:
-            made.quarantine = ""
+            made.quarantine, made.is_told, made.seen = "", False, Seen()
 
     def at(self, kind: str) -> int:
         """How many dispatches come before the first of the forward, of the backward, a middle one, the last."""
@@ -163,7 +164,7 @@ def test_every_dispatch_of_twenty_steps_fails_the_first_time(bench, twenty, faul
 def test_every_dispatch_of_twenty_steps_gives_wrong_numbers(bench, twenty, fault, monkeypatch, evidence):
     """Each is replaced by the twin's; quarantine is held off, so that the next dispatch is the engine's again."""
     found = []
-    monkeypatch.setattr(bench.device, "_quarantine", lambda made, why: found.append(made.name))
+    monkeypatch.setattr(bench.device, "quarantine", lambda made, why: found.append(made.name))
     struck = bench.machine.fail("evaluate", fault, times=1_000_000)
     assert bench.losses(verify_every=1) == twenty
     evidence(f"{fault}: dispatches, and those that were found", [struck.seen, len(found)])

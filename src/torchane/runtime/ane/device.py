@@ -30,6 +30,7 @@ from torchane.runtime.ane.cache import CompileCache, default_root
 from torchane.runtime.ane.framework import Framework, require_route
 from torchane.runtime.ane.policies import Meaning, Remedy, meaning_of
 from torchane.runtime.ane.source import Source, places, source_of
+from torchane.runtime.ane.trust import Seen, verify
 from torchane.runtime.ane.verify import Verifier
 from torchane.runtime.ane.watchdog import COMPILE_S, DISPATCH_S, MOST_HANGS, Watchdog
 from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
@@ -54,19 +55,25 @@ T = TypeVar("T")
 
 class AneBuffer:
     """A surface that host and engine see. Its array is the host's from the first look on; a dispatch takes the surface
-    for its own time."""
+    for its own time. version: rises whenever the host may have written."""
 
-    __slots__ = ("__weakref__", "_view", "serial", "surface", "type")
+    __slots__ = ("__weakref__", "_view", "serial", "surface", "type", "version")
     _serials = iter(range(1 << 62))
 
     def __init__(self, type: TensorType, route: str):
         self.type = type
         self.surface = native.apple.Surface(route, type.size_bytes)
         self.serial = next(AneBuffer._serials)
+        self.version = 0
         self._view: np.ndarray | None = None
 
     @property
     def array(self) -> np.ndarray:
+        self.version += 1  # whoever asks may write
+        return self.look()
+
+    def look(self) -> np.ndarray:
+        """Its array, for reading only."""
         if self._view is None:
             self._view = self.surface.memory[: self.type.size_bytes].view(np.float16).reshape(self.type.shape)
         elif not self.surface.is_held:
@@ -90,6 +97,8 @@ class AneProgram:
     dispatches: int = 0
     since_load: int = 0
     quarantine: str = ""
+    is_told: bool = False  # of anything about it
+    seen: Seen = field(default_factory=Seen)
     runs: list[int] = field(default_factory=lambda: [0])
     known: set[tuple[int, ...]] = field(default_factory=set)  # serials of surfaces that fit the ports
     padded: dict[int, Any] = field(default_factory=dict)
@@ -132,7 +141,7 @@ class AneDevice:
         self.counts: Counter[str] = Counter()  # compiles, loads, unloads, dispatches, verified, retries, quarantined
         self._held: weakref.WeakSet[AneProgram] = weakref.WeakSet()
         self._executed: Counter[str] = Counter()  # by programs that are gone
-        self._verifier = Verifier()
+        self.verifier = Verifier()
         self._watchdog = Watchdog(self.cache.root / "hangs.json")
         self._resident: OrderedDict[int, weakref.ref[AneProgram]] = OrderedDict()  # by id, the one used longest ago first
         self._lock = threading.RLock()
@@ -167,7 +176,7 @@ class AneDevice:
         made = AneProgram(name, twin.inputs, twin.outputs, twin.stats, source, twin, input_names, output_names)
         with self._lock:
             if self._watchdog.hangs(source.key) >= MOST_HANGS:
-                self._quarantine(made, f"it has hung {self._watchdog.hangs(source.key)} times on this machine")
+                self.quarantine(made, f"it has hung {self._watchdog.hangs(source.key)} times on this machine")
             else:
                 self._make_resident(made)
         self._held.add(made)
@@ -179,7 +188,7 @@ class AneDevice:
     def unload(self, program: LoadedProgram) -> None:
         """Gives its place on the engine back; the next run loads it again."""
         with self._lock:
-            self._drop(self._own(program))
+            self.drop(self._own(program))
 
     def allocate(self, type: TensorType) -> AneBuffer:
         if not isinstance(type, TensorType) or type.dtype is not FP16 or not type.is_fixed:
@@ -209,8 +218,8 @@ class AneDevice:
             self._dispatch(made, list(map(_SURFACE, inputs)), list(map(_SURFACE, outputs)))
             made.dispatches += 1
             made.since_load += 1
-            if self.verifies and (made.since_load == 1 or (self.verify_every and made.dispatches % self.verify_every == 0)):
-                self._verify(made, inputs, outputs)
+            if self.verifies and self._is_due(made, key, inputs):
+                verify(self, made, key, inputs, outputs)
 
     def synchronize(self) -> None:
         """Nothing is ever left running: `run` returns when all is done."""
@@ -219,7 +228,7 @@ class AneDevice:
         """Unloads everything."""
         with self._lock:
             for made in self._alive():
-                self._drop(made)
+                self.drop(made)
             self._watchdog.close()
 
     # Programs on the engine
@@ -227,7 +236,7 @@ class AneDevice:
     def _make_resident(self, made: AneProgram) -> None:
         """Loads a program, after unloading the one used longest ago where there are too many."""
         for older in self._alive()[: max(0, len(self._resident) + 1 - self.most_loaded)]:
-            self._drop(older)
+            self.drop(older)
         folder = self.cache.prepare(made.source)
         weights = [(path, data) for path, data in made.source.weights.items()]
         text = made.source.text.encode()
@@ -268,7 +277,7 @@ class AneDevice:
     def _alive(self) -> list[AneProgram]:
         return [made for held in list(self._resident.values()) if (made := held()) is not None]
 
-    def _drop(self, made: AneProgram) -> None:
+    def drop(self, made: AneProgram) -> None:
         """Unloads a program. A refusal to do so is counted, and the program is forgotten: nothing else can be done."""
         self._resident.pop(id(made), None)
         ready, made.ready = made.ready, None
@@ -305,7 +314,7 @@ class AneDevice:
             case Remedy.ROOM:
                 older = [one for one in self._alive() if one is not made]
                 for one in older[: max(1, len(older) // 2)]:
-                    self._drop(one)
+                    self.drop(one)
                 return bool(older)
             case Remedy.REBUILD | Remedy.RELOAD if rebuild is not None:
                 rebuild()
@@ -316,10 +325,10 @@ class AneDevice:
 
     def _dispatch(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
         try:
-            self._attempt(made, inputs, outputs)
+            self.attempt(made, inputs, outputs)
         except AppleError as first:
             try:
-                self._again(made, first, lambda: self._attempt(made, inputs, outputs), lambda: self._drop(made))
+                self._again(made, first, lambda: self.attempt(made, inputs, outputs), lambda: self.drop(made))
             except DeviceError as error:
                 cause = error.__cause__
                 if not isinstance(cause, AppleError) or meaning_of(cause).remedy is not Remedy.OVERFLOW:
@@ -327,7 +336,7 @@ class AneDevice:
                 for surface, port in zip(outputs, made.outputs, strict=True):
                     surface.memory[: port.size_bytes].view(np.float16)[:] = math.inf
 
-    def _attempt(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
+    def attempt(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
         """One run on the engine, after loading the program where it is not."""
         if made.ready is None:
             self._make_resident(made)
@@ -358,30 +367,23 @@ class AneDevice:
                 made.padded[index] = native.apple.Surface(self.route, largest)
         return [made.padded[index] for index in range(first, first + len(surfaces))]
 
-    def _verify(self, made: AneProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
-        given, got = [b.array for b in inputs], [b.array for b in outputs]
-        self.counts["verified"] += 1
-        want = self._verifier.expected(made.twin, given)
-        found = self._verifier.differences(made.twin, given, got, want)
-        if not found:
-            return
-        for target, right in zip(got, want, strict=True):
-            target[...] = right
-        self._quarantine(made, "; ".join(str(one) for one in found))
+    def _is_due(self, made: AneProgram, key: tuple[int, ...], inputs: Sequence[Any]) -> bool:
+        return made.since_load == 1 or made.seen.is_due(key, inputs) or bool(self.verify_every and made.dispatches % self.verify_every == 0)
 
-    def _quarantine(self, made: AneProgram, why: str) -> None:
+    def quarantine(self, made: AneProgram, why: str) -> None:
+        """Leaves a program to the twin."""
         made.quarantine = why
-        self._drop(made)
+        self.drop(made)
         self.counts["quarantined"] += 1
         warnings.warn(
             f"{made.name}: the twin computes this program from now on, in place of the Neural Engine: {why}. Its results are right, and "
             "slower. Please report it with the program (--dump).",
             TorchaneWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
     def _run_on_twin(self, made: AneProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
-        self._verifier.twin.run_arrays(made.twin, [b.array for b in inputs], [b.array for b in outputs])
+        self.verifier.twin.run_arrays(made.twin, [b.array for b in inputs], [b.array for b in outputs])
 
     def _own(self, program: LoadedProgram) -> AneProgram:
         if not isinstance(program, AneProgram):

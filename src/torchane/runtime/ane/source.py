@@ -34,11 +34,12 @@ _PATH = re.compile(r'BLOBFILE\(\s*path\s*=\s*(?:string|tensor<string,\s*\[\s*\]>
 
 @dataclass(frozen=True)
 class Source:
-    """key: the hash of all of it. weights: the files that the text names, by their path in it."""
+    """key: the hash of all of it. weights: the files that the text names, by their path in it. plain: the text without its tag."""
 
     text: str
     weights: Mapping[str, bytes] = field(repr=False)
     key: str = ""
+    plain: str = field(default="", repr=False)
 
 
 def source_of(text: str, blobs: Mapping[str, bytes], architecture: str = "") -> Source:
@@ -50,7 +51,7 @@ def source_of(text: str, blobs: Mapping[str, bytes], architecture: str = "") -> 
     for path, data in sorted(weights.items()):
         digest.update(b"\0" + path.encode() + b"\0" + data)
     key = digest.hexdigest()
-    return Source(tagged(text, key), weights, key)
+    return Source(tagged(text, key), weights, key, text)
 
 
 def tagged(text: str, tag: str) -> str:
