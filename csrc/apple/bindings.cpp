@@ -38,8 +38,8 @@ void check_route(const std::string& route) {
 
 std::shared_ptr<Program> make(const std::string& route, const std::string& directory, nb::bytes text,
                               const std::vector<std::pair<std::string, nb::bytes>>& weights, std::vector<std::string> inputs,
-                              std::vector<std::string> outputs) {
-    Source source{directory, std::string(text.c_str(), text.size()), {}, std::move(inputs), std::move(outputs)};
+                              std::vector<std::string> outputs, bool bytes_alone) {
+    Source source{directory, std::string(text.c_str(), text.size()), {}, std::move(inputs), std::move(outputs), bytes_alone};
     for (const auto& [path, bytes] : weights) source.weights.emplace_back(path, std::string(bytes.c_str(), bytes.size()));
     nb::gil_scoped_release released;
     check_route(route);
@@ -98,6 +98,8 @@ void bind_bridge(nb::module_& parent) {
     m.def("is_open", &is_open);
     m.def("check_route", &check_route, "route"_a, nb::call_guard<nb::gil_scoped_release>(),
           "memory, client or e5: raises AppleError for the first class, selector, encoding or function that is not as the bridge expects.");
+    m.def("encoding_of", [](const std::string& type, char sign, const std::string& name) { return encoding_of(type.c_str(), sign, name.c_str()); },
+          "type"_a, "sign"_a, "name"_a, "The types of a selector, '' where it is not there. Sends nothing.");
     m.def("device_info", &device_info, "What _ANEDeviceInfo says of this machine, as far as it answers.");
 
     nb::class_<Surface>(m, "Surface", "Memory that host and engine both see: one-dimensional, a multiple of 64 KiB, zero.")
@@ -127,8 +129,8 @@ void bind_bridge(nb::module_& parent) {
         .def("attributes", [](Program& program) { return python(program.attributes()); })
         .def("bind", &Program::bind, "inputs"_a, "outputs"_a, "output_bytes"_a)
         .def("run", &run, "inputs"_a, "outputs"_a);
-    m.def("make", &make, "route"_a, "directory"_a, "text"_a, "weights"_a, "inputs"_a, "outputs"_a,
-          "A program that is neither compiled nor loaded yet.");
+    m.def("make", &make, "route"_a, "directory"_a, "text"_a, "weights"_a, "inputs"_a, "outputs"_a, "bytes_alone"_a = false,
+          "A program that is neither compiled nor loaded yet. bytes_alone: another form of the weights' entries, for a probe.");
 }
 
 }  // namespace torchane::apple

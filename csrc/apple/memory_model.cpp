@@ -14,8 +14,11 @@ namespace {
 
 id weights_of(const Source& source) {
     std::vector<std::pair<id, id>> entries;
-    for (const auto& [path, bytes] : source.weights)
-        entries.emplace_back(string(path), dictionary({{string("offset"), number(0)}, {string("data"), data_of(bytes)}}));
+    for (const auto& [path, bytes] : source.weights) {
+        std::vector<std::pair<id, id>> entry{{string("data"), data_of(bytes)}};
+        if (!source.bytes_alone) entry.emplace_back(string("offset"), number(0));
+        entries.emplace_back(string(path), dictionary(entry));
+    }
     return dictionary(entries);
 }
 

@@ -166,6 +166,13 @@ SEL checked_selector(const char* type, char sign, const char* name, const std::s
     return selector(name);
 }
 
+std::string encoding_of(const char* type, char sign, const char* name) {
+    if (class_named(type) == nullptr) return "";
+    MethodRef method = method_of(type, sign, name);
+    const char* reported = method == nullptr ? nullptr : here().type_encoding(method);
+    return reported == nullptr ? "" : normalised(reported);
+}
+
 bool has_method(const char* type, char sign, const char* name) { return method_of(type, sign, name) != nullptr; }
 
 Sending::Sending() {

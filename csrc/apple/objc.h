@@ -55,6 +55,8 @@ void* implementation(id receiver, SEL selector);
 // Throws Fault "missing" or "encoding" unless the class has the selector with this encoding.
 SEL checked_selector(const char* type, char sign, const char* name, const std::string& encoding);
 bool has_method(const char* type, char sign, const char* name);
+// The types of a method as the runtime has them, without frame offsets; "" where there is none. Sends nothing.
+std::string encoding_of(const char* type, char sign, const char* name);
 
 // Marks this thread as sending, so that the text of an exception is kept; and the Fault of what was caught.
 struct Sending {

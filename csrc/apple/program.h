@@ -22,6 +22,8 @@ struct Source {
     std::string directory, text;
     std::vector<std::pair<std::string, std::string>> weights;
     std::vector<std::string> inputs, outputs;
+    // A weight's entry holds its bytes and nothing else, where public projects give an offset of 0 beside them. For a probe.
+    bool bytes_alone = false;
 };
 
 using Surfaces = std::vector<Surface*>;

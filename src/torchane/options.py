@@ -260,7 +260,7 @@ def _plan() -> tuple[Option, ...]:
         Option("batch_size", here, "number", "Of --preset: sequences in a step.  [default: 1]"),
         Option("seq_len", here, "number", "Of --preset: tokens in a sequence.  [default: 256]", least=2),
         Option("schedule", here, "text", "A schedule that others published: maderix-static, maderix-dynamic, pull-request-22, slv.", metavar="NAME"),
-        Option("measured", here, "path", "Measurements of one machine, which take the place of the fitted constants.", metavar="FILE.json"),
+        Option("measured", here, "path", "Measurements of one machine, which take the place of the fitted constants.  [default: those that torchane doctor left of this machine]", metavar="FILE.json"),
         Option("anyway", here, "flag", "Price FILE on a chip that refuses it, as --compare does."),
         Option("json", here, "flag", "One JSON object as the last line.", dest="as_json"),
     )  # fmt: skip

@@ -89,6 +89,15 @@ def test_measurements_take_the_place_of_constants(plan):
     assert "are measured" in out
 
 
+def test_what_doctor_measured_on_this_machine_is_taken_for_its_chip(plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHANE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "ane").mkdir(parents=True)
+    record = {"format": "torchane measurements", "version": 1, "machine": "m4", "dispatch_s": 1.0}
+    (tmp_path / "cache" / "ane" / "measurements.json").write_text(json.dumps(record))
+    assert "are measured" in plan("x.mil", "--chip", "m4")[1]
+    assert "are measured" not in plan("x.mil", "--chip", "m1")[1]
+
+
 @pytest.mark.parametrize(("arguments", "code", "said"), [
     (("--chip", "m4"), 2, "give one of FILE, --preset and --schedule; there is none"),
     (("x.mil", "--preset", "tiny", "--chip", "m4"), 2, "there are 2"),

@@ -316,8 +316,9 @@ def _largest(tangent: torch.Tensor) -> float:
 def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Roles) -> Planned:
     name, options, has_ranges = progress.graph, compiled.options, compiled.ranges is not None
     keeps = options.cache == "on" and not options.without  # what is made for debugging is no other process's program
-    stored = LoweredPrograms(default_root(), options.chip, has_ranges) if keeps else None
-    compiler = RegionCompiler(chips.load(options.chip), has_ranges, stored, progress, options.without)
+    wrong = getattr(compiled.device, "wrong_ops", {})
+    stored = LoweredPrograms(default_root(), " without ".join([options.chip, *sorted(wrong)]), has_ranges) if keeps else None
+    compiler = RegionCompiler(chips.probed(chips.load(options.chip), wrong), has_ranges, stored, progress, options.without)
     with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd's mode gives constants no values
         planned = plan_graph(name, gm.graph, gm, roles, compiler)
         rows = rows_of(name, planned.cut)

@@ -2,6 +2,7 @@
 
     chip = load("m4")                      one data file per generation; `portable` is the safe intersection
     chip.op("softmax")                     what is known of an op, with sources
+    probed(chip, wrong)                    the same, as the doctor of one machine found it
     arithmetic_of(chip)                    its assumptions about the engine's arithmetic
     chip.verdict("concat")                 takes, refuses, reports disagree, unknown
     require_legal(program, chip)           raises LegalityError where the chip would refuse
@@ -12,9 +13,9 @@
 from torchane.chips.arithmetic import arithmetic_of
 from torchane.chips.chip import Assumption, Certainty, Chip, Condition, Level, Limit, OpFact, Verdict
 from torchane.chips.legality import Finding, doubts, refusals, require_legal, require_settled, warnings
-from torchane.chips.load import DEFAULT, load, names
+from torchane.chips.load import DEFAULT, load, names, probed
 
 __all__ = [
     "DEFAULT", "Assumption", "Certainty", "Chip", "Condition", "Finding", "Level", "Limit", "OpFact",
-    "Verdict", "arithmetic_of", "doubts", "load", "names", "refusals", "require_legal", "require_settled", "warnings",
+    "Verdict", "arithmetic_of", "doubts", "load", "names", "probed", "refusals", "require_legal", "require_settled", "warnings",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ tests, which read every file.
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 
@@ -55,6 +56,19 @@ def parse_chip(data: Mapping) -> Chip:
         arithmetic={**base.arithmetic, **{entry["name"]: _assumption(entry) for entry in data.get("arithmetic", ())}},
         is_strict=data.get("strict", False),
     )
+
+
+def probed(chip: Chip, wrong: Mapping[str, str]) -> Chip:
+    """The chip as one machine showed it. wrong: op -> what was found there; those are not taken, whatever others report."""
+    facts = {
+        name: OpFact(
+            name, is_taken=False, certainty=Certainty.SEVERAL, source="torchane doctor, on this machine", why=f"on this machine it is wrong: {found}",
+            do="Leave it to the host, or run torchane doctor again after an update",
+        )
+        for name, found in wrong.items()
+        if chip.takes(name)
+    }  # fmt: skip
+    return replace(chip, ops={**chip.ops, **facts}) if facts else chip
 
 
 _NOTHING = Chip("", "", {}, (), (), (), {}, {})

@@ -79,6 +79,9 @@ def _pricings(chip: str | None, compare: str | None, measured: Path | None) -> S
     names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
     if not names:
         raise UsageError("no chip is named. Write --chip m4 or --compare m1,m4,m5.")
+    own = load("torchane.runtime.ane.doctor.record").measurements() if measured is None else None
+    if own is not None and plan.read_measurements(own).machine in names:
+        measured = own
     record = None if measured is None else plan.read_measurements(measured)
     if record is not None and record.machine not in names:
         raise UsageError(f"{measured} is of {record.machine}, which is not asked for. Add it: --chip {record.machine}.")

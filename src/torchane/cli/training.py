@@ -25,6 +25,7 @@ from torchane.models.build import CausalLM, build_model
 from torchane.models.files import make_folder, write_error, write_text
 from torchane.models.folder import TOKENIZER, load_config
 from torchane.models.presets import Preset, preset
+from torchane.runtime import wakeful
 from torchane.runtime.devices import auto_choice
 from torchane.train.audit import audit
 from torchane.train.batches import DatasetBatches, digest
@@ -77,6 +78,9 @@ def train(request: Request, progress: Progress, compile_model: CompileModel = En
     with ExitStack() as held:
         trainer, about = (_start if request.resume is None else _resume)(request, progress, compile_model, held)
         folder = trainer.folder.path
+        for line in wakeful.state():
+            progress.said(line)
+        held.enter_context(wakeful.awake())
         with StopRequest("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n") as stop:
             result = trainer.run(lambda: stop() or progress.lost is not None)
         _conclude(result, folder, progress)

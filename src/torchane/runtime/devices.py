@@ -47,4 +47,5 @@ def open_engine() -> AneDevice:
     found = framework.find()
     root = default_root()
     light = first_light.require(found, root)
-    return AneDevice(found, light.route, cache=CompileCache(root, found.build), equal_surfaces=light.equal_surfaces)
+    cache = CompileCache(root, found.build)
+    return AneDevice(found, light.route, cache=cache, equal_surfaces=light.equal_surfaces, wrong_ops=record.wrong_ops(found.build))

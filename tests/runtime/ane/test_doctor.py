@@ -3,11 +3,14 @@
 import getpass
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from torchane import chips
 from torchane.errors import UsageError
+from torchane.plan import read_measurements
 from torchane.runtime.ane.doctor import examine as examining
 from torchane.runtime.ane.doctor import record, report
 from torchane.runtime.ane.doctor.checks import all_checks
@@ -46,6 +49,10 @@ def test_a_full_look_lets_auto_take_the_engine(doctor, tmp_path):
     assert made.findings["probe P1"] == {"identifiers differ": True, "route has identifiers": True}
     assert made.findings["probe P5"]["17 files"]["compiles"] is False
     assert made.findings["probe P5b"] == {"compiles": True, "numbers are right": True}
+    assert made.findings["probe P2"] == {"compiles": True, "numbers are right": True}
+    assert set(made.findings["probe P6"].values()) == {"absent"}
+    assert made.findings["probe P7"]["whole / two halves"] > 0
+    assert made.findings["power"]["watts"] == "n/a" or made.findings["power"]["moved"]
     record.keep(made, tmp_path)
     assert record.why_not("25A000", tmp_path) == ""
     assert "25B999" in record.why_not("25B999", tmp_path)
@@ -106,6 +113,37 @@ def test_without_a_record_the_engine_is_not_taken_unasked(tmp_path):
     assert "has not looked" in record.why_not("25A000", tmp_path)
     record.keep(report.made(False, "", {"build": "25A000"}, {"first light": {"route": "memory"}, "op add": {"ok": False}}), tmp_path)
     assert "op add" in record.why_not("25A000", tmp_path)
+
+
+def looked_at(**found):
+    """A full look at an M4 Max."""
+    findings = {"first light": {"route": "memory"}, "op add": {"ok": True}, "time of a dispatch": {"median us": 91.0}, **found}
+    made = report.made(False, "", {"build": "25A000"}, findings)
+    return replace(made, machine={**made.machine, "chip": "Apple M4 Max", "release": "26.2"})
+
+
+def test_the_planner_reads_what_was_timed(tmp_path):
+    record.keep(looked_at(**{"time of surfaces": {"median us": 900.0, "GB/s": 41.0}, "time of weights": {"median us": 95.0}}), tmp_path)
+    found = read_measurements(record.measurements(tmp_path))
+    assert (found.machine, found.macos) == ("m4max", "26.2")
+    assert found.dispatch_s == pytest.approx(91e-6) and found.surface_bytes_per_s == pytest.approx(41e9)
+    assert found.weight_bytes_per_s is None  # it could not be told from the dispatch
+
+
+def test_a_machine_without_figures_leaves_none(tmp_path):
+    made = looked_at()
+    record.keep(replace(made, machine={**made.machine, "chip": "Apple M9 Ultra"}), tmp_path)
+    assert record.measurements(tmp_path) is None
+
+
+def test_programs_do_without_what_is_wrong_on_this_machine(tmp_path):
+    record.keep(looked_at(**{"op softmax": {"ok": False, "steps from engine": 900}, "op exp": {"ok": False, "crashed": "signal 11"}}), tmp_path)
+    wrong = record.wrong_ops("25A000", tmp_path)
+    assert wrong == {"softmax": "900 steps of fp16 from the twin", "exp": "it crashed"}
+    chip = chips.probed(chips.load("portable"), wrong)
+    assert not chip.takes("softmax") and not chip.takes("exp") and chip.takes("tanh")
+    assert "900 steps" in chip.op("softmax").why and chip.op("softmax").source == "torchane doctor, on this machine"
+    assert record.wrong_ops("25B999", tmp_path) == {}  # another build is another framework
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="on a Mac there is an engine to look at")

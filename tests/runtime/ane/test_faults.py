@@ -4,33 +4,31 @@ Never a wrong loss, a hang or a crash. Errors are met with the device as it is; 
 since between two looks nobody can know (docs/limits.md).
 """
 
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from standin import COMPILER, CONNECTION, ERROR, EXCEPTION, NO, StandIn
+from faults import BY_NAME, ERRORS, FAULTS, REPLACED, SAME
+from standin import StandIn
 from trainer import SmallRun
 
 from torchane.errors import DeviceError, TorchaneWarning
 from torchane.runtime.ane import AneDevice, framework
 from torchane.runtime.ane.cache import CompileCache
 from torchane.runtime.ane.trust import Seen
+from torchane.runtime.ane.watchdog import EXIT_CODE
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.twin import TwinDevice
 
-#: Remedied by the device, so the loss keeps its bits.
-TRANSIENT = {
-    "refused without a reason": NO, "0x1d once": ERROR + 8, "timed out": ERROR + 3, "program gone": ERROR + 23, "data gone": ERROR + 24,
-    "half an output": "partial", "daemon restarted": "restart",
-}  # fmt: skip
-#: Would fail again, so the step ends with an error.
-FATAL = {
-    "exception": EXCEPTION, "entitlement": ERROR + 1, "no signature": ERROR + 7, "sandbox": ERROR + 9, "invalid model": ERROR + 10,
-    "virtual machine": ERROR + 22, "bad argument": ERROR + 26, "compiler": COMPILER,
-}  # fmt: skip
-WRONG = ("swapped", "stale", "zeros", "half", "one")
+#: At a dispatch, and at a load: programs are then so few at a time that nearly every dispatch loads one.
+DISPATCHED = {becomes: [fault.name for fault in FAULTS if fault.event in ("evaluate", "request") and fault.becomes == becomes] for becomes in (SAME, ERRORS, REPLACED)}
+LOADED = {becomes: [fault.name for fault in FAULTS if fault.event in ("compile", "load") and fault.becomes == becomes] for becomes in (SAME, ERRORS)}
 STEPS = 2
+HERE = Path(__file__).resolve()
 
 
 class Bench:
@@ -43,9 +41,9 @@ class Bench:
         self.run = SmallRun(self.device)
         self.steps = STEPS
         self.clean = self.losses(1)
-        before = machine.events["evaluate"]
+        before = machine.events.copy()
         assert self.losses(1) == self.clean
-        self.dispatches = machine.events["evaluate"] - before
+        self.dispatches, self.requests = (machine.events[event] - before[event] for event in ("evaluate", "request"))
 
     def losses(self, verify_every: int = 0) -> list[float]:
         self.device.close()  # so that every program is loaded and looked at anew
@@ -57,10 +55,10 @@ class Bench:
         for made in self.device.programs:
             made.quarantine, made.is_told, made.seen = "", False, Seen()
 
-    def at(self, kind: str) -> int:
-        """How many dispatches come before the first of the forward, of the backward, a middle one, the last."""
-        forward = sum(1 for plan in self.run.compiled[0].plans.values() if "forward" in plan.name for _ in plan.dispatches)
-        return {"first forward": 0, "first backward": forward, "middle": self.dispatches // 2, "last": self.dispatches - 1}[kind]
+    @property
+    def forward(self) -> int:
+        """The dispatches of a forward."""
+        return sum(1 for plan in self.run.compiled[0].plans.values() if "forward" in plan.name for _ in plan.dispatches)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +77,41 @@ def without_faults(bench):
     bench.machine.faults.clear()
 
 
-KINDS = (
-    "first forward", "first backward", pytest.param("middle", marks=pytest.mark.long), pytest.param("last", marks=pytest.mark.long),
-)  # fmt: skip
+#: One kind in the quick tier, all in the long one.
+KINDS = ("first backward", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("first forward", "middle", "last")))
+
+
+@pytest.fixture
+def strike(bench, evidence):
+    """Lets a fault happen from a dispatch of the run on; at the end it must have happened."""
+    chosen = []
+
+    def at(fault: str, kind: str, count: int):
+        told = BY_NAME[fault]
+        first = {"first forward": 0, "first backward": bench.forward, "middle": count // 2, "last": count - 1}[kind]
+        chosen.append((bench.machine.fail(told.event, told.what, after=first, times=1000 if told.is_met_again else 1), first))
+
+    yield at
+    for struck, first in chosen:
+        assert struck.seen > first, "it was never met"
+    evidence("met", len(chosen))
+
+
+@pytest.fixture
+def loads_often(bench):
+    """One program at a time; how many loads a run then has."""
+    bench.device.most_loaded = 1
+    before = bench.machine.events["load"]
+    assert bench.losses() == bench.clean
+    yield bench.machine.events["load"] - before
+    bench.device.most_loaded = 100
 
 
 def test_the_engine_in_its_arithmetic_has_the_twins_bits(bench):
     assert bench.clean == SmallRun(TwinDevice(arithmetic="engine")).losses(STEPS)
 
 
+@pytest.mark.long
 def test_under_range_control_too(bench):
     """Each run starts with powers of two of its own, so both are the first of their compilation."""
     twin = SmallRun(TwinDevice(arithmetic="engine"), "on")
@@ -96,16 +120,16 @@ def test_under_range_control_too(bench):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_transient_fault_leaves_the_loss_as_it_is(bench, kind, fault):
-    bench.machine.fail("evaluate", TRANSIENT[fault], after=bench.at(kind))
+@pytest.mark.parametrize("fault", DISPATCHED[SAME])
+def test_a_transient_fault_leaves_the_loss_as_it_is(bench, strike, kind, fault):
+    strike(fault, kind, bench.dispatches)
     assert bench.losses() == bench.clean
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", FATAL)
-def test_a_fault_that_stays_is_an_error_that_names_the_program(bench, kind, fault):
-    bench.machine.fail("evaluate", FATAL[fault], after=bench.at(kind), times=1000)
+@pytest.mark.parametrize("fault", DISPATCHED[ERRORS])
+def test_a_fault_that_stays_is_an_error_that_names_the_program(bench, strike, kind, fault):
+    strike(fault, kind, bench.requests if BY_NAME[fault].event == "request" else bench.dispatches)
     with pytest.raises(DeviceError, match="Neural Engine"):
         bench.losses()
     bench.machine.faults.clear()
@@ -113,9 +137,9 @@ def test_a_fault_that_stays_is_an_error_that_names_the_program(bench, kind, faul
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", WRONG)
-def test_wrong_numbers_are_replaced(bench, kind, fault):
-    bench.machine.fail("evaluate", fault, after=bench.at(kind), times=1)
+@pytest.mark.parametrize("fault", DISPATCHED[REPLACED])
+def test_wrong_numbers_are_replaced(bench, strike, kind, fault):
+    strike(fault, kind, bench.dispatches)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = bench.losses(verify_every=1)
@@ -125,11 +149,57 @@ def test_wrong_numbers_are_replaced(bench, kind, fault):
     assert len(told) <= 1
 
 
-@pytest.mark.parametrize("event", ["compile", "load"])
-@pytest.mark.parametrize("fault", [NO, CONNECTION])
-def test_a_transient_refusal_to_load_costs_nothing(bench, event, fault):
-    bench.machine.fail(event, fault)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", LOADED[SAME])
+def test_a_transient_refusal_to_load_costs_nothing(bench, strike, loads_often, kind, fault):
+    if BY_NAME[fault].event == "compile":  # all is compiled by now
+        bench.machine.forget_compiled()
+        kind = "first forward"
+    strike(fault, kind, loads_often)
     assert bench.losses() == bench.clean
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", LOADED[ERRORS])
+def test_a_program_that_cannot_be_loaded_is_an_error_that_names_it(bench, strike, loads_often, kind, fault):
+    if BY_NAME[fault].event == "compile":
+        bench.machine.forget_compiled()
+        kind = "first forward"
+    strike(fault, kind, loads_often)
+    with pytest.raises(DeviceError, match="Neural Engine"):
+        bench.losses()
+    bench.machine.faults.clear()
+    assert bench.losses() == bench.clean
+
+
+#: A run of two steps whose engine hangs at dispatch number argv[3].
+HANGING = f"""
+import sys
+sys.path[:0] = [{str(HERE.parents[2] / "apple")!r}, {str(HERE.parent)!r}]
+from pathlib import Path
+from standin import HANGS, StandIn
+from torchane.runtime.ane import AneDevice, framework
+from torchane.runtime.ane.cache import CompileCache
+from trainer import SmallRun
+library, folder, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+machine = StandIn(library, folder / "daemon", "engine")
+found = framework.opened([str(library)])
+device = AneDevice(found, cache=CompileCache(folder / "cache", found.build), dispatch_s=2.0, verifies=False)
+run = SmallRun(device)
+machine.fail("evaluate", HANGS, after=at)
+run.losses(2)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["first forward", "first backward", "middle", "last"])
+def test_a_call_that_never_returns_ends_the_process_with_a_named_error(bench, standin_library, tmp_path, kind, evidence):
+    """What follows is `torchane train`'s: a fresh process, from the last checkpoint (tests/apple/test_training.py)."""
+    at = {"first forward": 0, "first backward": bench.forward, "middle": bench.dispatches // 2, "last": bench.dispatches - 1}[kind]
+    done = subprocess.run([sys.executable, "-c", HANGING, str(standin_library), str(tmp_path), str(at)], capture_output=True, text=True)
+    assert done.returncode == EXIT_CODE, done.stderr
+    assert "the Neural Engine has not answered" in done.stderr
+    evidence("met", 1)
 
 
 def test_few_programs_at_a_time_give_the_same_bits(bench):
@@ -152,26 +222,26 @@ def twenty(bench):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fault", TRANSIENT)
+@pytest.mark.parametrize("fault", DISPATCHED[SAME])
 def test_every_dispatch_of_twenty_steps_fails_the_first_time(bench, twenty, fault, evidence):
-    struck = bench.machine.fail("evaluate", TRANSIENT[fault], times=1_000_000, every=2)
+    struck = bench.machine.fail("evaluate", BY_NAME[fault].what, times=1_000_000, every=2)
     assert bench.losses() == twenty
-    evidence(f"{fault}: dispatches that met it", (struck.seen + 1) // 2)
+    evidence("every dispatch", (struck.seen + 1) // 2)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fault", WRONG)
+@pytest.mark.parametrize("fault", DISPATCHED[REPLACED])
 def test_every_dispatch_of_twenty_steps_gives_wrong_numbers(bench, twenty, fault, monkeypatch, evidence):
     """Each is replaced by the twin's; quarantine is held off, so that the next dispatch is the engine's again."""
     found = []
     monkeypatch.setattr(bench.device, "quarantine", lambda made, why: found.append(made.name))
-    struck = bench.machine.fail("evaluate", fault, times=1_000_000)
+    struck = bench.machine.fail("evaluate", BY_NAME[fault].what, times=1_000_000)
     assert bench.losses(verify_every=1) == twenty
-    evidence(f"{fault}: dispatches, and those that were found", [struck.seen, len(found)])
+    evidence("every dispatch", len(found))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fault", FATAL)
+@pytest.mark.parametrize("fault", [name for name in DISPATCHED[ERRORS] if BY_NAME[name].event == "evaluate"])
 def test_every_dispatch_of_twenty_steps_ends_in_a_named_error(bench, twenty, fault, evidence):
     """Each dispatch of each step fails for good; the step is then taken again, from the same weights."""
     bench.device.close()
@@ -181,7 +251,7 @@ def test_every_dispatch_of_twenty_steps_ends_in_a_named_error(bench, twenty, fau
         dispatch = 0
         while True:
             bench.run.model.load_state_dict(before)
-            struck = bench.machine.fail("evaluate", FATAL[fault], after=dispatch, times=1_000_000)
+            struck = bench.machine.fail("evaluate", BY_NAME[fault].what, after=dispatch, times=1_000_000)
             scale = replace(bench.run.compiled[0].loss_scale) if step else LossScale()
             bench.run.compiled[0].loss_scale = replace(scale)
             try:
@@ -197,4 +267,4 @@ def test_every_dispatch_of_twenty_steps_ends_in_a_named_error(bench, twenty, fau
             assert struck.seen <= dispatch
             assert loss == twenty[step]
             break
-    evidence(f"{fault}: dispatches that met it", met)
+    evidence("every dispatch", met)

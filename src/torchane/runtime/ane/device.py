@@ -109,6 +109,7 @@ class AneDevice:
 
     equal_surfaces: this system wants all inputs of a program, and all outputs, in surfaces of one size; smaller ones are
     then copied into larger ones. verifies: False only where the caller compares the numbers itself. patience: multiplies the pauses before a call is repeated.
+    wrong_ops: what torchane doctor found wrong on this machine, by op; programs do without.
     """
 
     name = "ane"
@@ -127,6 +128,7 @@ class AneDevice:
         equal_surfaces: bool = False,
         dispatch_s: float = DISPATCH_S,
         patience: float = 1.0,
+        wrong_ops: Mapping[str, str] | None = None,
     ):
         require_route(framework, route)
         self.framework = framework
@@ -138,6 +140,7 @@ class AneDevice:
         self.equal_surfaces = equal_surfaces
         self.dispatch_s = dispatch_s
         self.patience = patience
+        self.wrong_ops = dict(wrong_ops or {})
         self.counts: Counter[str] = Counter()  # compiles, loads, unloads, dispatches, verified, retries, quarantined
         self._held: weakref.WeakSet[AneProgram] = weakref.WeakSet()
         self._executed: Counter[str] = Counter()  # by programs that are gone
@@ -315,7 +318,9 @@ class AneDevice:
                 older = [one for one in self._alive() if one is not made]
                 for one in older[: max(1, len(older) // 2)]:
                     self.drop(one)
-                return bool(older)
+                if not older:  # the room is taken by other processes, which come and go
+                    time.sleep(PAUSE_S * self.patience)
+                return True
             case Remedy.REBUILD | Remedy.RELOAD if rebuild is not None:
                 rebuild()
                 return True
