@@ -77,6 +77,8 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
     "top_k": Range(1, BILLION),
     "warmup": Range(1, 1_000_000),
     "rounds": Range(1, 1_000_000),
+    "repeats": Range(1, 1_000_000),
+    "depth": Range(1, 256),
 })  # fmt: skip
 
 #: number: of the Range of its name. choice: one of `allowed`. preset: one of models/presets.py. path: `allowed` says of what ("file",
@@ -142,6 +144,7 @@ SWITCH = ("on", "off")
 _MEASURED = ("twin", "ane")
 PYTORCH_VARIANTS = ("eager-fp32", "eager-bf16", "inductor-fp32", "inductor-bf16")
 _BENCHES = ("bench train-step", "bench first-step")
+_ENGINE_BENCHES = ("bench layer", "bench peak")
 _JSON_LAST_LINE = "The last line on standard output is one JSON object."
 
 
@@ -209,7 +212,13 @@ def _bench() -> tuple[Option, ...]:
         Option("warmup", step, "number", "Steps before the first timed one.", 3, show_default=True),
         Option("rounds", step, "number", "Turns through all variants.", 5, show_default=True),
         Option("steps", step, "number", "Timed steps a turn.", 4, show_default=True),
-        Option("json", _BENCHES, "flag", _JSON_LAST_LINE, dest="as_json"),
+        Option("json", (*_BENCHES, *_ENGINE_BENCHES), "flag", _JSON_LAST_LINE, dest="as_json"),
+        Option("shape", ("bench layer",), "text", "Of the layer and its input.", "768,512", show_default=True, metavar="DIM,SEQ"),
+        Option("device", _ENGINE_BENCHES, "choice", "What to measure.", "twin", _MEASURED, show_default=True),
+        Option("sizes", ("bench peak",), "text", "Of the square matrices.", "512,1024,2048", show_default=True, metavar="N,N"),
+        Option("depth", ("bench peak",), "number", "Products in a stack.", 8, show_default=True),
+        Option("repeats", _ENGINE_BENCHES, "number", "Timed runs, after two that are not.", 10, show_default=True),
+        Option("no_watts", _ENGINE_BENCHES, "flag", "Read no meters, which takes 6 seconds for each row."),
     )  # fmt: skip
 
 

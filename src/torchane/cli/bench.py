@@ -7,6 +7,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
+from torchane.errors import UsageError
 from torchane.options import PYTORCH_VARIANTS
 
 
@@ -47,5 +48,33 @@ def first_step(presets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     bench = load("torchane.train.first_step")
     report = bench.bench_first_step(presets or ("tiny",), said=lambda text: click.echo(text, err=True), **options)
     click.echo(bench.to_table(report), err=as_json)
+    if as_json:
+        click.echo(json.dumps(report))
+
+
+@command.command("layer", cls=Command)
+@takes("bench layer")
+def layer(shape: str, device: str, repeats: int, no_watts: bool, as_json: bool) -> None:
+    """How long do forward, dx and dW of one Transformer layer take?
+
+    A Llama block on random numbers. Times by the clock and inside dispatches, TFLOPS, the share of the chip's peak, and watts
+    where a meter moves against rest: zeus, or powermetrics after `sudo -v`. What others published stands in its own column.
+    """
+    _show(load("torchane.train.bench_engine").bench_layer(shape, device=device, repeats=repeats, power_s=0.0 if no_watts else 3.0), as_json)
+
+
+@command.command("peak", cls=Command)
+@takes("bench peak")
+def peak(device: str, sizes: str, depth: int, repeats: int, no_watts: bool, as_json: bool) -> None:
+    """How fast can it multiply? Stacks of 1 x 1 convolutions and of matrix products, random numbers, resident surfaces."""
+    wanted = [int(size) for size in sizes.split(",") if size.isdecimal()]
+    if not wanted or any(size < 32 or size % 32 for size in wanted) or len(wanted) != len(sizes.split(",")):
+        raise UsageError(f"--sizes {sizes}: write multiples of 32, such as 512,1024.")
+    bench = load("torchane.train.bench_engine")
+    _show(bench.bench_peak(device=device, repeats=repeats, power_s=0.0 if no_watts else 3.0, sizes=wanted, depth=depth), as_json)
+
+
+def _show(report: dict[str, Any], as_json: bool) -> None:
+    click.echo(load("torchane.train.bench_engine").to_table(report), err=as_json)
     if as_json:
         click.echo(json.dumps(report))

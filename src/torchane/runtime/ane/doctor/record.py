@@ -14,7 +14,7 @@ from torchane.errors import DeviceError, UsageError
 from torchane.plan import Measured
 from torchane.plan.constants import RECORD_FORMAT, RECORD_VERSION
 from torchane.runtime.ane.cache import default_root
-from torchane.runtime.ane.doctor.report import RECORD, Report, read, to_text
+from torchane.runtime.ane.doctor.report import RECORD, Report, chip_name, read, to_text
 
 MEASUREMENTS = "measurements.json"
 
@@ -72,7 +72,7 @@ def _said(found: dict[str, object]) -> str:
 
 def measured(report: Report) -> Measured | None:
     """What the planner takes of it; None where the machine is none that it knows, or nothing was timed."""
-    name = str(report.machine.get("chip", "")).removeprefix("Apple ").replace(" ", "").lower()
+    name = chip_name(str(report.machine.get("chip", "")))
     dispatch_us = report.findings.get("time of a dispatch", {}).get("median us")
     if name not in machines() or not dispatch_us:
         return None

@@ -95,11 +95,21 @@ def compared(one: Report, other: Report) -> Iterator[tuple[str, str, Any, Any]]:
                 yield name, key, mine.get(key, "-"), theirs.get(key, "-")
 
 
+def chip_name(brand: str | None = None) -> str:
+    """Of this Mac, as chips/published names machines: m4max; "" elsewhere. brand: what sysctl says, where it is known."""
+    said = _brand() if brand is None else brand
+    return said.removeprefix("Apple ").replace(" ", "").lower() if said.startswith("Apple ") else ""
+
+
+def _brand() -> str:
+    return _said("sysctl", "-n", "machdep.cpu.brand_string") if platform.system() == "Darwin" else ""
+
+
 def _machine() -> dict[str, Any]:
     """What this machine is, as far as any process may know it."""
     return {
         "system": platform.system(), "release": platform.mac_ver()[0] or platform.release(), "architecture": platform.machine(),
-        "chip": _said("sysctl", "-n", "machdep.cpu.brand_string") if platform.system() == "Darwin" else "",
+        "chip": _brand(),
         "model": _said("sysctl", "-n", "hw.model") if platform.system() == "Darwin" else "",
         "processors": os.cpu_count(), "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "power": _power(), "python": platform.python_version(), "torch": version("torch"), "torchane": version("torchane"),
