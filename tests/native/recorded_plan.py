@@ -1,0 +1,106 @@
+"""Writes a training step as a file that plan_check.cpp runs without Python: each program's tape, each run with what went in and out."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runtime" / "ane"))
+
+from torchane import native
+from torchane.runtime.twin import TwinDevice
+
+KEYS = {
+    "chain": ("sizes", "row", "whole_rows", "registers", "operands", "micros"),
+    "matmul": ("x", "y", "out", "m", "n", "k", "transpose_x", "transpose_y", "batch", "x_strides", "y_strides"),
+    "copy": ("x", "out", "sizes", "x_strides", "out_strides"),
+    "reduce": ("x", "out", "reduction", "sizes", "kept"),
+    "softmax": ("x", "out", "outer", "entries", "inner"),
+}
+#: Places are two numbers, without their count.
+PLACES = ("x", "y", "out")
+
+
+class RecordingTape(native.Tape):
+    """A tape that remembers what it was made of."""
+
+    def __init__(self, **made: Any):
+        super().__init__(**made)
+        self.made, self.said = made, []
+
+    def alias(self, ops: Sequence[str]) -> None:
+        super().alias(ops)
+
+
+def _recorded(kind: str) -> Any:
+    def add(self: RecordingTape, ops: Any, **arguments: Any) -> None:
+        getattr(native.Tape, kind)(self, ops, **arguments)
+        self.said.append((kind, arguments))
+
+    return add
+
+
+for _kind in KEYS:
+    setattr(RecordingTape, _kind, _recorded(_kind))
+
+
+class RecordingTwin(TwinDevice):
+    """A twin that remembers its runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[tuple[Any, list[np.ndarray], list[np.ndarray]]] = []
+
+    def run(self, program, inputs, outputs) -> None:
+        given = [buffer.array.copy() for buffer in inputs]
+        super().run(program, inputs, outputs)
+        self.runs.append((program.tape, given, [buffer.array.copy() for buffer in outputs]))
+
+
+def record(target: Path, monkeypatch: Any) -> int:
+    """One step of a small network (tests/runtime/ane/trainer.py); how many runs there were."""
+    from trainer import SmallRun
+
+    monkeypatch.setattr(native, "Tape", RecordingTape)
+    twin = RecordingTwin()
+    run = SmallRun(twin)
+    twin.runs.clear()
+    run.losses(1)
+    tapes = list({id(tape): tape for tape, _, _ in twin.runs}.values())
+    lines = [str(len(tapes)), *(_tape(tape) for tape in tapes), str(len(twin.runs))]
+    for tape, given, results in twin.runs:
+        lines.append(str(next(i for i, one in enumerate(tapes) if one is tape)))
+        lines += [_halves(array) for array in (*given, *results)]
+    target.write_text("\n".join(lines) + "\n")
+    return len(twin.runs)
+
+
+def _tape(tape: RecordingTape) -> str:
+    made = tape.made
+    head = [made["name"].replace(" ", "-"), _ports(made["inputs"]), _ports(made["outputs"]), _halves(made["constants"]), str(made["scratch"])]
+    steps = (f"{kind} " + " ".join(_field(key, arguments[key]) for key in KEYS[kind]) for kind, arguments in tape.said)
+    return "\n".join([*head, str(len(tape.said)), *steps])
+
+
+def _ports(shapes: Sequence[Sequence[int]]) -> str:
+    return " ".join([str(len(shapes)), *(_numbers(shape) for shape in shapes)])
+
+
+def _numbers(values: Sequence[Any]) -> str:
+    return " ".join(map(str, (len(values), *(int(value) for value in values))))
+
+
+def _halves(array: np.ndarray) -> str:
+    return _numbers(np.ascontiguousarray(array).reshape(-1).view(np.uint16).tolist())
+
+
+def _field(key: str, value: Any) -> str:
+    if key in PLACES:
+        return f"{int(value[0])} {int(value[1])}"
+    if key == "operands":
+        return " ".join([str(len(value)), *(f"{int(place[0])} {int(place[1])} {_numbers(strides)} {int(along)}" for place, strides, along in value)])
+    if key == "micros":
+        return " ".join([str(len(value)), *(" ".join(str(int(field)) for field in micro) for micro in value)])
+    return _numbers(value) if isinstance(value, list | tuple) else str(int(value))
