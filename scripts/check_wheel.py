@@ -11,7 +11,7 @@ from torchane import native
 from torchane.errors import AppleError, MissingDeviceError
 from torchane.mil.build import Builder
 from torchane.mil.save import emit
-from torchane.passes import name_constants
+from torchane.mil.name_constants import name_constants
 from torchane.runtime.ane import framework
 from torchane.runtime.twin import TwinDevice
 

@@ -22,7 +22,7 @@ from torchane.mil.build import Builder
 from torchane.mil.save import emit
 from torchane.models.build import build_model
 from torchane.models.presets import preset
-from torchane.passes import name_constants
+from torchane.mil.name_constants import name_constants
 from torchane.runtime import devices
 from torchane.runtime.ane.doctor.checks import SHAPE, _op_programs
 from torchane.runtime.twin import TwinDevice

@@ -27,7 +27,7 @@ from torchane.mil.save import emit
 from torchane.mil.types import TensorType
 from torchane.models.config import LlamaConfig
 from torchane.models.llama import LlamaDecoderLayer, rotary_tables
-from torchane.passes import name_constants
+from torchane.mil.name_constants import name_constants
 from torchane.runtime import power, wakeful
 from torchane.runtime.ane.doctor.report import chip_name
 from torchane.runtime.device import Buffer, Device, LoadedProgram

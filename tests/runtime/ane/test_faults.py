@@ -90,11 +90,11 @@ def strike(bench, evidence):
         told = BY_NAME[fault]
         first = {"first forward": 0, "first backward": bench.forward, "middle": count // 2, "last": count - 1}[kind]
         chosen.append((bench.machine.fail(told.event, told.what, after=first, times=1000 if told.is_met_again else 1), first))
+        evidence("met", kind)
 
     yield at
     for struck, first in chosen:
         assert struck.seen > first, "it was never met"
-    evidence("met", len(chosen))
 
 
 @pytest.fixture

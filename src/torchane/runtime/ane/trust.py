@@ -20,7 +20,7 @@ from torchane.errors import AppleError, DeviceError, TorchaneWarning
 from torchane.mil.ir import Program
 from torchane.mil.save import emit
 from torchane.mil.text import parse
-from torchane.passes.name_constants import name_constants
+from torchane.mil.name_constants import name_constants
 from torchane.passes.respell import respell
 from torchane.runtime.ane.source import Source, separated, source_of
 from torchane.runtime.twin import TwinProgram, load_program, read_program

@@ -20,7 +20,7 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Var
 from torchane.mil.save import WEIGHT_PATH, emit
 from torchane.mil.types import FP16
-from torchane.passes import name_constants
+from torchane.mil.name_constants import name_constants
 from torchane.runtime.ane.device import AneDevice
 from torchane.runtime.ane.doctor.measure import Finding, beside_the_twin, conv, timed
 from torchane.runtime.ane.source import places, source_of
