@@ -61,11 +61,13 @@ def machine(standin_library, tmp_path):
 @pytest.fixture
 def engine(machine, tmp_path):
     """The `ane` device on that machine, without its pauses."""
+    from torchane.passes.respell import respell
     from torchane.runtime.ane import AneDevice, framework
     from torchane.runtime.ane.cache import CompileCache
 
     found = framework.opened([str(machine.path)])
     device = AneDevice(found, cache=CompileCache(tmp_path / "cache", found.build), patience=0.0)
+    device.respell = respell
     yield device
     device.close()
 

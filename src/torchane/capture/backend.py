@@ -48,8 +48,10 @@ from torchane.capture.watch import Watch
 from torchane.errors import TorchaneWarning, UsageError
 from torchane.native import pages
 from torchane.passes import pass_list
+from torchane.passes.respell import respell
 from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
+from torchane.runtime.ane import AneDevice
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
 from torchane.runtime.execute import Executor, Weights
@@ -198,6 +200,8 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
 
 def _new(options: Options, inputs: Given) -> Compiled:
     device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
+    if isinstance(device, AneDevice):
+        device.respell = respell
     pool = SurfacePool(device)
     compiled = Compiled(options, device, pool, inputs)
     compiled.ranges = RangeControl() if options.wants_ranges(device) else None

@@ -5,7 +5,7 @@
     y = sigmoid(x)                ->  y = 1 / (1 + exp(-x))
     y = matmul(x, w, transposed)  ->  y = matmul(transpose(x), w)
     y = conv(x, w), 1 x 1         ->  y = reshape(matmul(w', reshape(x)))
-No pass of the pipeline: runtime/ane asks for it where an engine computes the usual spelling wrong. Nothing moves in exact numbers;
+No pass of the pipeline: capture hands it to a device, which asks for it where an engine computes the usual spelling wrong. Nothing moves in exact numbers;
 in fp16 each new op rounds once more.
 """
 

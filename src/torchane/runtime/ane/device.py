@@ -25,6 +25,7 @@ import numpy as np
 from torchane import native
 from torchane.errors import AppleError, DeviceError, TorchaneError, TorchaneWarning
 from torchane.mil.check import check
+from torchane.mil.ir import Program
 from torchane.mil.types import FP16, TensorType
 from torchane.runtime.ane.cache import CompileCache, default_root
 from torchane.runtime.ane.framework import Framework, require_route
@@ -141,6 +142,8 @@ class AneDevice:
         self.dispatch_s = dispatch_s
         self.patience = patience
         self.wrong_ops = dict(wrong_ops or {})
+        #: Writes a program in other ops, for one whose numbers are wrong; handed in by the compiler, which the runtime does without.
+        self.respell: Callable[[Program], Program] | None = None
         self.counts: Counter[str] = Counter()  # compiles, loads, unloads, dispatches, verified, retries, quarantined
         self._held: weakref.WeakSet[AneProgram] = weakref.WeakSet()
         self._executed: Counter[str] = Counter()  # by programs that are gone

@@ -12,21 +12,18 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from torchane.errors import AppleError, DeviceError, TorchaneWarning
-from torchane.mil.ir import Program
 from torchane.mil.save import emit
-from torchane.mil.text import parse
 from torchane.mil.name_constants import name_constants
-from torchane.passes.respell import respell
 from torchane.runtime.ane.source import Source, separated, source_of
 from torchane.runtime.twin import TwinProgram, load_program, read_program
 
-if TYPE_CHECKING:
-    from torchane.runtime.ane.device import AneBuffer, AneDevice, AneProgram
+#: Classes of device.py, which imports this module.
+AneBuffer = AneDevice = AneProgram = Any
 
 #: So many inputs are named in a message.
 _NAMED = 4
@@ -46,7 +43,7 @@ class Seen:
     reloads: int = 0
     spellings: int = 0  # of OTHER_SPELLINGS, those that were tried
 
-    def is_due(self, key: tuple[int, ...], inputs: Sequence["AneBuffer"]) -> bool:
+    def is_due(self, key: tuple[int, ...], inputs: Sequence[AneBuffer]) -> bool:
         """For a dispatch that is not the first since its program was loaded."""
         if self.has_seen_others and self.has_seen_changes:
             return False
@@ -58,7 +55,7 @@ class Seen:
             return True
         return False
 
-    def remember(self, key: tuple[int, ...], inputs: Sequence["AneBuffer"]) -> None:
+    def remember(self, key: tuple[int, ...], inputs: Sequence[AneBuffer]) -> None:
         """A dispatch whose numbers are right."""
         if self.key is None:
             self.key = key
@@ -68,7 +65,7 @@ class Seen:
             self.right.clear()
         self.right.update((buffer.serial, (buffer.version, checksum(buffer.look()))) for buffer in inputs)
 
-    def changed(self, names: Sequence[str], inputs: Sequence["AneBuffer"]) -> list[str]:
+    def changed(self, names: Sequence[str], inputs: Sequence[AneBuffer]) -> list[str]:
         """The inputs that hold other numbers than when they were last right."""
         known = ((name, buffer, self.right.get(buffer.serial)) for name, buffer in zip(names, inputs, strict=True))
         return [
@@ -82,7 +79,7 @@ def checksum(array: np.ndarray) -> int:
     return zlib.crc32(array.data)  # type: ignore[arg-type]
 
 
-def verify(device: "AneDevice", made: "AneProgram", key: tuple[int, ...], inputs: Sequence["AneBuffer"], outputs: Sequence["AneBuffer"]) -> None:
+def verify(device: AneDevice, made: AneProgram, key: tuple[int, ...], inputs: Sequence[AneBuffer], outputs: Sequence[AneBuffer]) -> None:
     """Leaves right numbers in the outputs: the engine's, or else the twin's."""
     device.counts["verified"] += 1
     given, got = [b.look() for b in inputs], [b.array for b in outputs]
@@ -105,7 +102,7 @@ def verify(device: "AneDevice", made: "AneProgram", key: tuple[int, ...], inputs
     device.quarantine(made, why)
 
 
-def _second_chances(device: "AneDevice", made: "AneProgram") -> Iterator[str]:
+def _second_chances(device: AneDevice, made: AneProgram) -> Iterator[str]:
     """Changes the program on the engine; says how."""
     if made.seen.reloads < MOST_RELOADS:
         made.seen.reloads += 1
@@ -116,7 +113,7 @@ def _second_chances(device: "AneDevice", made: "AneProgram") -> Iterator[str]:
     while made.seen.spellings < len(OTHER_SPELLINGS):
         name, other = OTHER_SPELLINGS[made.seen.spellings]
         made.seen.spellings += 1
-        found = other(made, device.framework.architecture)
+        found = other(device, made)
         if found is not None:
             device.counts["respelled"] += 1
             device.drop(made)
@@ -126,7 +123,7 @@ def _second_chances(device: "AneDevice", made: "AneProgram") -> Iterator[str]:
     made.source, made.twin = usual
 
 
-def _is_right_now(device: "AneDevice", made: "AneProgram", inputs: Sequence["AneBuffer"], outputs: Sequence["AneBuffer"]) -> bool:
+def _is_right_now(device: AneDevice, made: AneProgram, inputs: Sequence[AneBuffer], outputs: Sequence[AneBuffer]) -> bool:
     """Runs it once more. A program that is refused, too, is not right."""
     try:
         device.attempt(made, [b.surface for b in inputs], [b.surface for b in outputs])
@@ -139,18 +136,20 @@ def _is_right_now(device: "AneDevice", made: "AneProgram", inputs: Sequence["Ane
 # Other spellings: each gives source and twin, or None where it changes nothing
 
 
-def _with_files(made: "AneProgram", architecture: str) -> tuple[Source, TwinProgram] | None:
+def _with_files(device: AneDevice, made: AneProgram) -> tuple[Source, TwinProgram] | None:
     text, weights = separated(made.source.plain, made.source.weights)
-    return (source_of(text, weights, architecture), made.twin) if len(weights) > len(made.source.weights) else None
+    return (source_of(text, weights, device.framework.architecture), made.twin) if len(weights) > len(made.source.weights) else None
 
 
-def _with_other_ops(made: "AneProgram", architecture: str) -> tuple[Source, TwinProgram] | None:
+def _with_other_ops(device: AneDevice, made: AneProgram) -> tuple[Source, TwinProgram] | None:
+    if device.respell is None:
+        return None
     usual = read_program(made.source.plain, made.source.weights, made.name)
-    other: Program = respell(usual)
+    other = device.respell(usual)
     if other == usual:
         return None
     text, weights = emit(name_constants(other))
-    return source_of(text, weights, architecture), load_program(other, made.name, "engine")
+    return source_of(text, weights, device.framework.architecture), load_program(other, made.name, "engine")
 
 
 OTHER_SPELLINGS: tuple[tuple[str, Any], ...] = (
@@ -159,7 +158,7 @@ OTHER_SPELLINGS: tuple[tuple[str, Any], ...] = (
 )
 
 
-def _told(made: "AneProgram", why: str, how: str) -> bool:
+def _told(made: AneProgram, why: str, how: str) -> bool:
     warnings.warn(
         f"{made.name}: the Neural Engine's numbers were wrong: {why}. {how} they are right, and training goes on with those. Please report "
         "it with the program (--dump). Said once for this program.",
