@@ -5,6 +5,7 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import torchane
 from torchane.capture.graph import Cut, Place, cut, layer_name
 
 NO_RULE = {"aten.embedding.default", "aten._log_softmax.default", "aten.relu.default"}
@@ -86,6 +87,31 @@ def test_layer_name_reads_the_repeated_block_from_the_module_stack(path: str, la
     node = fx.Graph().placeholder("x")
     node.meta["nn_module_stack"] = {"key": (path, nn.Linear)}
     assert layer_name(node) == layer
+
+
+class Own(nn.Conv2d):
+    """A user's module may compute anything: it stays a layer."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        (nn.Conv2d, ""), (nn.BatchNorm2d, ""), (nn.ReLU, ""), (nn.Linear, ""), ("torch.nn.modules.pooling.MaxPool2d", ""),
+        (nn.MultiheadAttention, "features.3"), (nn.LSTM, "features.3"), (nn.TransformerEncoderLayer, "features.3"), (Own, "features.3"),
+    ],
+)  # fmt: skip
+def test_a_numbered_module_of_torch_that_holds_no_others_is_no_layer(kind: object, layer: str) -> None:
+    node = fx.Graph().placeholder("x")
+    node.meta["nn_module_stack"] = {"key": ("L['self'].features.3", kind)}
+    assert layer_name(node) == layer
+
+
+def test_a_plain_network_of_numbered_layers_is_one_program_a_graph() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4)]
+    explained = torchane.explain(nn.Sequential(*layers), torch.randn(2, 3, 8, 8))
+    assert [(plan.name, len(plan.dispatches)) for plan in explained.plans] == [("forward", 1), ("backward", 1)]
 
 
 def test_a_node_of_no_module_has_no_layer() -> None:

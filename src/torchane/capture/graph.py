@@ -17,6 +17,7 @@ import operator
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx
@@ -213,13 +214,31 @@ def _send_small_segments_home(
 
 def layer_name(node: fx.Node) -> str | None:
     """The repeated block that a node belongs to, e.g. `model.layers.3`; empty for modules outside of
-    blocks, None where no module claims the node (a sum of gradients)."""
+    blocks, None where no module claims the node (a sum of gradients). A numbered convolution or activation of torch's own
+    (nn.Sequential(nn.Conv2d, nn.ReLU, ...)) is no block: a program for each would cost a dispatch for each."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     if not stack:
         return None
-    names = re.findall(r"\w+", list(stack.values())[-1][0].replace("_modules", ""))
+    path, kind = list(stack.values())[-1]
+    names = re.findall(r"\w+", path.replace("_modules", ""))
     numbered = [position for position, name in enumerate(names) if name.isdigit()]
-    return ".".join(names[2 : numbered[0] + 1]) if numbered else ""
+    if not numbered or (numbered[0] == len(names) - 1 and _is_leaf(kind)):
+        return ""
+    return ".".join(names[2 : numbered[0] + 1])
+
+
+#: The files of torch.nn.modules whose modules hold no others, but for the one named below.
+_LEAVES = frozenset({
+    "activation", "batchnorm", "channelshuffle", "conv", "dropout", "flatten", "fold", "instancenorm", "linear", "normalization",
+    "padding", "pixelshuffle", "pooling", "sparse", "upsampling",
+})  # fmt: skip
+
+
+def _is_leaf(kind: Any) -> bool:
+    """A module of torch's own that holds no others; kind: its class, or its class's whole name."""
+    name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    module, _, own = name.rpartition(".")
+    return module.removeprefix("torch.nn.modules.") in _LEAVES and own != "MultiheadAttention"
 
 
 def _regions(
