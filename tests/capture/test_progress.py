@@ -1,6 +1,7 @@
 """What is said while compiling: what PyTorch will run before anything is lowered, and a line where it takes long."""
 
 import re
+import time
 import warnings
 
 import pytest
@@ -106,3 +107,16 @@ def test_what_had_no_legal_form_is_said_as_more(monkeypatch) -> None:
     assert len(texts) == 2
     assert "aten.sort" in texts[0] and "aten.tanh" not in texts[0]
     assert "1 more floating-point op runs in PyTorch" in texts[1] and "aten.tanh" in texts[1] and "aten.sort" not in texts[1]
+
+
+def test_a_trace_that_takes_long_is_said_and_a_short_one_is_not(monkeypatch, capfd) -> None:
+    monkeypatch.setattr(progress, "FIRST_S", 0.05)
+    with progress.tracing(True) as timer:
+        timer.join(10)
+    with progress.tracing(True):
+        pass
+    with progress.tracing(False) as timer:
+        time.sleep(0.1)
+    assert capfd.readouterr().err == (
+        "torchane: compiling the model, 0 s so far: PyTorch traces its forward and backward. The first step waits for it.\n"
+    )

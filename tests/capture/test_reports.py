@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import torchane
 from torchane.capture import backend
 from torchane.errors import TorchaneWarning
 
@@ -168,3 +169,23 @@ def test_a_half_precision_model_gets_gradients_of_its_own_dtype() -> None:
         model = nn.Linear(8, 8).to(dtype)
         run(model, torch.randn(2, 8, dtype=dtype)).sum().backward()
         assert model.weight.grad.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "size", "limit"),
+    [
+        (nn.Conv2d(8, 70_000, 1), (1, 8, 2, 2), "70000 entries", "65536"),
+        (nn.Conv2d(3, 4, 3, padding=1), (1, 3, 2, 20_000), "20002 entries", "16777216"),
+    ],
+    ids=["channels", "width"],
+)
+def test_an_image_or_a_channel_count_beyond_the_chip_is_the_hosts_with_op_size_and_limit(layer, shape, size, limit) -> None:
+    torch._dynamo.reset()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        explained = torchane.explain(layer, torch.randn(shape))
+    assert explained.share("host") == 1
+    text = str(next(one.message for one in said if issubclass(one.category, TorchaneWarning)))
+    assert "aten.convolution" in text
+    assert size in text
+    assert limit in text

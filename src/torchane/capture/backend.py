@@ -7,6 +7,7 @@ under the loss scale. Options: `torch.compile(model, backend="ane", options={"de
 """
 
 import gc
+import threading
 import time
 import warnings
 from collections import Counter
@@ -38,7 +39,7 @@ from torchane.capture.planning import Planned, Roles, plan_graph
 from torchane.capture.policies.facts import Forward
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
-from torchane.capture.progress import Progress
+from torchane.capture.progress import Progress, tracing
 from torchane.capture.report import Row, host_bytes_of, rows_of
 from torchane.capture.roles import Given, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
@@ -101,6 +102,7 @@ class Compiled:
     rows: list[Row] = field(default_factory=list)
     host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
     begun_s: float = field(default_factory=time.monotonic)
+    traced: threading.Timer | None = None
     times_s: Counter[str] = field(default_factory=Counter)
     """Seconds spent on "trace" (AOTAutograd), "lower" and "load"."""
 
@@ -191,6 +193,7 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
         functorch_config.patch(donated_buffer=False),
         written_layers_known(gm),
         _use_lazy_graph_module(True),  # Python code is written for graphs that are called, and ours are not
+        tracing(compiled.options.progress == "on") as compiled.traced,
     ):
         start = time.perf_counter()
         call = compile_with(gm, example_inputs)
@@ -232,6 +235,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
         raw=named(graph, compiled.inputs.raw),
         precision=compiled.options.precision,
     )
+    compiled.traced.cancel()
     progress = Progress("forward", compiled.begun_s, compiled.options.progress == "on")
     planned = _plan(compiled, progress, gm, roles)
     compiled.static_names = roles.static | {node.name for node in planned.cut.static}  # the backward gets some of them, saved

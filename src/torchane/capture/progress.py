@@ -6,7 +6,10 @@ runs in PyTorch is a warning, given as soon as the graph is cut: whoever minds n
 """
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torchane.capture.graph import Cut
 from torchane.capture.report import HostWork
@@ -44,8 +47,26 @@ class Progress:
 
     def _say(self, how_far: str) -> None:
         now_s = time.monotonic()
-        if not self._is_on or now_s < self._next_s or sys.stderr is None:
-            return
-        self._next_s = now_s + INTERVAL_S
-        so_far = f"{now_s - self._begun_s:.0f} s so far: {how_far}"
-        print(f"torchane: compiling the {self.graph}, {so_far}. The first step waits for it.", file=sys.stderr, flush=True)
+        if self._is_on and now_s >= self._next_s:
+            self._next_s = now_s + INTERVAL_S
+            _print(self.graph, now_s - self._begun_s, how_far)
+
+
+@contextmanager
+def tracing(is_on: bool) -> Iterator[threading.Timer]:
+    """Inside, PyTorch traces the model and nothing of ours runs: a timer says so after five seconds. Whoever is called
+    meanwhile cancels it."""
+    timer = threading.Timer(FIRST_S, _print, ("model", FIRST_S, "PyTorch traces its forward and backward"))
+    timer.daemon = True
+    if is_on:
+        timer.start()
+    try:
+        yield timer
+    finally:
+        timer.cancel()
+
+
+def _print(what: str, seconds: float, how_far: str) -> None:
+    if sys.stderr is not None:
+        text = f"torchane: compiling the {what}, {seconds:.0f} s so far: {how_far}. The first step waits for it."
+        print(text, file=sys.stderr, flush=True)
