@@ -82,6 +82,21 @@ def test_aten_is_named_in_capture_alone() -> None:
     assert {path.relative_to(SOURCE).parts[0] for path in named} <= {"capture"}
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_what_torch_does_not_promise_is_reached_from_one_file(path: Path) -> None:
+    """Names with an underscore, in any of torch's modules, and torch.fx.experimental. capture/torch_private.py alone has them."""
+    if path.relative_to(SOURCE) == Path("capture/torch_private.py"):
+        return
+    text = path.read_text(encoding="utf-8")
+    found = [name for name in _imports(path) if name.split(".")[0] == "torch" and _is_private(name)]
+    found += [name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute) and _is_private(name := ast.unparse(node)) and name.startswith("torch.")]
+    assert not found, f"{path.relative_to(SOURCE)} reaches {', '.join(found)}: take it from torchane.capture.torch_private"
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("torch.fx.experimental") or any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+
+
 def test_no_two_modules_import_each_other() -> None:
     """Directly or over others, within functions and for type checkers included. A package's __init__ is a module of its own."""
     modules = {_module(path): path for path in SOURCE.rglob("*.py")}

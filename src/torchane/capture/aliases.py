@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
 
 from torchane.capture.graph import VIEWS
+from torchane.capture.torch_private import OpOverload
 
 aten = torch.ops.aten
 

@@ -19,12 +19,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._dynamo.backends.common import aot_autograd
-from torch._functorch import config as functorch_config
-from torch._guards import TracingContext
-from torch._inductor import list_mode_options
-from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips, options
@@ -37,14 +31,23 @@ from torchane.capture.lowered import LoweredPrograms, default_root
 from torchane.capture.marks import mark_float32
 from torchane.capture.planning import Planned, Roles, plan_graph
 from torchane.capture.policies.facts import Forward
+from torchane.capture.progress import Progress, tracing
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
-from torchane.capture.progress import Progress, tracing
 from torchane.capture.report import Row, host_bytes_of, rows_of
 from torchane.capture.roles import Given, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, keep_shapes_exact
+from torchane.capture.torch_private import (
+    TracingContext,
+    aot_autograd,
+    disable,
+    functorch_config,
+    list_mode_options,
+    unset_fake_temporarily,
+    use_lazy_graph_module,
+)
 from torchane.capture.watch import Watch
 from torchane.errors import TorchaneWarning, UsageError
 from torchane.native import pages
@@ -145,7 +148,7 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
             return _compile(_new(parsed, inputs.with_numbers(numbers)), graph, example_inputs)
 
     if has_symbols(example_inputs) or has_numbers(gm):
-        return torch._dynamo.disable(Specialising(gm, example_inputs, compile_exact))
+        return disable(Specialising(gm, example_inputs, compile_exact))
     return compile_exact(share_layers(gm), example_inputs)
 
 
@@ -192,7 +195,7 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
         wrong_formulas_left_out(),
         functorch_config.patch(donated_buffer=False),
         written_layers_known(gm),
-        _use_lazy_graph_module(True),  # Python code is written for graphs that are called, and ours are not
+        use_lazy_graph_module(True),  # Python code is written for graphs that are called, and ours are not
         tracing(compiled.options.progress == "on") as compiled.traced,
     ):
         start = time.perf_counter()

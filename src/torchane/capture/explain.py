@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._functorch import config as functorch_config
 
 from torchane.capture import backend
 from torchane.capture.report import Row
+from torchane.capture.torch_private import functorch_config
 from torchane.plan import Plan
 from torchane.plan.memory import Forecast, forecast
 

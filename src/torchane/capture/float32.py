@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator
 
+from torchane.capture.torch_private import HigherOrderOperator
 from torchane.runtime.execute import Executor, NotInFp16
 
 _INSTEAD = "PyTorch computes the forward in float32 wherever that is so. Scale inputs or weights down to have programs compute it."

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator
-from torch._prims.rng_prims import run_and_save_rng_state
+
+from torchane.capture.torch_private import HigherOrderOperator, run_and_save_rng_state
 
 aten = torch.ops.aten
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import ZERO
@@ -31,6 +30,7 @@ from torchane.capture.policies.masks import add_what_is_subtracted, factors_of, 
 from torchane.capture.policies.selections import selects
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
 from torchane.capture.rules import why_not
+from torchane.capture.torch_private import run_and_save_rng_state, run_with_rng_state
 from torchane.capture.wide import BLOCK, Blocks, cut_wide_products
 from torchane.plan import Copy, Dispatch, HostCall, Part, Plan, Stage, Unstage
 

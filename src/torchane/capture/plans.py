@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._dynamo.exc import BackendCompilerFailed
-from torch._functorch import config as functorch_config
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchane.capture import backend
+from torchane.capture.torch_private import BackendCompilerFailed, FakeTensorMode, functorch_config
 from torchane.errors import CaptureError, DeviceError, TorchaneError, TorchaneWarning
 from torchane.plan import Plan
 from torchane.plan.memory import Forecast, forecast

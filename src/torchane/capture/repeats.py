@@ -22,16 +22,20 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._functorch import compile_utils
-from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._higher_order_ops.effects import has_effects
-from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
-from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchane.capture.graph import VIEWS, draws, layer_name
 from torchane.capture.policies.linearity import keep_in_backward
+from torchane.capture.torch_private import (
+    FakeTensor,
+    HigherOrderOperator,
+    OpOverload,
+    OpOverloadPacket,
+    TorchDispatchMode,
+    compile_utils,
+    has_effects,
+    invoke_subgraph,
+    min_cut_rematerialization_partition,
+)
 
 Stack = Mapping[str, tuple[str, Any]]
 

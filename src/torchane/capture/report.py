@@ -3,7 +3,7 @@ would not expect on the host.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch.utils.flop_counter import flop_registry
 
 from torchane.capture.graph import Cut, Place
 from torchane.capture.host_graph import never_made
+from torchane.capture.policies import state
 from torchane.capture.policies.linearity import SEED
 from torchane.capture.policies.precision import PRECISION
-from torchane.capture.policies import state
 from torchane.capture.rules import ON_THE_HOST
 from torchane.capture.sources import line_of, module_of
 from torchane.capture.wide import BLOCK, WHOLE

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._functorch._aot_autograd.descriptors import GradAOTOutput, InputMutationAOTOutput, PlainAOTInput, PlainAOTOutput
 
 from torchane.capture.inputs import name_of
+from torchane.capture.torch_private import GradAOTOutput, InputMutationAOTOutput, PlainAOTInput, PlainAOTOutput
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,10 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
-from torch._dynamo import config as dynamo_config
-from torch._dynamo import pgo
-from torch._guards import CompileContext, TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchane.capture.inputs import name_of
 from torchane.capture.numbers import hoist_numbers
+from torchane.capture.torch_private import CompileContext, FakeTensorMode, TracingContext, cache_entries_of, dynamo_config, pgo, tracing
 from torchane.capture.watch import compiling_frame
 from torchane.errors import CaptureError
 
@@ -101,7 +97,7 @@ def _model_of(code: CodeType) -> torch.nn.Module | None:
 def _count(code: CodeType, model: torch.nn.Module | None, is_first: bool) -> int:
     """Compilations of a frame for the model that runs it, this one included; for a function, those that are still there."""
     if model is None:
-        return len(_debug_get_cache_entry_list(code)) + 1
+        return len(cache_entries_of(code)) + 1
     counts = _compiled.setdefault(code, weakref.WeakKeyDictionary())
     if is_first:
         counts.clear()

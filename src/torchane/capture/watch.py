@@ -14,14 +14,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import nn
-from torch._dynamo import callback_handler, external_utils
-from torch._dynamo.callback import CallbackArgs
-from torch._dynamo.utils import counters, graph_break_reasons
 from torch.nn.parallel import DistributedDataParallel
 
 from torchane.capture.sources import is_users
+from torchane.capture.torch_private import CallbackArgs, callback_handler, counters, disable, external_utils, graph_break_reasons
 from torchane.errors import TorchaneWarning
 
 _COUNTED = ("graph_break", "unimplemented")
@@ -41,7 +38,7 @@ class Watch:
         self._reasons = 0
         # A backward inside a compiled function calls back with Dynamo on, and with torch's lock held: a callback that Dynamo
         # compiles in turn waits for that lock for ever.
-        start, end = torch._dynamo.disable(self._start), torch._dynamo.disable(self._end)
+        start, end = disable(self._start), disable(self._end)
         callback_handler.start_callbacks = _Lasting(callback_handler.start_callbacks, start)
         callback_handler.end_callbacks = _Lasting(callback_handler.end_callbacks, end)
 

@@ -16,10 +16,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import InvalidCxxCompiler
-
 from torchane import native
+from torchane.capture.torch_private import has_cpp_compiler
 from torchane.errors import TorchaneError, UsageError
 from torchane.models.presets import preset
 from torchane.runtime.devices import open_device
@@ -156,9 +154,7 @@ def start(work: Work, stack: ExitStack) -> Process:
 def why_not(variant: str) -> str | None:
     """Why a variant cannot run here; None if it can be tried."""
     if variant.startswith("inductor"):
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler:
+        if not has_cpp_compiler():
             return "torch.compile needs a C++ compiler, and there is none"
     return None
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._dynamo.exc import BackendCompilerFailed
-from torch._functorch import config as functorch_config
 
 from torchane.capture import backend
+from torchane.capture.torch_private import BackendCompilerFailed, functorch_config
 from torchane.errors import RunFolderError, TorchaneError, shown
 from torchane.plan.memory import forecast, require_fits
 from torchane.runtime.devices import open_device

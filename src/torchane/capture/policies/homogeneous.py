@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 import torchane.capture.rules.decompose  # noqa: F401  it defines two ops of ours
 from torchane.capture.graph import VIEWS
+from torchane.capture.torch_private import OpOverloadPacket, unset_fake_temporarily
 
 aten = torch.ops.aten
 
@@ -32,7 +32,7 @@ _GRAD_OUT: Terms = (("grad_out",),)
 
 #: By overload packet. Maxima and minima are no sums, but count as such: max(2^k g, 2^k h) = 2^k max(g, h).
 #: Not here though it is one: the 2-norm, whose squares leave fp16.
-TERMS: Mapping[torch._ops.OpOverloadPacket, Terms] = MappingProxyType({
+TERMS: Mapping[OpOverloadPacket, Terms] = MappingProxyType({
     **{view.overloadpacket: _X for view in VIEWS},
     **dict.fromkeys((
         aten._reshape_alias, aten.view_copy, aten.contiguous, aten.resolve_conj, aten._to_copy, aten.to, aten.slice, aten.select,
@@ -75,7 +75,7 @@ TERMS: Mapping[torch._ops.OpOverloadPacket, Terms] = MappingProxyType({
 })  # fmt: skip
 
 #: Arguments that give a result its shape alone.
-_OVERWRITTEN: Mapping[torch._ops.OpOverloadPacket, frozenset[str]] = {aten.copy: frozenset({"self"})}
+_OVERWRITTEN: Mapping[OpOverloadPacket, frozenset[str]] = {aten.copy: frozenset({"self"})}
 #: Give the same whatever numbers they are given.
 CREATORS = frozenset({
     aten.full, aten.zeros, aten.ones, aten.scalar_tensor, aten.full_like, aten.zeros_like, aten.ones_like, aten.fill, aten.new_full,

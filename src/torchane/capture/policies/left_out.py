@@ -22,13 +22,14 @@ from torchane.abi.numbers import FP16_MAX, LEFT_OUT
 from torchane.capture.graph import CONTRACTIONS, VIEWS
 from torchane.capture.policies.homogeneous import arguments, packet_of
 from torchane.capture.rules.common import is_masking
+from torchane.capture.torch_private import OpOverload, OpOverloadPacket
 
 aten = torch.ops.aten
 
 LEAVES = "its result may hold -inf, or a number beyond 65504, for what is left out, and is read as it is"
 
 #: Hand a number that stands for -inf on, beside others.
-_CARRIERS: Mapping[torch._ops.OpOverloadPacket, tuple[str, ...]] = {
+_CARRIERS: Mapping[OpOverloadPacket, tuple[str, ...]] = {
     **{view.overloadpacket: ("self",) for view in VIEWS},
     **dict.fromkeys((aten._to_copy, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.repeat, aten.triu, aten.tril), ("self",)),
     **dict.fromkeys((aten.add, aten.where, aten.masked_fill), ("self", "other", "value")),
@@ -104,7 +105,7 @@ def _constants(graph: fx.Graph) -> set[fx.Node]:
     """What no tensor reaches."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        is_call = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded not in node.target.tags
+        is_call = isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded not in node.target.tags
         if node.op == "get_attr" or (is_call and found.issuperset(node.all_input_nodes)):
             found.add(node)
     return found

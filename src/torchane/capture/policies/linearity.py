@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._functorch.eager_transforms import _autograd_grad
 
 from torchane.capture.graph import VIEWS
 from torchane.capture.policies.homogeneous import CREATORS, is_homogeneous, packet_of, zeros_in
+from torchane.capture.torch_private import OpOverload, autograd_grad
 
 NOT_PROPORTIONAL = "its result is not proportional to the incoming gradient, which programs hold multiplied by the loss scale"
 NOT_REACHED = "it is part of a gradient that does not come from outside, so that no loss scale keeps it in fp16's range"
@@ -74,7 +74,7 @@ def keep_in_backward(joint: fx.Graph) -> None:
 def _is_of_inner_gradient(node: fx.Node) -> bool:
     """`torch.func.grad` and its kin put it into a forward."""
     calls = node.meta.get("source_fn_stack") or ()
-    return any(target is _autograd_grad or target is torch.autograd.grad for _, target in calls)
+    return any(target is autograd_grad or target is torch.autograd.grad for _, target in calls)
 
 
 class _Follower:
@@ -174,7 +174,7 @@ class _Follower:
         for node in self.nodes:
             if node.op == "get_attr" or packet_of(node) in CREATORS:
                 found.add(node)
-            elif isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded not in node.target.tags:
+            elif isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded not in node.target.tags:
                 if all(source in found for source in node.all_input_nodes):
                     found.add(node)
         return frozenset(found)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchane.capture.torch_private import OperatorBase, OpOverload
 from torchane.errors import CaptureError
 
 aten = torch.ops.aten
@@ -94,7 +95,7 @@ def _backward(
     return dq, _summed(dk, k), _summed(dv, v), ds
 
 
-def _without_dropout(op: torch._ops.OpOverload, dropout_p: float) -> None:
+def _without_dropout(op: OpOverload, dropout_p: float) -> None:
     """A fused kernel draws its mask with a generator of the GPU's, which nothing here can repeat."""
     if dropout_p != 0:
         raise CaptureError(
@@ -206,7 +207,7 @@ def _overrideable_backward(
 
 
 #: Both directions of every name; one without the other would read what the other does not give.
-ATTENTION: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
+ATTENTION: dict[OperatorBase, Callable[..., Any]] = {
     aten._scaled_dot_product_flash_attention_for_cpu.default: _cpu,
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _cpu_backward,
     aten._scaled_dot_product_flash_attention.default: _flash,

@@ -29,12 +29,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._C import DispatchKey
-from torch._decomp import core_aten_decompositions
-from torch.utils._python_dispatch import _disable_current_modes
 
 from torchane.capture.rules.attention import ATTENTION
 from torchane.capture.rules.registry import RULES
+from torchane.capture.torch_private import DispatchKey, OperatorBase, OpOverload, core_aten_decompositions, disable_current_modes
 
 aten = torch.ops.aten
 
@@ -49,7 +47,7 @@ HOST_OPS = frozenset({
 })  # fmt: skip
 
 
-def decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
+def decompositions() -> dict[OperatorBase, Callable[..., Any]]:
     """The table to hand to `aot_autograd(decompositions=)`."""
     table = {
         op: function
@@ -186,7 +184,7 @@ def _max_pool2d_without_indices(
     return max_pool2d_backward(grad, x, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def _gradient_scaled_first(op: torch._ops.OpOverload) -> Callable[..., torch.Tensor]:
+def _gradient_scaled_first(op: OpOverload) -> Callable[..., torch.Tensor]:
     """The gradient of a mean loss as that of a sum whose incoming gradient is divided by n. torch divides the difference,
     which the partitioner then keeps from the forward, where no loss scale reaches: 0.01 / 10^6 is no number in fp16."""
 
@@ -239,13 +237,13 @@ def _empty_strided(
 
 def _strides_like(x: torch.Tensor, memory_format: torch.memory_format | None = None) -> tuple[int, ...]:
     """Of a new tensor like x, as torch says for tensors without memory."""
-    with _disable_current_modes():
+    with disable_current_modes():
         alike = torch.empty_strided(x.shape, x.stride(), device="meta")
         return torch.empty_like(alike, memory_format=memory_format or torch.preserve_format).stride()
 
 
 def _strides_of(size: Sequence[int], memory_format: torch.memory_format | None) -> tuple[int, ...]:
-    with _disable_current_modes():
+    with disable_current_modes():
         return torch.empty(size, device="meta", memory_format=memory_format or torch.contiguous_format).stride()
 
 
@@ -293,7 +291,7 @@ def _power(x: torch.Tensor, exponent: float) -> torch.Tensor:
 
 _TORCH = core_aten_decompositions()
 
-_OURS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
+_OURS: dict[OperatorBase, Callable[..., Any]] = {
     aten.native_dropout.default: _native_dropout,
     aten._native_batch_norm_legit_functional.default: _batch_norm,
     aten.mse_loss_backward.default: _gradient_scaled_first(aten.mse_loss_backward.default),
@@ -311,7 +309,7 @@ _OURS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
 }
 
 #: Ops with a rule, taken apart for some arguments only: for others these give NotImplemented.
-SOMETIMES: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
+SOMETIMES: dict[OperatorBase, Callable[..., Any]] = {
     aten.full_like.default: _full_like,
     aten.new_full.default: _new_full,
     aten.pow.Tensor_Scalar: _power,

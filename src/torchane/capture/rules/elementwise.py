@@ -13,6 +13,7 @@ from torchane.abi.numbers import FP16_MAX, LEFT_OUT
 from torchane.capture.rules import common
 from torchane.capture.rules.common import number, scaled, uniform
 from torchane.capture.rules.registry import Value, lowers, values
+from torchane.capture.torch_private import OpOverload
 from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Var
 
@@ -216,7 +217,7 @@ def sign(b: Builder, x: Value) -> Var:
     return b.sub(x=common.positive(b, x), y=common.positive(b, scaled(b, x, -1)))
 
 
-def _function(target: torch._ops.OpOverload, kind: str, *, everywhere: bool) -> None:
+def _function(target: OpOverload, kind: str, *, everywhere: bool) -> None:
     """The ATen function and MIL's are one: same name, one operand. `everywhere`: every chip has a form of it."""
 
     @lowers(target, needs=() if everywhere else (kind,))

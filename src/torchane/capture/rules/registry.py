@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from torchane.capture.torch_private import OpOverload, OpOverloadPacket
 from torchane.chips import Chip, Verdict, load
 from torchane.errors import CompileError
 from torchane.mil.ir import Literal, Var
@@ -44,7 +45,7 @@ _COPY = "it copies between tensors of the host"
 aten = torch.ops.aten
 
 #: Work of the host by design, and why; it is reported, and no warning is given for it.
-ON_THE_HOST: Mapping[torch._ops.OpOverloadPacket, str] = MappingProxyType({
+ON_THE_HOST: Mapping[OpOverloadPacket, str] = MappingProxyType({
     **dict.fromkeys((
         aten.embedding, aten.embedding_dense_backward, aten.index, aten._unsafe_index, aten._unsafe_index_put, aten.gather,
         aten.scatter, aten.scatter_add, aten.index_put,
@@ -76,7 +77,7 @@ class NoRule(CompileError):
 class Rule:
     """How one ATen overload is written in MIL. `family` is the file it lives in."""
 
-    target: torch._ops.OpOverload
+    target: OpOverload
     function: Callable[..., Result]
     family: str
     masks: bool
@@ -89,11 +90,11 @@ class Rule:
 
 
 #: Every rule, filled by the modules of this package.
-RULES: dict[torch._ops.OpOverload, Rule] = {}
+RULES: dict[OpOverload, Rule] = {}
 
 
 def lowers(
-    *targets: torch._ops.OpOverload,
+    *targets: OpOverload,
     masks: bool = False,
     needs: tuple[str, ...] = (),
     when: Condition | None = None,

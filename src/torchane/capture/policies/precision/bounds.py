@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
+from torchane.capture.torch_private import OpOverload, OpOverloadPacket
+
 aten = torch.ops.aten
 
 Interval = tuple[float, float]
@@ -19,7 +21,7 @@ ANY: Interval = (-math.inf, math.inf)
 _POSITIVE: Interval = (0.0, math.inf)
 
 #: Ops whose results lie between numbers that do not depend on what they are given.
-_FIXED: dict[torch._ops.OpOverload, Interval] = {
+_FIXED: dict[OpOverload, Interval] = {
     aten._softmax.default: (0.0, 1.0), aten._safe_softmax.default: (0.0, 1.0), aten.sigmoid.default: (0.0, 1.0),
     aten.hardsigmoid.default: (0.0, 1.0), aten.tanh.default: (-1.0, 1.0), aten.erf.default: (-1.0, 1.0),
     aten.sin.default: (-1.0, 1.0), aten.cos.default: (-1.0, 1.0), aten.sign.default: (-1.0, 1.0), aten.sgn.default: (-1.0, 1.0),
@@ -49,7 +51,7 @@ _WITH_ZERO = frozenset({
 _SUMS = frozenset({aten.sum.default, aten.sum.dim_IntList, aten.cumsum.default})
 
 #: Functions that only grow.
-_GROWING: dict[torch._ops.OpOverload, Callable[[float], float]] = {
+_GROWING: dict[OpOverload, Callable[[float], float]] = {
     aten.exp.default: lambda x: math.exp(min(x, 700.0)) if x < 700 else math.inf,
     aten.expm1.default: lambda x: math.expm1(min(x, 700.0)) if x < 700 else math.inf,
     aten.exp2.default: lambda x: 2.0 ** min(x, 1000.0) if x < 1000 else math.inf,
@@ -214,7 +216,7 @@ def is_below_its_maximum(node: fx.Node) -> bool:
 _GETITEM = operator.getitem
 _PASSES_ON = frozenset({aten.detach.default, aten.alias.default, aten.expand.default, aten.unsqueeze.default, aten.clone.default})
 
-_RULES: dict[torch._ops.OpOverloadPacket, Callable[[Bounds, fx.Node], Interval]] = {
+_RULES: dict[OpOverloadPacket, Callable[[Bounds, fx.Node], Interval]] = {
     aten.add: _sum, aten.sub: _difference, aten.rsub: _turned_difference, aten.mul: _product, aten.div: _quotient,
     aten.neg: _negated, aten.pow: _power, aten.clamp: _clamped, aten.clamp_min: _clamped, aten.clamp_max: _clamped,
     aten.hardtanh: _clamped, aten.maximum: _larger, aten.minimum: _smaller, aten.where: _chosen, aten.masked_fill: _filled_in,

@@ -1,0 +1,62 @@
+"""Everything of torch that torchane uses and torch does not promise: a new torch is this file's work.
+
+    other files ── from torchane.capture.torch_private import .. ──► here ──► torch._dynamo, torch._functorch, ..
+
+What we rely on of each is said beside it; tests/capture/test_torch_private.py holds torch to it, one test a name. What is slow to
+import is imported by the function that needs it.
+"""
+
+# ruff: noqa: F401, I001  (imported for others, and in groups by what they are for)
+
+# Dynamo: from Python to a graph
+from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list as cache_entries_of  # the compiled versions of a code object
+from torch._dynamo import callback_handler  # .start_callbacks, .end_callbacks: lists, called around a compilation
+from torch._dynamo import config as dynamo_config  # .recompile_limit, .accumulated_recompile_limit: shapes before eager takes over
+from torch._dynamo import disable  # makes a function that Dynamo does not trace
+from torch._dynamo import external_utils  # .__file__: code there is Dynamo's wrapper, not the user's
+from torch._dynamo import pgo  # .get_code_state(): what is remembered of the shapes of a frame
+from torch._dynamo.backends.common import aot_autograd  # a backend from a compiler of the forward and one of the backward
+from torch._dynamo.callback import CallbackArgs  # what the callbacks are given
+from torch._dynamo.exc import BackendCompilerFailed  # .inner_exception: what our backend raised
+from torch._dynamo.utils import counters  # counts of graph breaks and of what was left to eager, by reason
+from torch._dynamo.utils import graph_break_reasons  # a list that grows by one at each break, with .user_stack
+
+# While a graph is traced: guards, and tensors without values
+from torch._guards import CompileContext  # .try_get().compile_id: which frame is being compiled
+from torch._guards import TracingContext  # .try_get().fw_metadata: tokens, num_forward, bw_donated_idxs
+from torch._guards import tracing  # a context in which AOTAutograd finds a TracingContext
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # .fake_mode; a mode that makes them
+from torch._subclasses.fake_tensor import unset_fake_temporarily  # real tensors in between
+
+# AOTAutograd: forward and backward as ATen
+from torch._functorch import compile_utils  # .rand_ops: what its CSE leaves alone; .get_aten_target(node)
+from torch._functorch import config as functorch_config  # .patch(donated_buffer=, force_non_lazy_backward_lowering=)
+from torch._functorch._aot_autograd.descriptors import GradAOTOutput, InputMutationAOTOutput, PlainAOTInput, PlainAOTOutput  # what ports are
+from torch._functorch.eager_transforms import _autograd_grad as autograd_grad  # how torch.func.grad stands in Dynamo's graph
+from torch._functorch.partitioners import min_cut_rematerialization_partition  # one graph becomes a forward and a backward
+
+# Ops
+from torch._C import DispatchKey  # .Autograd: the key of an op's Python formula in op.py_kernels
+from torch._decomp import core_aten_decompositions  # op -> function that writes it in core ATen
+from torch._higher_order_ops.effects import has_effects  # whether an op must be kept in order (linalg.inv checks)
+from torch._higher_order_ops.invoke_subgraph import invoke_subgraph  # one body, called for each equal layer
+from torch._ops import HigherOrderOperator, OperatorBase, OpOverload, OpOverloadPacket  # takes a graph; any; aten.add.Tensor; aten.add
+from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state  # a draw whose state is kept; the same draw again
+from torch.fx._lazy_graph_module import _use_lazy_graph_module as use_lazy_graph_module  # no Python code for a graph that is never called
+from torch.utils._python_dispatch import TorchDispatchMode  # sees every op that is run
+from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes  # none of them, for a while
+
+# Inductor: only to tell torch's own modes, and to compare with it
+from torch._inductor import list_mode_options  # the names of torch.compile's modes
+
+
+def has_cpp_compiler() -> bool:
+    """Whether Inductor finds a C++ compiler on this machine; without one it compiles nothing for a CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
