@@ -8,12 +8,20 @@ not hold is no better in a gradient.
 
 from collections.abc import Mapping
 
+import torch
 from torch import fx
 
 from torchane.capture.graph import VIEWS, layer_name
 from torchane.capture.policies.facts import Facts, Forward
+from torchane.capture.policies.homogeneous import packet_of
+from torchane.capture.policies.precision.demands import DISTANCE, FEW_DIGITS
+from torchane.capture.policies.precision.forms import without_views
 from torchane.capture.policies.precision.origins import PRODUCTS
 from torchane.capture.rules import RULES
+
+aten = torch.ops.aten
+
+_ARITHMETIC = frozenset({aten.mul, aten.div, aten.neg, aten.sum, aten.expand})
 
 _GRADIENT = "gradient of an op on the host: "
 
@@ -35,16 +43,28 @@ def follow(graph: fx.Graph, facts: Facts) -> Mapping[fx.Node, str]:
     """The policy; it has nothing to say of a forward."""
     found: dict[fx.Node, str] = {}
     for node in graph.nodes if facts.forward is not None else ():
-        if node.op != "call_function" or node.target not in RULES or node.target in PRODUCTS | VIEWS:
+        if node.op != "call_function" or node.target not in RULES or node.target in VIEWS:
+            continue
+        if node.target in PRODUCTS and not _is_sent_home(facts.forward.by_number.get(_number(node), "")):
             continue
         is_recomputed = node.meta.get("partitioner_tag") == "is_forward"
         if is_recomputed and node.name in facts.forward.by_name:
             found[node] = facts.forward.by_name[node.name]
         elif node.meta.get("is_gradient_acc"):  # a sum of two ops' gradients has the number of either: a residual's is a program's
-            whys = [found.get(source) for source in node.all_input_nodes]
-            if all(whys):
+            whys = [found[source] for source in node.all_input_nodes if source in found]
+            if whys and all(source in found or _is_arithmetic(source) for source in node.all_input_nodes):
                 found[node] = whys[0]
         elif (why := facts.forward.by_number.get(_number(node))) is not None:
             kind, _, text = why.partition(": ")
             found[node] = why if is_recomputed else f"{kind}: {_GRADIENT}{text}"
     return found
+
+
+def _is_sent_home(why: str) -> bool:
+    """The reason of a product of the forward: others with its number are not its gradient."""
+    return DISTANCE in why or FEW_DIGITS in why
+
+
+def _is_arithmetic(node: fx.Node) -> bool:
+    """Its result may be cancelled by the gradient that it is added to, and it is no product's, which would be fetched for that."""
+    return packet_of(without_views(node)) in _ARITHMETIC

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from torchane.capture.torch_private import OpOverload, OpOverloadPacket
 
@@ -43,6 +44,9 @@ _HULLS = frozenset({
     aten.embedding.default, aten.unfold.default, aten.as_strided.default, aten.round.default, aten.avg_pool2d.default,
     aten._adaptive_avg_pool2d.default,
 })  # fmt: skip
+
+#: Entries of a constant that is looked into.
+_LARGEST_CONSTANT = 1 << 20
 
 _WITH_ZERO = frozenset({
     aten.constant_pad_nd.default, aten.slice_backward.default, aten.select_backward.default, aten.tril.default, aten.triu.default,
@@ -82,6 +86,8 @@ class Bounds:
 
     def _find(self, node: fx.Node) -> Interval:
         target = node.target
+        if node.op == "get_attr":
+            return _of_constant(getattr(node.graph.owning_module, str(target), None))
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
             return 0.0, 1.0
@@ -102,6 +108,14 @@ class Bounds:
     def _hull(self, *values: object) -> Interval:
         found = [self.of(value) for value in values]
         return (min(low for low, _ in found), max(high for _, high in found)) if found else ANY
+
+
+def _of_constant(value: object) -> Interval:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not 0 < value.numel() <= _LARGEST_CONSTANT:
+        return ANY
+    with unset_fake_temporarily():  # a constant of the model is no fake tensor, also while AOTAutograd traces
+        low, high = value.aminmax()
+        return float(low), float(high)
 
 
 def _of_sum(x: Interval) -> Interval:
@@ -197,6 +211,13 @@ def _filled_in(b: Bounds, node: fx.Node) -> Interval:
     return b._hull(node.args[0], node.args[2])
 
 
+def _from_to(b: Bounds, node: fx.Node) -> Interval:
+    """linspace(start, end, ..), arange(end), arange(start, end)."""
+    ends = [b.of(arg) for arg in node.args[:2]]
+    ends = ends if node.target is not aten.arange.default else [(0.0, 0.0), ends[0]]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
 def _filled(b: Bounds, node: fx.Node) -> Interval:
     return b.of(node.args[-1])
 
@@ -220,5 +241,5 @@ _RULES: dict[OpOverloadPacket, Callable[[Bounds, fx.Node], Interval]] = {
     aten.add: _sum, aten.sub: _difference, aten.rsub: _turned_difference, aten.mul: _product, aten.div: _quotient,
     aten.neg: _negated, aten.pow: _power, aten.clamp: _clamped, aten.clamp_min: _clamped, aten.clamp_max: _clamped,
     aten.hardtanh: _clamped, aten.maximum: _larger, aten.minimum: _smaller, aten.where: _chosen, aten.masked_fill: _filled_in,
-    aten.full: _filled, aten.scalar_tensor: _filled,
+    aten.full: _filled, aten.scalar_tensor: _filled, aten.linspace: _from_to, aten.arange: _from_to,
 }  # fmt: skip

@@ -15,7 +15,17 @@ from torch import fx
 from torchane.capture.graph import VIEWS
 from torchane.capture.marks import is_marked
 from torchane.capture.policies.precision.bounds import Bounds
-from torchane.capture.policies.precision.forms import LEAST_EPSILON, is_centring, is_square, norm_of, readers, square_sums, without_views
+from torchane.capture.policies.precision.forms import (
+    LEAST_EPSILON,
+    LEAST_IN_NORM,
+    is_centring,
+    is_square,
+    linear_sources,
+    norm_of,
+    readers,
+    square_sums,
+    without_views,
+)
 from torchane.capture.policies.precision.origins import PRODUCTS, Origin, Origins
 from torchane.capture.rules import RULES
 from torchane.capture.rules.decompose import batch_moments
@@ -29,6 +39,15 @@ PRECISION = "precision: "
 _LARGEST_ANGLE = 4.0
 #: e^8 = 2981 is far from 65504, and the argument's rounding moves it by 2^-9 at most, as a bf16 product's does.
 _LARGEST_EXPONENT = 8.0
+
+#: A factor from here on takes numbers of a hundred out of fp16; one below takes numbers of 1 to where fp16 has few digits.
+_LARGE_FACTOR, _SMALL_FACTOR = 2.0**8, 2.0**-10
+#: A term from here on leaves a number of 1 with six digits or less. Those of masks are larger.
+_FAR_TERM, _MASK_TERM = 32.0, 1e4
+
+#: How the reasons of products begin; their gradients follow them.
+DISTANCE = "a product that is taken from sums of squares"
+FEW_DIGITS = "it reads numbers that have few digits in fp16"
 
 _ANGLES = frozenset({aten.sin, aten.cos, aten.tan})
 _EXPONENTIALS = frozenset({aten.exp, aten.exp2, aten.expm1, aten.sinh, aten.cosh})
@@ -89,6 +108,8 @@ class Demands:
         self.reasons: dict[fx.Node, str] = {}
         self.digits: dict[fx.Node, str] = {}  # values whose last digits count, and why
         self.tiny: set[fx.Node] = set()  # values that an epsilon below fp16 guards
+        self.faint: set[fx.Node] = set()  # values that a constant made small, and that are read as they are
+        self.squares: set[fx.Node] = set()  # sums of squares that are no norm, and what is made of them
         self.norms = self._norms()
 
     def find(self) -> dict[fx.Node, str]:
@@ -96,6 +117,8 @@ class Demands:
             if node.op == "call_function" and self.origins.of[node] is not Origin.STATIC:
                 self._raw(node)
                 self._magnifies(node)
+                self._moves_far(node)
+                self._is_distance(node)
                 self._reads_digits(node)
             if node.op == "call_function":
                 self._epsilon(node)
@@ -106,7 +129,8 @@ class Demands:
         found: set[fx.Node] = set()
         for square, total in square_sums(self.graph):
             norm = norm_of(square, total)
-            if not norm & self.given:
+            epsilons = [epsilon for node in norm if (epsilon := _epsilon_of(node)) is not None]
+            if not norm & self.given and min(epsilons, default=1.0) >= LEAST_IN_NORM:
                 found |= norm
         return frozenset(found)
 
@@ -134,6 +158,10 @@ class Demands:
             why = "differences of running sums are smaller than the sums' rounding in fp16"
             self._send(node, why, pull=True)
             self.digits[node] = why
+        elif packet is aten.logsumexp:
+            why = "it is a logarithm of a sum, whose rounding an exponential makes a part of all that it is taken from"
+            self._send(node, why, pull=True)
+            self.digits[node] = why
         elif packet in _PRODUCTS_OF_MANY:
             self._send(node, "a product of many numbers leaves fp16's range", pull=True)
         elif packet in _CHOICES:
@@ -148,6 +176,11 @@ class Demands:
             why = "squares leave fp16's range from 256 on and below 0.0003, and this sum of them is no norm"
             self._send(node, why, pull=True)
             self.digits[node] = why
+            self.squares.add(node)
+            for base in without_views(node.args[0]).all_input_nodes:  # E[x^2] - E[x]^2 is that of the x that is centred
+                for user in readers(base):
+                    if packet_of(user) in (aten.sub, aten.rsub):
+                        self._send(user, why)
 
     def _is_plain_sum_of_squares(self, node: fx.Node) -> bool:
         if packet_of(node) not in (aten.sum, aten.mean) or node in self.norms or not isinstance(node.args[0], fx.Node):
@@ -156,9 +189,59 @@ class Demands:
         low, high = self.bounds.of(square)
         return is_square(square) and high > 64
 
+    def _moves_far(self, node: fx.Node) -> None:
+        """A constant that takes values to where fp16 holds few of their digits, or ends."""
+        packet, origin = packet_of(node), self.origins.of[node]
+        if packet not in (aten.mul, aten.div, aten.add, aten.sub, aten.rsub) or node in self.norms or len(node.args) < 2:
+            return
+        least, most = self._size_of_constant(node)
+        if packet in (aten.add, aten.sub, aten.rsub):
+            if _FAR_TERM <= least and most < _MASK_TERM and origin is not Origin.RAW:
+                self._demand(node, f"its term is {most:g}, and fp16 has few digits left beside it")
+        elif origin is Origin.ROUNDED and packet is aten.div and least > 0:
+            self._scales(node, 1 / most, 1 / least)
+        elif origin is Origin.ROUNDED and packet is aten.mul and most > 0:
+            self._scales(node, least, most)
+
+    def _scales(self, node: fx.Node, least: float, most: float) -> None:
+        if _LARGE_FACTOR <= most < math.inf and least > 0:
+            self._demand(node, f"its factor is {most:g}, and fp16 ends at 65504")
+        elif 0 < most < _SMALL_FACTOR and not any(_origin_of_view(source) in self.digits for source in node.all_input_nodes):
+            self._demand(node, f"its factor is {most:g}, and fp16 has few digits below 6e-5")
+            self.faint.add(node)
+
+    def _demand(self, node: fx.Node, why: str) -> None:
+        self._send(node, why, pull=True)
+        self.digits[node] = why
+
+    def _size_of_constant(self, node: fx.Node) -> tuple[float, float]:
+        """Between which two magnitudes the constant operand of an op lies; 0 and inf where it has none, or one of both signs."""
+        for arg in node.args[:2]:
+            if isinstance(arg, bool) or (isinstance(arg, fx.Node) and self.origins.of[arg] is not Origin.STATIC):
+                continue
+            low, high = self.bounds.of(arg)
+            if (low > 0 or high < 0) and math.isfinite(low) and math.isfinite(high):
+                return min(abs(low), abs(high)), max(abs(low), abs(high))
+        return 0.0, math.inf
+
+    def _is_distance(self, node: fx.Node) -> None:
+        """|a|^2 + |b|^2 - 2ab: the product is as large as the squares, and its rounding as large as a short distance."""
+        if packet_of(node) not in (aten.add, aten.sub, aten.rsub, aten.addmm, aten.baddbmm):
+            return
+        if not any(_origin_of_view(source) in self.squares for source in node.all_input_nodes):
+            return
+        self.squares.add(node)
+        for source in (node, *linear_sources(node)):
+            if source.target in PRODUCTS and self.origins.of[source] is Origin.ROUNDED:
+                self.reasons[source] = f"{PRECISION}{DISTANCE}"
+                self._pull(source, DISTANCE)
+
     def _reads_digits(self, node: fx.Node) -> None:
         """An op between a value whose last digits count and the function that forgets them."""
         found = [source for source in map(_origin_of_view, node.all_input_nodes) if source in self.digits]
+        if node.target in PRODUCTS and any(source in self.faint for source in found):
+            self.reasons[node] = f"{PRECISION}{FEW_DIGITS}: {self.digits[found[0]]}"
+            return
         if not found or node.target in PRODUCTS or node.target in VIEWS or node in self.digits:
             if found and (node.target in VIEWS or node.target is operator.getitem):
                 self.digits[node] = self.digits[found[0]]
@@ -168,10 +251,16 @@ class Demands:
         if packet in _HAND_ON:
             if packet is aten.add and self._joins_a_product(node):
                 return
+            self._demand(node, why)
+            if any(source in self.faint for source in found) and not self._is_scaled_back(node, found):
+                self.faint.add(node)
+        elif packet not in _SAFE or any(source in self.faint for source in found):
             self._send(node, why, pull=True)
-            self.digits[node] = why
-        elif packet not in _SAFE:
-            self._send(node, why, pull=True)
+
+    def _is_scaled_back(self, node: fx.Node, found: list[fx.Node]) -> bool:
+        """Multiplied or divided by what the host made of small numbers: their norm, most often."""
+        others = [source for source in map(_origin_of_view, node.all_input_nodes) if source not in found]
+        return packet_of(node) in (aten.mul, aten.div) and any(source in self.reasons for source in others)
 
     def _joins_a_product(self, node: fx.Node) -> bool:
         """A sum with a value whose own rounding is as large: a residual stream."""

@@ -14,8 +14,10 @@ from torchane.capture.graph import VIEWS
 
 aten = torch.ops.aten
 
-#: The least epsilon that a norm's program has room for (`passes/scale_squares.py`).
+#: The least epsilon that fp16 tells from nothing.
 LEAST_EPSILON = 2.0**-24
+#: The least that a norm's program has room for under its root (`passes/scale_squares.py`).
+LEAST_IN_NORM = 2.0**-31.8
 
 _SUMS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.mean.default, aten.sum.default})
 _ROOTS = frozenset({aten.rsqrt.default, aten.sqrt.default})
@@ -23,6 +25,9 @@ _GUARDS = frozenset({
     aten.add.Tensor, aten.add.Scalar, aten.clamp.default, aten.clamp_min.default, aten.mul.Tensor, aten.mul.Scalar,
     aten.div.Tensor, aten.div.Scalar,
 })  # fmt: skip
+
+_ADDED = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.rsub.Scalar, aten.neg.default})
+_SCALED = frozenset({aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar})
 
 
 def is_square(node: fx.Node) -> bool:
@@ -83,3 +88,14 @@ def without_views(node: fx.Node) -> fx.Node:
     while node.target in VIEWS and len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
     return node
+
+
+def linear_sources(node: fx.Node) -> Iterator[fx.Node]:
+    """What an op adds and subtracts, through further sums, signs, and factors that are Python numbers."""
+    pending = list(node.all_input_nodes)
+    while pending:
+        source = without_views(pending.pop())
+        yield source
+        is_scaled = source.target in _SCALED and not isinstance(source.args[1], fx.Node)
+        if is_scaled or source.target in _ADDED:
+            pending.extend(source.all_input_nodes)
