@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchane.capture import backend
-from torchane.errors import NumericsError, TorchaneWarning
+from torchane.errors import TorchaneWarning
 
 NAN, INF = float("nan"), float("inf")
 
@@ -101,11 +101,23 @@ def test_random_numbers_are_drawn_once() -> None:
             assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_forward_with_a_gradient_gives_sound_samples_and_its_backward_ends_in_an_error() -> None:
+def test_a_forward_with_a_gradient_gives_sound_samples_and_the_gradients_of_eager():
     model = Sums()
-    ours = compiled(model)
-    with pytest.warns(TorchaneWarning, match="The input x holds infinities or NaN.*what a backward reads"):
-        got = ours(spoilt(NAN))
-    torch.testing.assert_close(got, model(spoilt(NAN)), rtol=5e-3, atol=5e-3, equal_nan=True)
-    with pytest.raises(NumericsError, match="not finite"):
-        got[[0, 2]].sum().backward()
+    ours, x = compiled(model), spoilt(NAN)
+    with pytest.warns(TorchaneWarning, match="The input x holds infinities or NaN.*the forward, and its backward, in float32"):
+        got = ours(x)
+    torch.testing.assert_close(got, model(x), equal_nan=True)
+    parameters = [model.first.weight, model.second.weight, model.second.bias]
+    found = torch.autograd.grad(got[[0, 2]].sum(), parameters)
+    expected = torch.autograd.grad(model(x)[[0, 2]].sum(), parameters)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_16_bits_is_differentiated_on_the_host_in_its_own(dtype: torch.dtype) -> None:
+    model = Sums().to(dtype)
+    x = spoilt(0.5).to(dtype)
+    x[1, 2] = NAN
+    with pytest.warns(TorchaneWarning, match="The input x holds infinities or NaN"):
+        found = torch.autograd.grad(compiled(model)(x)[[0, 2]].sum(), [model.second.bias])
+    torch.testing.assert_close(found, torch.autograd.grad(model(x)[[0, 2]].sum(), [model.second.bias]), equal_nan=True)

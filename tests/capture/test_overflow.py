@@ -33,19 +33,53 @@ def test_a_result_beyond_fp16_is_pytorchs_and_warned_of_with_its_layer_and_once(
         torch.testing.assert_close(model(x), model._orig_mod(x))  # warnings are errors here
 
 
-def test_a_training_step_that_overflows_forward_ends_in_an_error_after_the_warning():
-    model = compiled()
-    with pytest.warns(TorchaneWarning, match="loud"):
-        loss = model(torch.full((4, 32), 50.0)).square().mean()
-    with pytest.raises(NumericsError, match="not finite"):
-        loss.backward()
+def gradients_of(loss: torch.Tensor, model: nn.Module) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(loss, list(model.parameters()))
 
 
-def test_a_backward_that_fits_at_no_scale_names_the_layer():
-    model = compiled()
-    nn.init.constant_(model._orig_mod.loud.weight, float("nan"))
-    with pytest.raises(NumericsError, match=r" in (first|loud), test_overflow.py:"):
-        model(torch.randn(4, 32)).backward(torch.ones(4, 32))
+def test_a_training_step_that_overflows_forward_is_pytorchs_forward_and_backward():
+    model, x = compiled(), torch.full((4, 32), 50.0)
+    with pytest.warns(TorchaneWarning, match="loud.*PyTorch computes the forward, and its backward, in float32"):
+        loss = model(x).square().mean()
+    expected = model._orig_mod(x).square().mean()
+    torch.testing.assert_close(gradients_of(loss, model._orig_mod), gradients_of(expected, model._orig_mod))
+
+
+def test_an_overflow_that_a_function_would_hide_is_seen_in_what_is_saved():
+    torch.manual_seed(0)
+    first, last = nn.Parameter(torch.randn(32, 32) * 2000), nn.Parameter(torch.randn(32, 32))
+
+    def hidden(x):  # relu and tanh make 1 of an infinity
+        return torch.tanh((x @ first).relu().mean(-1, keepdim=True) * 1e-3 * last)
+
+    x = torch.randn(8, 32) * 10
+    with pytest.warns(TorchaneWarning, match="are infinite or NaN.*float32"):
+        got = torch.compile(hidden, backend=backend.ane, options={"device": "twin"})(x[:1])
+    torch.testing.assert_close(got, hidden(x[:1]))
+
+
+def deep(layers: int) -> tuple[nn.Module, torch.Tensor]:
+    """Products whose forward is 0 and whose gradient grows by 16,000 a layer, and their input."""
+    stack = nn.Sequential(*(nn.Linear(32, 32, bias=False) for _ in range(layers)))
+    for layer in stack:
+        nn.init.constant_(layer.weight, 500.0)
+    return stack, torch.zeros(4, 32, requires_grad=True)
+
+
+def test_a_backward_that_fits_at_no_scale_is_pytorchs_and_named():
+    stack, zero = deep(6)
+    got = torch.compile(stack, backend=backend.ane, options={"device": "twin"})(zero)
+    with pytest.warns(TorchaneWarning, match="The backward makes the incoming gradient .* in float32"):
+        (found,) = torch.autograd.grad(got.sum(), zero)
+    torch.testing.assert_close(found, torch.autograd.grad(stack(zero).sum(), zero)[0])
+
+
+def test_a_backward_that_makes_infinities_in_float32_too_says_so_and_blames_no_batch():
+    stack, zero = deep(12)
+    got = torch.compile(stack, backend=backend.ane, options={"device": "twin"})(zero)
+    with pytest.raises(NumericsError, match="In float32 its results are infinite or NaN, too") as raised:
+        torch.autograd.grad(got.sum(), zero)
+    assert "batch" not in str(raised.value)
 
 
 def test_an_input_beyond_fp16_that_a_product_reads_is_named_before_the_program_runs():

@@ -23,8 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips, options
 from torchane.abi.ports import PortLayout
-from torchane.capture.float32 import OrFloat32
-from torchane.capture.host import TorchHost
+from torchane.capture.float32 import BackwardOrFloat32, OrFloat32
+from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
 from torchane.capture.kept import Kept, Recent
 from torchane.capture.lowered import LoweredPrograms, default_root
@@ -39,6 +39,7 @@ from torchane.capture.roles import Given, given, gradients_of, named, returned, 
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, keep_shapes_exact
+from torchane.capture.tangents import ByMagnitude, is_proportional
 from torchane.capture.torch_private import (
     TracingContext,
     aot_autograd,
@@ -253,7 +254,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     if holds_gradients:
         compiled.loss_scale.highest = OWN_TARGET
 
-    run = OrFloat32(execute, gm, count)
+    run = OrFloat32(execute, gm)
 
     def forward(args: list[Any]) -> list[Any]:
         _warm.use(compiled, WARM_GRAPHS)
@@ -287,15 +288,21 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
     execute = _executor(compiled, gm, planned, progress)
     positions = [placeholders.index(name) for name in tangents]
 
+    def in_programs(held: Sequence[Any], scale: LossScale) -> list[Any]:
+        largest = max((largest_of(held[i]) for i in positions), default=0.0)
+        if compiled.ranges is not None:
+            require_finite(largest)
+            scale.last_scale = 2.0 ** placed_at(largest, GRADIENTS).exponent
+            return execute(held)[0]
+        return scale.run(largest, lambda factor: execute(held, factor), strict=True)
+
+    apart = ByMagnitude(positions, bool(gradients_of(gm.graph, compiled.inputs.raw)), compiled.loss_scale, in_programs)
+    run = BackwardOrFloat32(execute, gm, apart, is_proportional(compiled.rows))
+
     def backward(args: list[Any]) -> list[Any]:
         held = list(args)
         args.clear()
-        largest = max((_largest(held[i]) for i in positions), default=0.0)
-        if compiled.ranges is not None:
-            require_finite(largest)
-            compiled.loss_scale.last_scale = 2.0 ** placed_at(largest, GRADIENTS).exponent
-            return execute(held)[0]
-        return compiled.loss_scale.run(largest, lambda scale: _attempt(execute, held, scale))
+        return run(held)
 
     backward._boxed_call = True  # type: ignore[attr-defined]
     return backward
@@ -310,18 +317,6 @@ def _with_own_gradients(compiled: Compiled, execute: Executor, args: list[Any]) 
         return execute(args, scale)
 
     return compiled.loss_scale.run(1.0, attempt)
-
-
-def _attempt(execute: Executor, args: list[Any], scale: float) -> tuple[list[Any], Reading]:
-    return execute(args, scale)
-
-
-def _largest(tangent: torch.Tensor) -> float:
-    """The largest magnitude, NaN where there is one."""
-    if not tangent.is_floating_point() or tangent.numel() == 0:
-        return 0.0
-    low, high = torch.aminmax(tangent.detach())
-    return max(abs(low.item()), abs(high.item())) if not (low.isnan() or high.isnan()) else float("nan")
 
 
 def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Roles) -> Planned:

@@ -1,9 +1,11 @@
-"""A forward whose numbers fp16 cannot hold, computed by PyTorch instead.
+"""A forward or backward whose numbers fp16 cannot hold, computed by PyTorch instead.
 
-    programs ──► NotInFp16: the input x holds NaN ──► the captured graph, on the host, in float32
+    forward's programs ──► NotInFp16: the input x holds NaN ──► the captured graph, on the host, in float32
+    backward ──► it was given float32, or overflows at every loss scale ──► its graph, on the host, in float32
 Programs join and cut rows by products with constant zeros and ones, and 0 x NaN is NaN, so an infinity in one sample spoils others. Whoever
 compiles a model may rely on what eager gives, for the samples that are sound above all. So such a forward is run once more as
-PyTorch would run it; it is said, since it costs the time that programs were to save.
+PyTorch would run it; it is said, since it costs the time that programs were to save. What such a forward saves for its backward is float32, and no surface:
+that is how the backward knows.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,50 +14,132 @@ from typing import Any
 import torch
 from torch import fx
 
+from torchane.capture.tangents import ByMagnitude
 from torchane.capture.torch_private import HigherOrderOperator
+from torchane.errors import NumericsError
 from torchane.runtime.execute import Executor, NotInFp16
 
-_INSTEAD = "PyTorch computes the forward in float32 wherever that is so. Scale inputs or weights down to have programs compute it."
-_ITS_BACKWARD = "PyTorch computes the results in float32; what a backward reads is the programs', with infinities in it."
+_INSTEAD = "PyTorch computes {what} in float32 wherever that is so. Scale inputs or weights down to have programs compute it."
+
+_FAR_APART = (
+    "Incoming gradients differ by more than 2^20 in size, so that no one loss scale holds them, and this backward has ops that are not "
+    "proportional to them, so that they cannot go through it one after the other."
+)
+
+_COMES_FROM = "Lower the learning rate, clip gradients, look for a loss or a layer that makes infinities, or resume from an earlier checkpoint."
+
+#: The first forwards look at what they save, which costs a reading of it: what overflows there is nearly always there from the start.
+_LOOKS = 2
 
 
 class OrFloat32:
     """Runs a forward's programs, or its graph where these meet what they cannot compute."""
 
-    def __init__(self, execute: Executor, gm: fx.GraphModule, results: int):
+    def __init__(self, execute: Executor, gm: fx.GraphModule):
         self.execute = execute
-        self.gm = gm
-        self.results = results  # the caller's; behind them comes what is saved for the backward
+        self.graph = _OnHost(gm)
         nodes = [node for node in gm.graph.nodes if node.op == "call_function"]
         self.is_repeatable = not any(_writes(node) for node in nodes)
         self.draws = any(_draws(node) for node in nodes)
-        self.call: Callable[..., Sequence[Any]] | None = None
+        self.looks = _LOOKS
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
         if not self.is_repeatable:  # a second run would write twice
             return self.execute(args)[0]
         state = torch.get_rng_state() if self.draws else None
+        looks, self.looks = self.looks, max(0, self.looks - 1)
         try:
-            return self.execute(args, strict=True)[0]
+            return self.execute(args, strict=True, looks=looks > 0)[0]
         except NotInFp16 as found:
-            is_kept = bool(self.execute.plan.kept)
-            self.execute.say(found, _ITS_BACKWARD if is_kept else _INSTEAD)
-            right = list(self._again(state, lambda: self._in_float32(args)))
-            if not is_kept:
-                return right  # what is saved for the backward lies on the host, too
-            return [*right[: self.results], *self._again(state, lambda: self.execute(args)[0][self.results :])]
+            self.looks = 1  # as long as it goes on
+            kept = self.execute.plan.kept
+            self.execute.say(found, _INSTEAD.format(what="the forward, and its backward," if kept else "the forward"))
+            if state is not None:
+                torch.set_rng_state(state)  # the random numbers of the first try
+            right = self.graph(args)
+            return [_saved(value) if position in kept else value for position, value in enumerate(right)]
 
-    def _again(self, state: torch.Tensor | None, run: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-        """With the random numbers of the first try."""
-        if state is not None:
-            torch.set_rng_state(state)
-        return run()
 
-    def _in_float32(self, args: Sequence[Any]) -> Sequence[Any]:
+class BackwardOrFloat32:
+    """Runs a backward's programs, or its graph where its forward was float32's, where no loss scale helps, or where incoming
+    gradients are too far apart for one and cannot be taken apart (`is_proportional`)."""
+
+    def __init__(self, execute: Executor, gm: fx.GraphModule, apart: ByMagnitude, is_proportional: bool):
+        self.execute = execute
+        self.graph = _OnHost(gm)
+        self.apart = apart
+        self.is_proportional = is_proportional
+        self.is_repeatable = not any(_writes(node) for node in gm.graph.nodes if node.op == "call_function")
+
+    def __call__(self, args: Sequence[Any]) -> list[Any]:
+        if self._is_of_float32(args):
+            return self.graph(args)
+        parts = self.apart.parts(args)
+        try:
+            if len(parts) == 1 or not self.is_repeatable:
+                return self.apart([args])
+            if self.is_proportional:
+                return self.apart(parts)
+            raise NumericsError(_FAR_APART)
+        except NumericsError as error:
+            if not self.is_repeatable:
+                raise
+            return self._repeated(args, error)
+
+    def _is_of_float32(self, args: Sequence[Any]) -> bool:
+        plan = self.execute.plan
+        return any(arg.dtype != torch.float16 for name, arg in zip(plan.inputs, args, strict=True) if name in plan.surfaces_in)
+
+    def _repeated(self, args: Sequence[Any], error: NumericsError) -> list[Any]:
+        """The results in float32. Raises NumericsError where they are not finite either, and says where that comes from."""
+        given = self.execute.logical(args)
+        bad = [name for name, value in zip(self.execute.plan.inputs, given, strict=True) if _is_not_finite(value)]
+        if bad:
+            named = ", ".join(self.execute.named(name) for name in bad[:3])
+            raise NumericsError(f"{error} It was given infinities or NaN: {named}. {_COMES_FROM}") from None
+        right = self.graph(given)
+        if any(map(_is_not_finite, right)):
+            raise NumericsError(f"{error} In float32 its results are infinite or NaN, too. {_COMES_FROM}") from None
+        self.execute.say(NotInFp16("the backward", str(error).rstrip(".")), _INSTEAD.format(what="the backward"))
+        return right
+
+
+class _OnHost:
+    """A captured graph, run by PyTorch."""
+
+    def __init__(self, gm: fx.GraphModule):
+        self.gm = gm
+        self.values = [node.meta.get("val") for node in gm.graph.find_nodes(op="placeholder")]
+        self.call: Callable[..., Sequence[Any]] | None = None
+
+    def __call__(self, args: Sequence[Any]) -> list[Any]:
         if self.call is None:
             self.call = fx.GraphModule(self.gm, self.gm.graph)
         with torch.no_grad():
-            return self.call(*args)
+            return list(self.call(*(_as_promised(arg, value) for arg, value in zip(args, self.values, strict=True))))
+
+
+def _as_promised(arg: Any, value: Any) -> Any:
+    """In the dtype and the strides that the graph was traced with; what was saved in float32 or in a surface has others."""
+    if not isinstance(arg, torch.Tensor) or not isinstance(value, torch.Tensor):
+        return arg
+    if arg.dtype == value.dtype and (arg.stride() == value.stride() or not _is_promised(value)):
+        return arg
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(arg)
+
+
+def _is_promised(value: torch.Tensor) -> bool:
+    return value.numel() > 1
+
+
+def _saved(value: Any) -> Any:
+    """Never fp16, as surfaces are."""
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.float16 else value
+
+
+def _is_not_finite(value: Any) -> bool:
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return is_float and not bool(torch.isfinite(value).all())
 
 
 def _writes(node: fx.Node) -> bool:

@@ -77,3 +77,11 @@ class _Borrowed:
 def _are_as_dense(tensor: torch.Tensor, strides: tuple[int, ...]) -> bool:
     """These strides, which may differ where an axis has one entry, reach the same memory."""
     return all(size == 1 or ours == theirs for size, ours, theirs in zip(tensor.shape, tensor.stride(), strides, strict=True))
+
+
+def largest_of(tensor: torch.Tensor) -> float:
+    """The largest magnitude, NaN where there is one."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return 0.0
+    low, high = torch.aminmax(tensor.detach())
+    return max(abs(low.item()), abs(high.item())) if not (low.isnan() or high.isnan()) else float("nan")

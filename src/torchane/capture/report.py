@@ -121,7 +121,8 @@ class HostWork:
         self._told.update(row.name for row in surprising)
         warnings.warn(
             f"{start}{len(surprising)}{more} floating-point {plural} in PyTorch on the CPU in its {self._graph}: "
-            f"{_listed(surprising)}. Results are right, and time is lost there. torchane.explain(model, *inputs) lists every op.",
+            f"{_listed(surprising)}. PyTorch computes them in the model's own dtypes, and time is lost there. "
+            "torchane.explain(model, *inputs) lists every op.",
             TorchaneWarning,
             stacklevel=2,
         )

@@ -133,14 +133,27 @@ class Executor:
             self.said.add(found.value)
             warnings.warn(f"{found}: {what} Said once for this graph.", TorchaneWarning, stacklevel=3)
 
-    def __call__(self, inputs: Sequence[Any], scale: float = 1.0, strict: bool = False) -> tuple[list[Any], Reading]:
+    def logical(self, inputs: Sequence[Any]) -> list[Any]:
+        """The inputs with what an earlier plan kept in surfaces as tensors of true numbers, float32."""
+        found = []
+        for name, value in zip(self.plan.inputs, inputs, strict=True):
+            layout = self.plan.surfaces_in.get(name)
+            if layout is not None:
+                lent = self.pool.find(self.host.address(value))
+                exponent = lent[1]["placed"].exponent if lent is not None else 0  # type: ignore[attr-defined]
+                true = np.ldexp(layout.logical_of(self.host.array(value).reshape(layout.shape)).astype(np.float32), -exponent)
+                value = self.host.wrap(true)
+            found.append(value)
+        return found
+
+    def __call__(self, inputs: Sequence[Any], scale: float = 1.0, strict: bool = False, looks: bool = False) -> tuple[list[Any], Reading]:
         """The outputs, and what scaled gradients looked like.
 
         Where a gradient overflows the run stops, and the outputs are meaningless: run again with a
         smaller scale. Under range control the scale is not used: every value has a power of its own. strict: raises NotInFp16
-        where a forward meets infinities, NaN or numbers above 65504; else they are warned of.
+        where a forward meets infinities, NaN or numbers above 65504; else they are warned of. looks: for infinities in what is saved, too.
         """
-        run = _Run(self, inputs, scale, strict)
+        run = _Run(self, inputs, scale, strict, looks)
         try:
             dispatches = iter(self.ranges or ())
             for step, free in zip(self.plan.steps, self.frees, strict=True):
@@ -166,8 +179,9 @@ class Executor:
 class _Run:
     """What one call holds: host values by name, surfaces by name, and which surfaces it must give back."""
 
-    def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool):
+    def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool, looks: bool):
         self.executor = executor
+        self.looks = looks
         self.scale = scale
         self.strict = strict
         self.reading = Reading()
@@ -341,13 +355,17 @@ class _Run:
             f"{count:,} values of {executor.named(name)} are infinite or NaN, and nothing that came in is: an activation left "
             "fp16's range (65504), in which programs compute, or the model makes infinities of its own",
         )
-        if self.strict and not executor.plan.kept:
+        if self.strict:
             raise found
         if not executor.said:
             executor.say(found, _COMES_THROUGH)
 
     def outputs(self) -> list[Any]:
         plan, executor = self.executor.plan, self.executor
+        for name in plan.kept_names if self.looks else ():
+            count = native.scan(self.surfaces[name].array)[1]
+            if count:
+                self._look_at_what_leaves(name, count)
         lent: dict[str, Any] = {}
         for name in plan.kept_names:
             self.own.discard(name)

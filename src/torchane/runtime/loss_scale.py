@@ -81,11 +81,12 @@ class LossScale:
     highest: int = FAINT_TARGET
     said_faded = False  # no field: a checkpoint has no use for it
 
-    def run(self, largest_tangent: float, backward: Callable[[float], tuple[Result, Reading]]) -> Result:
+    def run(self, largest_tangent: float, backward: Callable[[float], tuple[Result, Reading]], strict: bool = False) -> Result:
         """Runs `backward(scale)` until nothing overflows, and not everything is faint for want of a larger scale.
 
         largest_tangent: the largest magnitude of the incoming gradients. Raises NumericsError where it
-        is not finite (the loss itself is NaN or infinite), or where no scale helps.
+        is not finite (the loss itself is NaN or infinite), or where no scale helps. strict: where one loses digits, too, which
+        is else warned of.
         """
         require_finite(largest_tangent)
         exponent = math.frexp(largest_tangent)[1] if largest_tangent > 0 else 0
@@ -103,25 +104,26 @@ class LossScale:
                 self.raises += 1
             else:
                 self._settle(reading)
-                if self.target < FADED_TARGET and largest_tangent > 0 and not self.said_faded:
-                    self._say_faded(largest_tangent, reading)
+                if self.target < FADED_TARGET and largest_tangent > 0:
+                    self._say_faded(largest_tangent, reading, strict)
                 return result
         raise NumericsError(
             f"The backward programs overflow at every loss scale down to {self.last_scale:g}: {reading.where} "
-            f"{'is not finite' if reading.nonfinite else f'reaches {reading.largest:g}'}. The forward pass saved "
-            "something that is not finite in fp16: an activation beyond 65504, or a NaN or infinity of the batch itself. Look at the "
-            "batch, lower the learning rate, or resume from an earlier checkpoint."
+            f"{'is not finite' if reading.nonfinite else f'reaches {reading.largest:g}'}."
         )
 
-    def _say_faded(self, largest_tangent: float, reading: Reading) -> None:
-        self.said_faded = True
-        warnings.warn(
-            f"The backward makes the incoming gradient ({largest_tangent:.2g}) so much larger on its way ({reading.where}: "
-            f"{reading.largest / self.last_scale:.2g}) that no one scale keeps both in fp16: small gradients lose digits or vanish. Compile with "
-            'options={"ranges": "on"}, which gives every tensor a scale of its own, or scale what grows. Said once for this graph.',
-            TorchaneWarning,
-            stacklevel=2,
+    def _say_faded(self, largest_tangent: float, reading: Reading, strict: bool) -> None:
+        grown = f" ({reading.where}: {reading.largest / self.last_scale:.2g})" if reading.where else ""
+        text = (
+            f"The backward makes the incoming gradient ({largest_tangent:.2g}) so much larger on its way{grown} that no one scale keeps both "
+            'in fp16: small gradients lose digits or vanish. Compile with options={"ranges": "on"}, which gives every tensor a scale of its '
+            "own, or scale what grows."
         )
+        if strict:
+            raise NumericsError(text)
+        if not self.said_faded:
+            self.said_faded = True
+            warnings.warn(f"{text} Said once for this graph.", TorchaneWarning, stacklevel=2)
 
     def _raised(self, largest: float) -> int:
         """A target at which the largest result would be 2^START_TARGET or so, if one is allowed."""
@@ -144,7 +146,6 @@ def require_finite(largest_tangent: float) -> None:
     """Raises NumericsError where the incoming gradient is not."""
     if not math.isfinite(largest_tangent):
         raise NumericsError(
-            "The gradient that enters the backward programs is not finite: the loss itself is NaN or infinite, or an output of the "
-            "forward left fp16's range (65504) on the way to it. Look at the batch, lower the learning rate, clip gradients, or "
-            "resume from the last good checkpoint."
+            "The gradient that enters the backward programs is not finite: the loss itself is NaN or infinite. Look at the batch, "
+            "lower the learning rate, clip gradients, or resume from the last good checkpoint."
         )

@@ -69,10 +69,18 @@ def _summed(gradient: Tensor, x: Tensor) -> Tensor:
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> tuple[Tensor, Tensor]:
-    """(y (B, H, L, F), its heads inside its tokens in memory; log-sum-exp of the scores (B, H, L), at least float32)."""
+    """(y (B, H, L, F), its heads inside its tokens in memory as CUDA kernels have it; log-sum-exp of the scores (B, H, L), at least
+    float32)."""
+    y, logsumexp = _results(q, k, v, mask, is_causal, scale)
+    return y.transpose(-3, -2).contiguous().transpose(-3, -2), logsumexp
+
+
+def _results(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """The same, y in whatever order the product has."""
     p, scores = _probabilities(q, k, mask, is_causal, scale)
     y = aten.matmul.default(p, _repeated(v, q))
-    y = y.transpose(-3, -2).contiguous().transpose(-3, -2)
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
     logsumexp = aten.logsumexp.default(wide, [-1])
     if mask is not None:  # asked of the mask: programs hold a large number in the place of its infinities
@@ -110,7 +118,9 @@ def _cpu(
     attn_mask: Tensor | None = None, scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     _without_dropout(aten._scaled_dot_product_flash_attention_for_cpu.default, dropout_p)
-    return _forward(q, k, v, attn_mask, is_causal, scale)
+    y, logsumexp = _results(q, k, v, attn_mask, is_causal, scale)
+    order = sorted(range(q.dim()), key=lambda axis: -q.stride(axis))  # the CPU's kernel lays its result out as q
+    return y.permute(order).contiguous().permute([order.index(axis) for axis in range(q.dim())]), logsumexp
 
 
 def _cpu_backward(

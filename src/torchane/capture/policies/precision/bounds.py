@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from torchane.capture.torch_private import unset_fake_temporarily
 
 from torchane.capture.torch_private import OpOverload, OpOverloadPacket
 

@@ -80,6 +80,9 @@ _AS_ASKED = frozenset({
     aten.sub, aten.rsub, aten.div, aten.reciprocal, aten.sqrt, aten.rsqrt, aten.pow, aten.square, aten.sum, aten.mean, aten.var,
     aten.var_mean, aten.std, aten.exp, aten.linalg_vector_norm, aten.logsumexp, aten.addcdiv, aten.addcmul,
 })  # fmt: skip
+_SUMS_OF_SQUARES = frozenset({
+    aten.sum, aten.mean, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.pow, aten.square, aten.mul,
+})  # fmt: skip
 _SOFTMAXES = frozenset({aten._softmax, aten._safe_softmax})
 #: Where a walk back ends: programs compute these safely, whatever reads them.
 _SAFE = frozenset({
@@ -183,9 +186,12 @@ class Demands:
                         self._send(user, why)
 
     def _is_plain_sum_of_squares(self, node: fx.Node) -> bool:
-        if packet_of(node) not in (aten.sum, aten.mean) or node in self.norms or not isinstance(node.args[0], fx.Node):
+        packet = packet_of(node)
+        if packet not in _SUMS_OF_SQUARES or node in self.norms or not isinstance(node.args[0], fx.Node):
             return False
-        square = without_views(node.args[0])
+        square = node if is_square(node) else without_views(node.args[0])
+        if square is node:  # the square of a norm is a sum of squares
+            return packet_of(without_views(node.args[0])) is aten.linalg_vector_norm
         low, high = self.bounds.of(square)
         return is_square(square) and high > 64
 
