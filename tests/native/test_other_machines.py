@@ -74,6 +74,18 @@ def test_the_bridge_refuses_by_name_on_arm64(tmp_path: Path, arm64: list[str]) -
 
 
 @pytest.mark.long
+def test_a_recorded_training_step_runs_without_python(tmp_path: Path, monkeypatch, evidence) -> None:
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (c++)")
+    runs = recorded_plan.record(tmp_path / "plan", monkeypatch)
+    build_check([compiler], "plan_check.cpp", tmp_path / "check")
+    done = subprocess.run([tmp_path / "check", tmp_path / "plan"], capture_output=True, text=True, check=False)
+    evidence("a recorded training step by the portable kernels", done.stdout.strip())
+    assert done.stdout.startswith(f"{runs} runs, ") and "FAILED" not in done.stdout
+
+
+@pytest.mark.long
 def test_a_recorded_training_step_runs_on_arm64(tmp_path: Path, arm64: list[str], monkeypatch, evidence) -> None:
     """Forward and backward of a small network, recorded here: every number is there within two roundings."""
     runs = recorded_plan.record(tmp_path / "plan", monkeypatch)
