@@ -9,7 +9,7 @@ say the same are equal, and `parse(to_text(p)) == p` can hold. Names are unique 
 Nothing here knows of training, of a chip, or of text.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -293,15 +293,6 @@ class Program:
         default = self.default_function if self.default_function != self.main.name else main.name
         functions = tuple(main if f is self.main else f for f in self.functions)
         return replace(self, functions=functions, default_function=default)
-
-
-def map_ops(program: Program, rewrite: Callable[[Op], Iterable[Op] | None]) -> Program:
-    """The program with every op of main replaced by what `rewrite` gives; None keeps the op as it is."""
-    ops: list[Op] = []
-    for op in program.ops:
-        new = rewrite(op)
-        ops.extend((op,) if new is None else new)
-    return program.with_(ops=tuple(ops))
 
 
 def walk(ops: Iterable[Op]) -> Iterator[Op]:

@@ -70,7 +70,3 @@ class Device(Protocol):
     def unload(self, program: LoadedProgram) -> None:
         """Gives back what the program holds on the device. A later run loads it again."""
         ...
-
-    def synchronize(self) -> None:
-        """Returns when everything that was run is done."""
-        ...

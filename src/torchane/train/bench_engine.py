@@ -71,9 +71,6 @@ class Timed:
     def unload(self, program: LoadedProgram) -> None:
         self.device.unload(program)
 
-    def synchronize(self) -> None:
-        self.device.synchronize()
-
     def taken(self) -> tuple[float, int, int]:
         """Seconds, multiply-adds and dispatches since the last call."""
         found = self.time_s, self.macs, self.dispatches

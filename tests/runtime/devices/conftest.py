@@ -30,4 +30,3 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
             raise
         pytest.skip(f"needs macOS and a Neural Engine: {why}")
     yield opened
-    opened.synchronize()

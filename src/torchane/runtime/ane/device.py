@@ -227,9 +227,6 @@ class AneDevice:
             if self.verifies and self._is_due(made, key, inputs):
                 verify(self, made, key, inputs, outputs)
 
-    def synchronize(self) -> None:
-        """Nothing is ever left running: `run` returns when all is done."""
-
     def close(self) -> None:
         """Unloads everything."""
         with self._lock:

@@ -105,9 +105,6 @@ class TwinDevice:
     def unload(self, program: LoadedProgram) -> None:
         """A program takes memory of the host alone, and gives it back when nobody holds it."""
 
-    def synchronize(self) -> None:
-        """Nothing is ever left running: `run` returns when all is done."""
-
 
 def read_program(text: str, blobs: Mapping[str, bytes], name: str) -> Program:
     """The program of a text, its constants inline and in memory."""
