@@ -93,3 +93,15 @@ def test_a_graph_goes_with_its_model() -> None:
     torch._dynamo.reset()
     gc.collect()
     assert len(backend.COMPILED[before:]) <= 1
+
+
+def test_a_listener_is_told_of_each_graph_and_of_no_other_ones():
+    outer, inner, count = [], [], len(backend.COMPILED)
+    first, second = (torch.compile(nn.Linear(4, out), backend="ane", options={"device": "twin"}) for out in (4, 6))
+    with backend.told(outer.append):
+        first(torch.ones(1, 4))
+        with backend.told(inner.append, keeps=False):
+            second(torch.ones(1, 4))
+    torch.compile(nn.Linear(4, 5), backend="ane", options={"device": "twin"})(torch.ones(1, 4))
+    assert len(outer) == 2 and outer[1:] == inner and outer[0].plans["forward"].programs
+    assert len(backend.COMPILED) == count + 2

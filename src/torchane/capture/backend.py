@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,23 @@ class Compiled:
 #: Every graph compiled in this process, oldest first, as long as torch keeps it.
 COMPILED: Kept[Compiled] = Kept()
 
+#: Who is told of each graph that this thread begins to compile.
+_listeners: ContextVar[tuple[Callable[[Compiled], None], ...]] = ContextVar("listeners", default=())
+
+
+@contextmanager
+def told(listener: Callable[[Compiled], None], *, keeps: bool = True) -> Iterator[None]:
+    """Within it, `listener` is given every graph that this thread compiles, as its compilation begins; its plans come later.
+    keeps: the graphs stay among COMPILED afterwards."""
+    before, known = _listeners.set((*_listeners.get(), listener)), len(COMPILED)
+    try:
+        yield
+    finally:
+        _listeners.reset(before)
+        if not keeps:
+            del COMPILED[known:]
+
+
 #: Graphs that hold surfaces for their next run: training and validation, a few shapes of each. The others keep their
 #: programs and allocate again, so that memory does not grow with the number of shapes.
 WARM_GRAPHS = 8
@@ -213,6 +231,8 @@ def _new(options: Options, inputs: Given) -> Compiled:
     compiled = Compiled(options, device, pool, inputs)
     compiled.ranges = RangeControl() if options.wants_ranges(device) else None
     COMPILED.append(compiled)
+    for listener in _listeners.get():
+        listener(compiled)
     return compiled
 
 

@@ -86,11 +86,8 @@ def explain(
     chosen = {"device": "twin", **(options or {})}
 
     def recording(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        known = len(backend.COMPILED)
-        call = backend.ane(gm, example_inputs, options=chosen)
-        found.extend(backend.COMPILED[known:])
-        del backend.COMPILED[known:]
-        return call
+        with backend.told(found.append, keeps=False):
+            return backend.ane(gm, example_inputs, options=chosen)
 
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if isinstance(model, nn.Module) else []
     # The backward is compiled with the forward, not at the first loss.backward(): there is none here.

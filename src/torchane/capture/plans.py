@@ -47,12 +47,8 @@ def compile_step(
     chosen = {"device": "twin", **(options or {})}
 
     def recording(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        known = len(backend.COMPILED)
-        try:
+        with backend.told(found.append, keeps=False):
             backend.ane(gm, example_inputs, options=chosen)
-            found.extend(backend.COMPILED[known:])
-        finally:
-            del backend.COMPILED[known:]
         raise _Compiled
 
     with FakeTensorMode(allow_non_fake_inputs=True):

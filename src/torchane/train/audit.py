@@ -68,19 +68,18 @@ def _audited(model: nn.Module, plain: nn.Module, loss_exact: float, loss_of: Cal
     def watch(program: LoadedProgram, function: Function, values: Mapping[Var, np.ndarray]) -> None:
         records.append((program, _looked_at(function, values)))
 
-    known = len(backend.COMPILED)
+    graphs: list[backend.Compiled] = []
     device = ObservedTwin(watch)
     compiled = torch.compile(model, backend="ane", options={"device": device, "ranges": ranges}, dynamic=False, fullgraph=True)
     for _ in range(STEPS):
         records.clear()
         model.zero_grad()
-        reruns = _reruns(backend.COMPILED[known:])
-        with torch.random.fork_rng(devices=[]):  # so all forwards draw the same
+        reruns = _reruns(graphs)
+        with torch.random.fork_rng(devices=[]), backend.told(graphs.append):  # so all forwards draw the same
             loss = loss_of(compiled)
         loss.backward()
-        if _reruns(backend.COMPILED[known:]) == reruns:  # each record is a dispatch
+        if _reruns(graphs) == reruns:  # each record is a dispatch
             break
-    graphs = backend.COMPILED[known:]
     findings = _findings(records, device.loaded, [plan for graph in graphs for plan in graph.plans.values()])
     scale = min((graph.loss_scale.last_scale for graph in graphs), default=1.0)
     return Audit(

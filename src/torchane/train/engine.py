@@ -112,13 +112,14 @@ class EngineModel:
             ) from error
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        known = len(backend.COMPILED)
-        with functorch_config.patch(force_non_lazy_backward_lowering=True):  # the forecast wants the backward's plan
+        graphs: list[backend.Compiled] = []
+        # the forecast wants the backward's plan
+        with functorch_config.patch(force_non_lazy_backward_lowering=True), backend.told(graphs.append):
             run = backend.ane(gm, example_inputs, options=self._options)
-        for compiled in backend.COMPILED[known:]:
+        for compiled in graphs:
             self._take_up(compiled)
         if torch.is_grad_enabled():  # a validation has no backward, so no loss scale
-            for compiled in backend.COMPILED[known:]:
+            for compiled in graphs:
                 plans = tuple(compiled.plans.values())
                 needed = functools.partial(
                     forecast, plans, self._parameters, host_bytes=compiled.host_bytes, result_copies=LOGITS_COPIES
