@@ -31,6 +31,7 @@ from torchane.mil.save import load as load_program
 from torchane.mil.types import TensorType
 
 SOURCE = Path(__file__).with_name("standin.m")
+INCLUDED = Path(__file__).with_name("standin_espresso.h")
 FLAGS = [
     "-std=gnu11", "-fPIC", "-shared", "-O1", "-Wall", "-Werror", "-DGNUSTEP", "-DGNUSTEP_BASE_LIBRARY=1", "-D_NATIVE_OBJC_EXCEPTIONS",
     "-fobjc-exceptions", "-fconstant-string-class=NSConstantString", "-I/usr/include/GNUstep",
@@ -51,7 +52,7 @@ def build(folder: Path) -> Path:
     """The library, compiled into a folder. Raises FileNotFoundError where the compiler or GNUstep is absent."""
     if shutil.which("gcc") is None or not Path("/usr/include/GNUstep/Foundation/Foundation.h").exists():
         raise FileNotFoundError(NEEDS)
-    name = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    name = hashlib.sha256(SOURCE.read_bytes() + INCLUDED.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
     target = folder / f"standin-{name}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=folder) as made:
