@@ -83,7 +83,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
 
 #: number: of the Range of its name. choice: one of `allowed`. preset: one of models/presets.py. path: `allowed` says of what ("file",
 #: "new file", "folder", or anything). device: a name, or an open Device. names: several, joined by commas.
-Kind = Literal["number", "choice", "preset", "text", "path", "flag", "device", "names"]
+Kind = Literal["number", "choice", "preset", "text", "path", "flag", "device", "names", "function"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class Option:
             raise UsageError(f"{wrong}{near}. Known: {', '.join(self.allowed)}.")
         if self.kind == "device" and not isinstance(value, str) and not hasattr(value, "load"):
             raise UsageError(f'{wrong}. It is "auto", "twin", "ane", or an open Device.')
+        if self.kind == "function" and not callable(value):
+            raise UsageError(f"{wrong}, and takes a function.")
         if self.kind == "text" and not isinstance(value, str):
             raise UsageError(f"{wrong}, and takes a name.")
         if self.kind == "names" and not isinstance(value, str | tuple | list):
@@ -191,6 +193,8 @@ def _backend() -> tuple[Option, ...]:
                '"fp16" puts into programs whatever has a rule.', "auto", PRECISIONS),
         Option("cache", here, "choice", '"on" keeps lowered programs on disk for other processes (`torchane cache`).', "on", SWITCH),
         Option("progress", here, "choice", '"on" says on standard error how far compiling is, where it takes more than five seconds.', "on", SWITCH),
+        Option("partition", here, "function", "What cuts a graph into programs: a Partitioner (torchane/plan/partition.py). Nothing said: a program for each "
+               "layer."),
         Option("without", ("backend", "explain"), "names", "Passes to leave out, for debugging; refused with the reason where programs are illegal "
                "without one.", "", metavar="PASS,PASS"),
     )  # fmt: skip
@@ -322,7 +326,7 @@ def parse(command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {name: given.get(name, option.default) for name, option in known.items()}
 
 
-_TYPES: Mapping[str, Any] = {"flag": bool, "path": Path, "choice": str, "preset": str, "text": str, "device": Any, "names": str | Sequence[str]}
+_TYPES: Mapping[str, Any] = {"flag": bool, "path": Path, "choice": str, "preset": str, "text": str, "device": Any, "names": str | Sequence[str], "function": Any}
 
 
 def record(name: str, command: str, *, leaving_out: Sequence[str] = ()) -> type:

@@ -6,7 +6,9 @@ from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchane
-from torchane.capture.graph import Cut, Place, cut, layer_name
+from torchane import chips
+from torchane.capture.graph import Cut, cut, layer_name
+from torchane.plan.step_graph import Place
 
 NO_RULE = {"aten.embedding.default", "aten._log_softmax.default", "aten.relu.default"}
 
@@ -21,7 +23,7 @@ def reason_against(node: fx.Node) -> str | None:
 def traced(function, *inputs, static=(), layer_of=None) -> tuple[Cut, dict[str, Place]]:
     graph = make_fx(function, tracing_mode="fake")(*inputs).graph
     holders = list(graph.find_nodes(op="placeholder"))
-    found = cut(graph, reason_against, {holders[i] for i in static}, layer_of or (lambda node: ""))
+    found = cut(graph, reason_against, {holders[i] for i in static}, chips.load("portable"), layer_of or (lambda node: ""))
     return found, {str(node.target).split(".")[1]: place for node, place in found.place.items() if node.op == "call_function"}
 
 

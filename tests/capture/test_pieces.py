@@ -11,7 +11,6 @@ from torch import nn
 import torchane
 from torchane import passes
 from torchane.capture import backend, region
-from torchane.capture.pieces import _even, _period
 from torchane.errors import CompileError
 
 BAR = 0.02
@@ -115,19 +114,3 @@ def test_where_every_op_has_a_form_alone_the_region_is_cut_in_two(monkeypatch: p
         warnings.simplefilter("error")
         compiled = _agree(nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 16)), torch.randn(6, 16))
     assert {row.place for row in compiled.rows if row.macs} == {"program"}
-
-
-@pytest.mark.parametrize(
-    ("ops", "found"),
-    [("xababababababy", (1, 13, 2)), ("abcabcabc", (0, 9, 3)), ("aaaa", (0, 4, 1)), ("abcdefgh", None), ("", None)],
-)
-def test_the_period_of_a_run(ops: str, found: tuple[int, int, int] | None) -> None:
-    assert _period([(op, "") for op in ops]) == found
-
-
-def test_an_op_is_not_parted_from_its_results() -> None:
-    class Never:
-        def crossings(self, nodes):
-            return [0, *[None] * (len(nodes) - 1), 0]
-
-    assert _even(list("abcdef"), 2, Never()) is None

@@ -23,22 +23,21 @@ from torch import fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips, options
-from torchane.abi.ports import PortLayout
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
 from torchane.capture.kept import Kept, Recent
 from torchane.capture.lowered import LoweredPrograms, default_root
 from torchane.capture.marks import mark_float32
-from torchane.capture.planning import Planned, Roles, plan_graph
-from torchane.capture.policies.facts import Forward
+from torchane.capture.planning import plan_graph
 from torchane.capture.progress import Progress, tracing
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
 from torchane.capture.report import Row, host_bytes_of, rows_of
-from torchane.capture.roles import Given, given, gradients_of, named, returned, users_names, written
+from torchane.capture.roles import Given, Roles, Saved, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
+from torchane.capture.schedule import Planned
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, keep_shapes_exact
 from torchane.capture.tangents import ByMagnitude, is_proportional
 from torchane.capture.torch_private import (
@@ -57,6 +56,7 @@ from torchane.passes import pass_list
 from torchane.passes.respell import respell
 from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
+from torchane.plan.partition import by_layer
 from torchane.runtime.ane import AneDevice
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
@@ -95,15 +95,9 @@ class Compiled:
     memory: pages.Reused = field(default_factory=pages.Reused)
     loss_scale: LossScale = field(default_factory=LossScale)
     ranges: RangeControl | None = None
-    true_names: frozenset[str] = frozenset()
+    saved: Saved = field(default_factory=Saved)
     plans: dict[str, Plan] = field(default_factory=dict)
-    layouts: dict[str, PortLayout] = field(default_factory=dict)
-    kept: frozenset[str] = frozenset()
-    weight_names: frozenset[str] = frozenset()
-    wide: frozenset[tuple[int, int]] = frozenset()
-    static_names: frozenset[str] = frozenset()
     input_names: Mapping[str, str] = field(default_factory=dict)
-    sent_home: Forward = field(default_factory=Forward)
     rows: list[Row] = field(default_factory=list)
     host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
     begun_s: float = field(default_factory=time.monotonic)
@@ -245,10 +239,9 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     count = len(results) if inference else len(context.fw_metadata.tokens) + context.fw_metadata.num_forward
     context.fw_metadata.bw_donated_idxs = []  # None reads as "some" where torch checks retain_graph
     graph = gm.graph
-    compiled.weight_names = named(graph, compiled.inputs.weights)
     compiled.input_names = users_names(graph, compiled.inputs)
     roles = Roles(
-        weights=compiled.weight_names,
+        weights=named(graph, compiled.inputs.weights),
         static=named(graph, compiled.inputs.static),
         data=named(graph, compiled.inputs.data),
         lasting=named(graph, compiled.inputs.lasting),
@@ -262,13 +255,6 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     compiled.traced.cancel()
     progress = Progress("forward", compiled.begun_s, compiled.options.progress == "on")
     planned = _plan(compiled, progress, gm, roles)
-    compiled.static_names = roles.static | {node.name for node in planned.cut.static}  # the backward gets some of them, saved
-    compiled.layouts = planned.layouts
-    compiled.kept = planned.plan.kept_names
-    compiled.true_names = planned.true
-    compiled.wide = planned.blocks.shapes
-    compiled.sent_home = planned.sent_home
-    compiled.weight_names |= planned.blocks.weights
     execute = _executor(compiled, gm, planned, progress)
     holds_gradients = bool(planned.plan.gradients) and compiled.ranges is None
     if holds_gradients:
@@ -289,19 +275,16 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
 def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., Any]:
     placeholders = [node.name for node in gm.graph.find_nodes(op="placeholder")]
     tangents = [name for name in placeholders if name.startswith("tangents") and not name.startswith("tangents_token")]
-    unknown = compiled.kept.difference(placeholders)
+    saved = compiled.saved
+    unknown = saved.surfaces.keys() - placeholders
     assert not unknown, f"the forward keeps {sorted(unknown)} for a backward that knows it by another name"
     roles = Roles(
-        weights=compiled.weight_names,
-        static=compiled.static_names,
-        tangents=tangents,
+        weights=saved.weights,
+        static=saved.static,
+        tangents=frozenset(tangents),
         weight_gradients=gradients_of(gm.graph, compiled.inputs.weights),
-        layouts={name: layout for name, layout in compiled.layouts.items() if name in compiled.kept | compiled.weight_names},
-        surfaces_in=compiled.kept,
-        true=compiled.true_names & compiled.kept,
-        wide=compiled.wide,
+        saved=saved,
         precision=compiled.options.precision,
-        forward=compiled.sent_home,
     )
     progress = Progress("backward", time.monotonic(), compiled.options.progress == "on")
     planned = _plan(compiled, progress, gm, roles)
@@ -346,12 +329,14 @@ def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Rol
     stored = LoweredPrograms(default_root(), " without ".join([options.chip, *sorted(wrong)]), has_ranges) if keeps else None
     compiler = RegionCompiler(chips.probed(chips.load(options.chip), wrong), has_ranges, stored, progress, options.without)
     with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd's mode gives constants no values
-        planned = plan_graph(name, gm.graph, gm, roles, compiler)
+        planned, saved = plan_graph(name, gm, roles, compiler, options.partition or by_layer)
         rows = rows_of(name, planned.cut)
         compiled.host_bytes = max(compiled.host_bytes, host_bytes_of(planned.cut))
     progress.host_work.tell(planned.cut)
     compiled.rows += rows
     compiled.plans[name] = planned.plan
+    if not roles.tangents:
+        compiled.saved = saved
     if compiled.options.dump is not None:
         dump_plan(planned.plan, Path(compiled.options.dump) / f"graph{COMPILED.index(compiled)}")
     return planned

@@ -1,28 +1,24 @@
-"""Cuts a captured ATen graph into what the host runs and what programs run.
+"""From a captured ATen graph to the graph that a partitioner reads, and from its cut back to nodes.
 
-    every node ── place ──► CONSTANT  no tensor reaches it: evaluated once, now
-                            HOST      integers, masks, tables, and ops without a rule: PyTorch runs it
-                            PROGRAM   floating-point work with a rule
-                            VIEW      moves no numbers: derived anew wherever its base is read
-    program nodes ── stage ──► segments between host work ── region ──► one program per layer
-
-A node's stage is the earliest at which its inputs are there (even stages are the host's). Within a
-stage, nodes are gathered by the layer that their module belongs to: equal layers then give equal
-programs. The module stack only hints: data dependence decides, and a node that needs a later region's
-value moves there.
+    every node ── place ──► StepGraph ── partitioner (plan/partition.py) ──► Cut of names ──► Cut of nodes
+A node that no tensor reaches is a constant; integers, masks, tables and ops without a rule are the host's; floating-point work with a
+rule can be a program's; views move no numbers. Which of the program nodes share a program is the partitioner's to say.
 """
 
-import enum
 import operator
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
+from torch.utils.flop_counter import flop_registry
 
 from torchane.capture.torch_private import HigherOrderOperator, run_and_save_rng_state
+from torchane.chips import Chip
+from torchane.plan.partition import Partitioner, by_layer, check
+from torchane.plan.step_graph import Node, Place, Role, StepGraph
 
 aten = torch.ops.aten
 
@@ -41,27 +37,22 @@ CONTRACTIONS = frozenset({
 })  # fmt: skip
 
 
-class Place(enum.Enum):
-    INPUT = "input"
-    CONSTANT = "constant"
-    HOST = "host"
-    PROGRAM = "program"
-    VIEW = "view"
-
-
 @dataclass
 class Region:
-    """Program nodes that become one program, in order; `where` names the modules they come from."""
+    """Program nodes that become one program, in order; `where` names the modules they come from. Of `again`, which another region
+    hands on, this one computes its own."""
 
     stage: int
     where: str
     nodes: list[fx.Node] = field(default_factory=list)
+    again: frozenset[fx.Node] = frozenset()
 
 
 @dataclass
 class Cut:
     """The graph with every node placed. `reasons` says why a node is on the host; `static` are the nodes
-    that derive from integers, masks or buffers alone."""
+    that derive from integers, masks or buffers alone; `step` is what the partitioner read. region_of: the region that hands a node on;
+    holders: all that compute it."""
 
     graph: fx.Graph
     place: dict[fx.Node, Place]
@@ -70,6 +61,8 @@ class Cut:
     region_of: dict[fx.Node, int]
     reasons: dict[fx.Node, str]
     static: frozenset[fx.Node]
+    step: StepGraph
+    holders: dict[fx.Node, frozenset[int]]
 
     def base(self, node: fx.Node) -> fx.Node:
         """What a view rearranges; the node itself where it is none."""
@@ -81,28 +74,79 @@ class Cut:
         """Its values are there without any program having run in its stage."""
         return self.place[self.base(node)] in (Place.INPUT, Place.CONSTANT, Place.HOST)
 
+    def is_read_elsewhere(self, node: fx.Node, user: fx.Node) -> bool:
+        """A region that computes `user` reads `node` from another: it does not compute its own."""
+        return not self.holders[user] <= self.holders[node]
+
 
 def cut(
     graph: fx.Graph,
     reason_against: Callable[[fx.Node], str | None],
     static: Collection[fx.Node],
+    chip: Chip,
     layer_of: Callable[[fx.Node], str | None] | None = None,
     seeds: Collection[fx.Node] = (),
     views: Collection[fx.Node] = (),
+    roles: Mapping[fx.Node, Role] | None = None,
+    own_ports: int = 0,
+    begins: Collection[fx.Node] = (),
+    partition: Partitioner = by_layer,
 ) -> Cut:
-    """Places every node.
+    """Places every node, and has the partitioner cut what programs can hold.
 
     reason_against: None where a program can hold the node, else why not. static: placeholders that hold
     buffers, integers or masks; what derives from those alone stays on the host, in full precision. seeds: constants that are
-    the host's, since they are scaled where they are staged. views: what leaves as a view of another value.
+    the host's, since they are scaled where they are staged. views: what leaves as a view of another value. own_ports, begins: as in
+    StepGraph.
     """
     place, is_static = _places(graph, reason_against, static, reasons := {}, seeds, views)
-    stage = _stages(graph, place)
-    _send_small_segments_home(graph, place, stage, reasons)
-    stage = _stages(graph, place)
-    regions, region_of = _regions(graph, place, stage, layer_of or layer_name)
+    made = (_node(node, place[node], layer_of or layer_name, (roles or {}).get(node)) for node in place)
+    results = tuple(node.name for node in graph.output_node().all_input_nodes)
+    step = StepGraph({node.name: node for node in made}, results, own_ports, frozenset(node.name for node in begins))
+    found = partition(step, chip, None)
+    check(step, found)
+    by_name = {node.name: node for node in place}
+    for name, reason in found.sent_home.items():
+        place[by_name[name]], reasons[by_name[name]] = Place.HOST, reason
+    regions = [
+        Region(group.stage, group.where, [by_name[name] for name in group.nodes], frozenset(by_name[name] for name in group.again))
+        for group in found.groups
+    ]
+    region_of = {node: i for i, region in enumerate(regions) for node in region.nodes if node not in region.again}
+    holders: dict[fx.Node, frozenset[int]] = {}
+    for i, region in enumerate(regions):
+        holders |= {node: holders.get(node, frozenset()) | {i} for node in region.nodes}
+    stages = {by_name[name]: stage for name, stage in found.stages.items()}
     derived = frozenset(node for node, claim in is_static.items() if claim)
-    return Cut(graph, place, stage, regions, region_of, reasons, derived)
+    return Cut(graph, place, stages, regions, region_of, reasons, derived, step, holders)
+
+
+def _node(node: fx.Node, place: Place, layer_of: Callable[[fx.Node], str | None], role: Role | None) -> Node:
+    value = node.meta.get("val")
+    results = value if isinstance(value, list | tuple) else [value]
+    return Node(
+        node.name,
+        str(node.target),
+        place,
+        tuple(source.name for source in node.all_input_nodes),
+        tuple(tuple(one.shape) for one in results if isinstance(one, torch.Tensor)),
+        role or Role.ACTIVATION,
+        layer_of(node) if place is Place.PROGRAM else None,
+        macs_of(node) if place is Place.PROGRAM else 0,
+        node.target in CONTRACTIONS,
+        node.args[0].name if node.target is operator.getitem and isinstance(node.args[0], fx.Node) else None,
+        _raises(node),
+        draws(node),
+    )
+
+
+def macs_of(node: fx.Node) -> int:
+    """Multiply-adds of a call, by torch's own formulas; 0 for what is no contraction."""
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet not in flop_registry:
+        return 0
+    values: Any = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+    return int(flop_registry[packet](*values[0], **values[1], out_val=node.meta["val"])) // 2
 
 
 def _places(
@@ -167,49 +211,10 @@ def draws(node: fx.Node) -> bool:
     return node.target is run_and_save_rng_state or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _stages(graph: fx.Graph, place: dict[fx.Node, Place]) -> dict[fx.Node, int]:
-    """Even: the host's; odd: the programs'. A view has its base's stage. Random numbers are drawn in the graph's order, which
-    is eager's: a draw waits for those before it."""
-    stage: dict[fx.Node, int] = {}
-    drawn = 0
-    for node in graph.nodes:
-        if node.op == "output":
-            continue
-        before = max((stage[source] for source in node.all_input_nodes), default=0)
-        if draws(node):
-            before = drawn = max(before + before % 2, drawn)
-        if place[node] is Place.PROGRAM:
-            stage[node] = before + 1 - before % 2
-        elif place[node] is Place.HOST:
-            stage[node] = before + before % 2
-        else:
-            stage[node] = before
-    for node in reversed(list(graph.nodes)):
-        if _is_power(node, place) and all(place.get(user) is Place.PROGRAM for user in node.users):
-            stage[node] = min((stage[user] for user in node.users), default=stage[node])  # see _move_powers_to_readers
-    return stage
-
-
-def _is_power(node: fx.Node, place: dict[fx.Node, Place]) -> bool:
-    return place.get(node) is Place.PROGRAM and _raises(node)
-
-
 def _raises(node: fx.Node) -> bool:
     """x ** n, or x * x, which is how the gradient of 1 / x is written."""
     is_square = node.target is aten.mul.Tensor and len(node.args) == 2 and node.args[0] is node.args[1]
     return node.target is aten.pow.Tensor_Scalar or is_square
-
-
-def _send_small_segments_home(
-    graph: fx.Graph, place: dict[fx.Node, Place], stage: dict[fx.Node, int], reasons: dict[fx.Node, str]
-) -> None:
-    heavy = {stage[node] for node in graph.nodes if node.target in CONTRACTIONS and place[node] is Place.PROGRAM}
-    if not heavy:
-        return
-    for node in graph.nodes:
-        if place.get(node) is Place.PROGRAM and stage[node] not in heavy:
-            place[node] = Place.HOST
-            reasons[node] = "its segment holds no matrix product, and a dispatch costs more than it"
 
 
 def layer_name(node: fx.Node) -> str | None:
@@ -239,66 +244,3 @@ def _is_leaf(kind: Any) -> bool:
     name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
     module, _, own = name.rpartition(".")
     return module.removeprefix("torch.nn.modules.") in _LEAVES and own != "MultiheadAttention"
-
-
-def _regions(
-    graph: fx.Graph,
-    place: dict[fx.Node, Place],
-    stage: dict[fx.Node, int],
-    layer_of: Callable[[fx.Node], str | None],
-) -> tuple[list[Region], dict[fx.Node, int]]:
-    """Regions in order of execution; each program node is in exactly one.
-
-    Within a stage a region gets its number when its layer is met first. A node's region is its layer's,
-    or a later one where its inputs come from there.
-    """
-    regions: dict[int, list[Region]] = {}
-    number: dict[fx.Node, int] = {}
-    for node in graph.nodes:
-        if place.get(node) is Place.VIEW:
-            source = node.all_input_nodes[0]
-            number[node] = number.get(source, 0)
-        if place.get(node) is not Place.PROGRAM:
-            continue
-        here = regions.setdefault(stage[node], [])
-        floor = max((number.get(s, 0) for s in node.all_input_nodes if stage[s] == stage[node]), default=-1)
-        number[node] = max(floor, _wanted(node, here, layer_of(node), floor, stage[node]))
-        here[number[node]].nodes.append(node)
-    _move_powers_to_readers(graph, regions, number, stage)
-    ordered = [region for key in sorted(regions) for region in regions[key]]
-    return ordered, {node: i for i, region in enumerate(ordered) for node in region.nodes}
-
-
-def _move_powers_to_readers(
-    graph: fx.Graph, regions: dict[int, list[Region]], number: dict[fx.Node, int], stage: dict[fx.Node, int]
-) -> None:
-    """A power that a later region alone reads is computed there: on its way between programs r ** 3 of a norm's gradient
-    is inf from r = 41 on, while a program that holds its readers too multiplies in another order."""
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    for node in reversed(list(graph.nodes)):
-        if not _raises(node) or node not in number or node not in stage:
-            continue
-        here = regions[stage[node]]
-        readers = {(stage.get(user), number.get(user)) for user in node.users}
-        if len(readers) != 1 or (place := readers.pop())[0] != stage[node] or place[1] in (None, number[node]):
-            continue
-        source, target = here[number[node]].nodes, here[place[1]].nodes
-        if node not in source or not any(user in target for user in node.users):
-            continue  # a view of it is what they read
-        source.remove(node)
-        target.insert(next(i for i, other in enumerate(target) if order[other] > order[node]), node)
-        number[node] = place[1]
-
-
-def _wanted(node: fx.Node, here: list[Region], layer: str | None, floor: int, stage: int) -> int:
-    """The number of the region that a layer's node belongs to, opening it where it is new."""
-    if node.target is operator.getitem or (layer is None and floor >= 0):
-        return floor
-    if layer:
-        known = next((i for i, region in enumerate(here) if region.where == layer), None)
-        if known is not None:
-            return known
-    elif here and (floor < 0 or not here[floor].where):
-        return max(floor, 0)  # modules outside of layers stay together
-    here.append(Region(stage, layer or ""))
-    return len(here) - 1

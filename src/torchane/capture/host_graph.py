@@ -8,7 +8,8 @@ gradient, which nothing else reads: two tables as large as the weight are never 
 import torch
 from torch import Tensor, fx
 
-from torchane.capture.graph import Cut, Place
+from torchane.capture.graph import Cut
+from torchane.plan.step_graph import Place
 
 aten = torch.ops.aten
 

@@ -21,7 +21,7 @@ from torchane import passes
 from torchane.abi.numbers import EXCLUDED, FP16_MAX, LEFT_OUT, MASKED
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Inputs
-from torchane.capture.graph import Cut, Place, Region
+from torchane.capture.graph import Cut, Region
 from torchane.capture.lowered import LoweredPrograms
 from torchane.capture.progress import Progress
 from torchane.capture.rules import RULES
@@ -33,6 +33,7 @@ from torchane.mil.build import Builder, typed
 from torchane.mil.ir import Literal, Op, Program, Var, literal
 from torchane.mil.types import FP16
 from torchane.plan import PortSpec, ProgramSpec
+from torchane.plan.step_graph import Place
 
 
 @dataclass(frozen=True)

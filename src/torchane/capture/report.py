@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils.flop_counter import flop_registry
 
-from torchane.capture.graph import Cut, Place
+from torchane.capture.graph import Cut, macs_of
 from torchane.capture.host_graph import never_made
 from torchane.capture.policies import state
 from torchane.capture.policies.linearity import SEED
@@ -20,8 +19,9 @@ from torchane.capture.rules import ON_THE_HOST
 from torchane.capture.sources import line_of, module_of
 from torchane.capture.wide import BLOCK, WHOLE
 from torchane.errors import TorchaneWarning
+from torchane.plan.partition import TOO_SMALL
+from torchane.plan.step_graph import Place
 
-SMALL_SEGMENT = "its segment holds no matrix product, and a dispatch costs more than it"
 STATIC = "it depends on integers, masks or buffers alone"
 
 NOWHERE = {Place.CONSTANT: "computed once, while compiling", Place.VIEW: "moves no numbers"}
@@ -91,15 +91,6 @@ def _leaves_in_parts(cut: Cut, whole: fx.Node) -> bool:
     return all(cut.place[part] is Place.PROGRAM for part in whole.args[0])
 
 
-def macs_of(node: fx.Node) -> int:
-    """Multiply-adds of a call, by torch's own formulas; 0 for what is no contraction."""
-    packet = getattr(node.target, "overloadpacket", None)
-    if packet not in flop_registry:
-        return 0
-    values = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-    return int(flop_registry[packet](*values[0], **values[1], out_val=node.meta["val"])) // 2
-
-
 class HostWork:
     """Warns of floating-point work that a user would expect in a program: one TorchaneWarning a graph, before it is lowered,
     and another for what turned out to have no legal form."""
@@ -146,7 +137,7 @@ def _is_surprising(node: fx.Node, row: Row, runs_nothing: bool) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
     if row.why.startswith(PRECISION) and not runs_nothing:
         return False
-    is_expected = row.why in (SMALL_SEGMENT, STATIC, BLOCK, WHOLE, SEED, state.REASON) or row.why.endswith("is empty")
+    is_expected = row.why in (TOO_SMALL, STATIC, BLOCK, WHOLE, SEED, state.REASON) or row.why.endswith("is empty")
     if packet is None or packet in ON_THE_HOST or is_expected:
         return False
     values = [tensor for one in (node, *node.all_input_nodes) for tensor in _tensors(one.meta.get("val"))]

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from torchane.abi.ports import PortLayout
 from torchane.capture.inputs import name_of
+from torchane.capture.policies.facts import Forward
 from torchane.capture.torch_private import GradAOTOutput, InputMutationAOTOutput, PlainAOTInput, PlainAOTOutput
+from torchane.plan.step_graph import Role
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,70 @@ class Given:
         """With an input more for each of these Python numbers, after all others."""
         added = dict(enumerate(names, len(self.names)))
         return replace(self, data=self.data | added.keys(), raw=self.raw | added.keys(), names={**self.names, **added})
+
+
+@dataclass(frozen=True)
+class Saved:
+    """All that a forward leaves for its backward beside the tensors that autograd saves: one record, and the names in it are those of
+    the backward's inputs.
+
+    surfaces: values that stay in surfaces, and how they lie. true: of these, the ones that range control stored as they are. weights:
+    names of parameters and of blocks of them. weight_layouts: of those that the forward staged. static: buffers, integers, masks and
+    what derives from them. wide: shapes of parameters whose products were cut. sent_home: what policies gave to the host.
+    """
+
+    surfaces: Mapping[str, PortLayout] = field(default_factory=dict)
+    true: frozenset[str] = frozenset()
+    weights: frozenset[str] = frozenset()
+    weight_layouts: Mapping[str, PortLayout] = field(default_factory=dict)
+    static: frozenset[str] = frozenset()
+    wide: frozenset[tuple[int, int]] = frozenset()
+    sent_home: Forward = field(default_factory=Forward)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the caller knows of a graph's inputs and outputs.
+
+    weights: placeholders that hold parameters. static: buffers, integers, masks. data: floats that want
+    no gradient (a batch, an additive mask). lasting: floats that live on after the call and are not trained. written: output
+    positions that are an input's new value, and the input. returned: output positions of the user's own results.
+    is_inference: nothing is differentiated through this graph. tangents: incoming
+    gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
+    positions saved for the backward pass. saved: of a backward, what its forward left, whose weights and static values are this
+    graph's too. raw, precision: as in `policies.Facts`.
+    """
+
+    weights: frozenset[str] = frozenset()
+    static: frozenset[str] = frozenset()
+    data: frozenset[str] = frozenset()
+    lasting: frozenset[str] = frozenset()
+    written: Mapping[int, str] = field(default_factory=dict)
+    returned: frozenset[int] = frozenset()
+    is_inference: bool = False
+    tangents: frozenset[str] = frozenset()
+    weight_gradients: Collection[int] = ()
+    kept: Collection[int] = ()
+    saved: Saved | None = None
+    raw: frozenset[str] = frozenset()
+    precision: str = "auto"
+
+    @property
+    def before(self) -> Saved:
+        """What an earlier graph left: nothing, where this is a forward."""
+        return self.saved or Saved()
+
+    def of(self, name: str) -> Role:
+        """Of an input."""
+        if name in self.weights:
+            return Role.TRAINED
+        if name in self.tangents:
+            return Role.TANGENT
+        if name in self.before.surfaces:
+            return Role.SAVED
+        if name in self.static:
+            return Role.MASK
+        return Role.BATCH if name in self.raw else Role.FROZEN if name in self.lasting else Role.ACTIVATION
 
 
 def given(gm: fx.GraphModule) -> Given:

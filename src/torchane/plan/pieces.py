@@ -7,89 +7,77 @@ recurrent loop of many steps too. Where the ops repeat with a period (a layer, a
 have equally many ops. A cut falls where few values cross it.
 """
 
-import operator
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from torch import fx
-
-from torchane.capture.graph import Cut, Place, Region
+from torchane.plan.step_graph import Place, StepGraph
 
 #: Below this, ops that look alike at one distance are no loop.
 _LEAST_ALIKE = 0.8
 
 
-def cut_into_pieces(cut: Cut, most_ports: int, borders: Collection[fx.Node] = ()) -> Cut:
-    """The cut with every region of more ports than that in pieces. A single op with more stays as it is.
-
-    borders: ops that begin a piece of their own, whatever the number of ports.
-    """
-    counter = _Ports(cut)
-    regions: list[Region] = []
-    for region in cut.regions:
-        for nodes in _between(region.nodes, borders):
-            if counter.count(nodes) <= most_ports:
-                pieces: list[Sequence[fx.Node]] = [nodes]
-            else:
-                pieces = _pieces(nodes, lambda nodes: counter.count(nodes) <= most_ports, counter)
-            regions += [Region(region.stage, region.where, list(piece)) for piece in pieces]
-    if len(regions) == len(cut.regions):
-        return cut
-    return replace(cut, regions=regions, region_of={node: i for i, region in enumerate(regions) for node in region.nodes})
+def in_pieces(graph: StepGraph, nodes: Sequence[str], most_ports: int) -> list[tuple[str, ...]]:
+    """Nodes in pieces of at most so many ports, each of which may begin where `graph.begins` says. A single op with more stays as it is."""
+    counter = _Ports(graph)
+    pieces: list[tuple[str, ...]] = []
+    for part in _between(graph, nodes):
+        if counter.count(part) <= most_ports:
+            pieces.append(tuple(part))
+        else:
+            pieces += map(tuple, _pieces(part, lambda nodes: counter.count(nodes) <= most_ports, counter))
+    return pieces
 
 
-def border_in(cut: Cut, nodes: Sequence[fx.Node]) -> fx.Node | None:
+def border_in(graph: StepGraph, nodes: Sequence[str]) -> str | None:
     """The op that would begin the second half of these; None where they cannot be parted."""
-    halves = _even(nodes, 2, _Ports(cut))
+    halves = _even(nodes, 2, _Ports(graph))
     return None if halves is None else halves[1][0]
 
 
-def _between(nodes: Sequence[fx.Node], borders: Collection[fx.Node]) -> list[Sequence[fx.Node]]:
-    starts = [0, *(i for i, node in enumerate(nodes) if i and node in borders), len(nodes)]
+def _between(graph: StepGraph, nodes: Sequence[str]) -> list[Sequence[str]]:
+    starts = [0, *(i for i, name in enumerate(nodes) if i and name in graph.begins), len(nodes)]
     return [nodes[a:b] for a, b in zip(starts, starts[1:], strict=False)]
 
 
 class _Ports:
     """How many values cross the border of some ops."""
 
-    def __init__(self, cut: Cut):
-        self.cut = cut
+    def __init__(self, graph: StepGraph):
+        self.graph = graph
 
-    def inputs(self, nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    def inputs(self, nodes: Sequence[str]) -> set[str]:
         inside = set(nodes)
-        bases = {self.cut.base(source) for node in nodes for source in node.all_input_nodes}
-        return {base for base in bases if base not in inside and self.cut.place[base] is not Place.CONSTANT}
+        bases = {self.graph.base(source) for name in nodes for source in self.graph.nodes[name].inputs}
+        return {base for base in bases if base not in inside and self.graph.nodes[base].place is not Place.CONSTANT}
 
-    def outputs(self, nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    def outputs(self, nodes: Sequence[str]) -> set[str]:
         inside = set(nodes)
-        return {node for node in nodes if any(user not in inside for user in self.readers(node))}
+        return {name for name in nodes if not inside.issuperset(self.graph.through_views(name))}
 
-    def readers(self, node: fx.Node) -> list[fx.Node]:
-        """Who reads the numbers of a node, itself or through a view."""
-        found: list[fx.Node] = []
-        for user in node.users:
-            found += self.readers(user) if self.cut.place.get(user) is Place.VIEW else [user]
-        return found
-
-    def count(self, nodes: Sequence[fx.Node]) -> int:
+    def count(self, nodes: Sequence[str]) -> int:
         return len(self.inputs(nodes)) + len(self.outputs(nodes))
 
-    def crossings(self, nodes: Sequence[fx.Node]) -> list[int | None]:
+    def signature(self, name: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
+        """Ops that look alike."""
+        return self.graph.nodes[name].op, self.graph.nodes[name].shapes
+
+    def crossings(self, nodes: Sequence[str]) -> list[int | None]:
         """For each position, how many values of the ops before it are read behind it; None where an op would be parted
         from its own results."""
-        position = {node: i for i, node in enumerate(nodes)}
-        last = [max((position.get(user, -1) for user in self.readers(node)), default=-1) for node in nodes]
+        position = {name: i for i, name in enumerate(nodes)}
+        last = [max((position.get(reader, -1) for reader in self.graph.through_views(name)), default=-1) for name in nodes]
         counts: list[int | None] = [0] * (len(nodes) + 1)
-        for i, node in enumerate(nodes):
+        for i, name in enumerate(nodes):
             for at in range(i + 1, last[i] + 1):
                 if counts[at] is not None:
                     counts[at] += 1  # type: ignore[operator]
-            if node.target is operator.getitem and node.args[0] in position:
-                counts[position[node.args[0]] + 1 : i + 1] = [None] * (i - position[node.args[0]])
+            whole = position.get(self.graph.nodes[name].part_of or "")
+            if whole is not None:
+                counts[whole + 1 : i + 1] = [None] * (i - whole)
         return counts
 
 
-def _pieces(nodes: Sequence[fx.Node], fits: Callable[[Sequence[fx.Node]], bool], ports: _Ports) -> list[Sequence[fx.Node]]:
+def _pieces(nodes: Sequence[str], fits: Callable[[Sequence[str]], bool], ports: _Ports) -> list[Sequence[str]]:
     """Pieces that fit, as few as that takes; single ops where nothing helps."""
     periodic = _periodic(nodes, fits, ports)
     if periodic is not None:
@@ -103,7 +91,7 @@ def _pieces(nodes: Sequence[fx.Node], fits: Callable[[Sequence[fx.Node]], bool],
     return [nodes]
 
 
-def _even(nodes: Sequence[fx.Node], count: int, ports: _Ports) -> list[Sequence[fx.Node]] | None:
+def _even(nodes: Sequence[str], count: int, ports: _Ports) -> list[Sequence[str]] | None:
     """So many pieces of about equal length; each border lies where the fewest values cross, near its place."""
     crossings = ports.crossings(nodes)
     length = len(nodes) / count
@@ -119,10 +107,10 @@ def _even(nodes: Sequence[fx.Node], count: int, ports: _Ports) -> list[Sequence[
 
 
 def _periodic(
-    nodes: Sequence[fx.Node], fits: Callable[[Sequence[fx.Node]], bool], ports: _Ports
-) -> list[Sequence[fx.Node]] | None:
+    nodes: Sequence[str], fits: Callable[[Sequence[str]], bool], ports: _Ports
+) -> list[Sequence[str]] | None:
     """Pieces of as many whole periods as fit; None where the ops do not repeat, or one period does not fit."""
-    found = _period([_signature(node) for node in nodes])
+    found = _period([ports.signature(name) for name in nodes])
     if found is None:
         return None
     begin, end, period = found
@@ -140,7 +128,7 @@ def _periodic(
     return None
 
 
-def _joined(pieces: list[Sequence[fx.Node]], fits: Callable[[Sequence[fx.Node]], bool]) -> list[Sequence[fx.Node]]:
+def _joined(pieces: list[Sequence[str]], fits: Callable[[Sequence[str]], bool]) -> list[Sequence[str]]:
     """The first and the last piece, which are shorter, go with their neighbours where that fits."""
     if len(pieces) > 2 and fits([*pieces[0], *pieces[1]]):
         pieces = [[*pieces[0], *pieces[1]], *pieces[2:]]
@@ -149,13 +137,7 @@ def _joined(pieces: list[Sequence[fx.Node]], fits: Callable[[Sequence[fx.Node]],
     return pieces
 
 
-def _signature(node: fx.Node) -> tuple[str, str]:
-    value = node.meta.get("val")
-    shapes = [tuple(item.shape) if hasattr(item, "shape") else None for item in (value if isinstance(value, list | tuple) else [value])]
-    return str(node.target), str(shapes)
-
-
-def _period(signatures: list[tuple[str, str]]) -> tuple[int, int, int] | None:
+def _period(signatures: Sequence[Any]) -> tuple[int, int, int] | None:
     """Where the longest run of repeating ops begins and ends, and its period: the shortest with which most ops recur."""
     count = len(signatures)
     for period in range(1, count // 2 + 1):

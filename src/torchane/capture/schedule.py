@@ -1,0 +1,301 @@
+"""From a cut graph to a Plan and the callables of its host segments.
+
+    cut ──► for every stage: HostCall | Stage, Dispatch per region, Unstage ──► Plan
+Values cross the boundary only where they must: a host value is staged once however many programs read
+it, a program's value is unstaged only if the host or the caller reads it, and what is saved for the
+backward pass stays in its surface.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from torchane.abi.ports import PortLayout
+from torchane.abi.ranges import ZERO
+from torchane.capture.crossing import Crossing
+from torchane.capture.graph import Cut, Region
+from torchane.capture.host_graph import add_rows_in_place
+from torchane.capture.policies.left_out import is_absorbed
+from torchane.capture.policies.masks import factors_of
+from torchane.capture.policies.selections import selects
+from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
+from torchane.capture.roles import Roles
+from torchane.capture.wide import BLOCK, Blocks
+from torchane.plan import Copy, Dispatch, HostCall, Part, Plan, Stage, Unstage
+from torchane.plan.step_graph import Place
+
+
+@dataclass(frozen=True)
+class Source:
+    """A graph and what is known of it, whichever way it is cut. scaled: what the loss scale multiplies. numbers: values of the host that
+    are none of masks, whatever they hold."""
+
+    name: str
+    module: fx.GraphModule
+    roles: Roles
+    blocks: Blocks
+    scaled: frozenset[fx.Node]
+    numbers: frozenset[fx.Node]
+
+
+@dataclass
+class Planned:
+    """A plan, its host segments by key, the layout of every surface by the value's name, the graph
+    as it was cut, and the values that range control stored as they are."""
+
+    plan: Plan
+    host_calls: dict[str, Callable[..., Sequence[Any]]]
+    layouts: dict[str, PortLayout]
+    cut: Cut
+    true: frozenset[str] = frozenset()
+
+
+class Scheduler:
+    """Of one attempt at a graph: raises RegionError where a region has no legal form."""
+
+    def __init__(self, source: Source, cut: Cut, compiler: RegionCompiler):
+        self.source = source
+        self.graph = source.module.graph
+        self.roles = source.roles
+        self.blocks = source.blocks
+        self.compiler = compiler
+        self.cut = cut
+        self.inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
+        self.results: list[Any] = list(self.graph.output_node().args[0])
+        self.crossing = Crossing(cut, self.results, source.roles.kept)
+        before, nodes = source.roles.before, {node.name: node for node in self.graph.nodes}
+        known = {**before.weight_layouts, **before.surfaces}
+        self.layouts: dict[fx.Node, PortLayout] = {nodes[name]: layout for name, layout in known.items() if name in nodes}
+        self.surfaces_in = {nodes[name] for name in before.surfaces if name in nodes}
+        self.true: set[fx.Node] = {*cut.static, *(nodes[name] for name in before.true if name in nodes)}
+        self.masks = factors_of(self.graph, cut.is_on_host)
+        self.constants: dict[fx.Node, torch.Tensor] = {}
+        self.data = self._data()
+        self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
+        self.in_surface: set[fx.Node] = set(self.surfaces_in)
+        self.parts_there: set[fx.Node] = set()
+        wholes = self.blocks.wholes
+        self.whole_of = {part: node for node in wholes if self._is_made_of_parts(node) for part in wholes[node].parts}
+        self.steps: list[Any] = []
+        self.host_calls: dict[str, Callable[..., Sequence[Any]]] = {}
+        self.region_ports = [self.crossing.ports(index) for index in range(len(cut.regions))]
+
+    def _is_made_of_parts(self, whole: fx.Node) -> bool:
+        """Programs compute every part: none needs a tensor of its own."""
+        return all(self.cut.place[part] is Place.PROGRAM for part in self.blocks.wholes[whole].parts)
+
+    # ---- what no program can hold
+
+    def blamed(self, error: RegionError) -> dict[fx.Node, str]:
+        """The ops of a refused region that have no legal form alone either, each with its reason."""
+        if len(error.nodes) == 1:
+            return {error.nodes[0]: str(error)}
+        found: dict[fx.Node, str] = {}
+        for node in error.nodes:
+            if node.target is operator.getitem:
+                continue
+            results = [other for other in error.nodes if other.target is operator.getitem and other.args[0] is node]
+            try:
+                self._compile_alone([node, *results])
+            except RegionError as alone:
+                found.update(dict.fromkeys([node, *results], str(alone)))
+        return found
+
+    def _compile_alone(self, nodes: list[fx.Node]) -> None:
+        region = self.cut.regions[self.cut.region_of[nodes[0]]]
+        sources = {self.cut.base(source) for node in nodes for source in node.all_input_nodes}
+        inputs = tuple(s for s in self.graph.nodes if s in sources and s not in nodes and self.cut.place[s] is not Place.CONSTANT)
+        ports = Ports(inputs, tuple(nodes[1:] or nodes))
+        alone = Region(region.stage, region.where, nodes)
+        self.compiler.compile(self.cut, alone, ports, {}, self._weight_ports(ports), self._constant, self._known())
+
+    # ---- scheduling
+
+    def run(self) -> Planned:
+        stages = [self.cut.stage[node] for node in self.graph.nodes if node in self.cut.stage]
+        for stage in range(max(stages, default=0) + 1):
+            if stage % 2 == 0:
+                self._host_stage(stage)
+            else:
+                self._program_stage(stage)
+        self._finish()
+        kept = frozenset(i for i in self.roles.kept if self.results[i] in self.crossing.kept)
+        plan = Plan(
+            self.source.name,
+            tuple(node.name for node in self.inputs),
+            tuple(result.name if isinstance(result, fx.Node) else None for result in self.results),
+            tuple(self.compiler.programs),
+            tuple(self.steps),
+            kept,
+            {node.name: self.layouts[node] for node in self.inputs if node in self.surfaces_in},
+            frozenset(node.name for node in self.source.scaled),
+            {i: result for i, result in enumerate(self.results) if not isinstance(result, fx.Node | None)},
+            bool(self.roles.tangents),
+        )
+        layouts = {node.name: layout for node, layout in self.layouts.items()}
+        return Planned(plan, self.host_calls, layouts, self.cut, frozenset(node.name for node in self.true))
+
+    def _program_stage(self, stage: int) -> None:
+        indices = [i for i, region in enumerate(self.cut.regions) if region.stage == stage]
+        for index in indices:
+            region, ports = self.cut.regions[index], self.region_ports[index]
+            needed = [node for node in ports.inputs if node not in self.in_surface]
+            program, spec = self.compiler.compile(
+                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant, self._known()
+            )
+            for node, port in (*zip(ports.inputs, spec.inputs), *zip(ports.outputs, spec.outputs)):
+                known = self.layouts.setdefault(node, port.layout)
+                assert known == port.layout, f"{node.name} lies as {known}, and {spec.name} takes or gives {port.layout}"
+            if spec.ranges is not None:
+                self.true |= {node for node, form in zip(ports.outputs, spec.ranges.outputs, strict=True) if form == ZERO}
+            if needed:
+                self.steps.append(Stage(tuple(self._copy_in(node) for node in needed)))
+            names = tuple(node.name for node in ports.inputs), tuple(node.name for node in ports.outputs)
+            self.steps.append(Dispatch(program, *names, region.where))
+            self.in_surface.update(needed, ports.outputs)
+            leaving = [node for node in ports.outputs if self.crossing.host_reads(node)]
+            if leaving:
+                self.steps.append(Unstage(tuple(self._copy_out(node) for node in leaving)))
+
+    def _copy_out(self, node: fx.Node) -> Copy:
+        """Afterwards the value is on the host, or the one that it is the last missing part of."""
+        whole = self.whole_of.get(node)
+        if whole is None:
+            self.on_host.add(node)
+            return Copy(node.name, self.layouts[node])
+        made = self.blocks.wholes[whole]
+        self.parts_there.add(node)
+        is_last = self.parts_there.issuperset(made.parts)
+        if is_last:
+            self.on_host.add(whole)
+        start = made.starts()[made.parts.index(node)]
+        return Copy(node.name, self.layouts[node], part=Part(whole.name, tuple(whole.meta["val"].shape), made.axis, start, is_last))
+
+    def _known(self) -> Known:
+        return Known(frozenset(self.true), frozenset(self.cut.static), self.source.scaled)
+
+    def _copy_in(self, node: fx.Node) -> Copy:
+        origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
+        base = self.cut.base(origin)
+        is_exact = node in self.cut.static or base in self.data or selects(base) or self._is_absorbed(base)
+        may_mask = is_exact and not {node, origin, base} & self.source.numbers
+        masks = () if {node, origin, base} & self.source.numbers else self.masks.get(base, ())
+        return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true, masks=masks)
+
+    def _is_absorbed(self, node: fx.Node) -> bool:
+        """The host made it, and -inf may be written as what stands for it."""
+        if self.cut.place[node] is not Place.HOST or node in self.source.scaled:
+            return False
+        return is_absorbed(node, lambda user: self.cut.place.get(user) is Place.PROGRAM)
+
+    def _given(self, ports: Ports) -> dict[fx.Node, PortLayout]:
+        return {node: self.layouts[node] for node in (*ports.inputs, *ports.outputs) if node in self.layouts}
+
+    def _weight_ports(self, ports: Ports) -> set[fx.Node]:
+        gradients = {self.results[i] for i in self.roles.weight_gradients if isinstance(self.results[i], fx.Node)}
+        bases = {self.cut.base(node) for node in gradients}
+        bases |= {part for part, whole in self.whole_of.items() if whole in bases}
+        return {node for node in ports.inputs if node.name in self.roles.weights} | (bases & set(ports.outputs))
+
+    def _host_stage(self, stage: int) -> None:
+        here = [n for n in self.graph.nodes if self.cut.place.get(n) is Place.HOST and self.cut.stage[n] == stage]
+        nodes = [n for n in here if n not in self.on_host]  # what programs wrote in parts is there
+        if nodes:
+            self._host_call(f"{self.source.name}.host{stage}", nodes)
+
+    def _finish(self) -> None:
+        """Outputs that are views or constants are made on the host, at the end."""
+        missing = [
+            result
+            for i, result in enumerate(self.results)
+            if isinstance(result, fx.Node)
+            and result not in self.on_host
+            and not (i in self.roles.kept and result in self.crossing.kept)
+        ]
+        if missing:
+            self._host_call(f"{self.source.name}.outputs", list(dict.fromkeys(missing)))
+
+    def _host_call(self, key: str, nodes: list[fx.Node]) -> None:
+        """Adds a segment that computes `nodes` from what the host has, views and constants made on the way."""
+        self._bring_home(nodes)
+        segment = fx.Graph()
+        made: dict[fx.Node, fx.Node] = {}
+        sources: dict[fx.Node, None] = {}
+        ran: list[tuple[str, str]] = []
+
+        def make(node: fx.Node) -> fx.Node:
+            if node in made:
+                return made[node]
+            if node in self.on_host:
+                sources[node] = None
+                made[node] = segment.placeholder(node.name)
+                return made[node]
+            for arg in node.all_input_nodes:
+                make(arg)
+            made[node] = segment.node_copy(node, made.__getitem__)
+            if self.cut.place[node] is Place.HOST:
+                ran.append((str(node.target), self.cut.reasons.get(node, "")))
+            return made[node]
+
+        read = self._read_by(nodes, self.on_host)
+        for node in self.graph.nodes:  # placeholders first, in the graph's order
+            if node in read:
+                make(node)
+        for node in nodes:
+            make(node)
+        own = set(nodes)
+        leaving = [node for node in nodes if not own.issuperset(node.users)]
+        segment.output(tuple(made[node] for node in leaving))
+        add_rows_in_place(segment, self.cut, made)
+        self.host_calls[key] = fx.GraphModule(self.source.module, segment)
+        self.steps.append(HostCall(key, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in leaving)))
+        self.on_host.update(nodes)
+
+    def _bring_home(self, nodes: list[fx.Node]) -> None:
+        """Unstages what the forward kept in surfaces and these nodes read on the host."""
+        saved = {node for node in self.surfaces_in if node not in self.on_host}
+        read = self._read_by(nodes, self.on_host | saved)
+        wanted = [node for node in self.inputs if node in saved & read]
+        if wanted:
+            self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in wanted)))
+            self.on_host.update(wanted)
+
+    def _read_by(self, nodes: list[fx.Node], there: set[fx.Node]) -> set[fx.Node]:
+        """Which values that are there these nodes are made from."""
+        pending, seen = list(nodes), set(nodes)
+        read = {node for node in nodes if node in there}
+        while pending:
+            for arg in pending.pop().all_input_nodes:
+                if arg in there:
+                    read.add(arg)
+                elif arg not in seen:
+                    seen.add(arg)
+                    pending.append(arg)
+        return read
+
+    # ---- values
+
+    def _constant(self, node: fx.Node) -> torch.Tensor:
+        """Evaluates a node that no tensor reaches, once."""
+        if node not in self.constants:
+            if node.op == "get_attr":
+                self.constants[node] = getattr(self.source.module, str(node.target))
+            else:
+                args = fx.node.map_arg(node.args, self._constant)
+                kwargs = fx.node.map_arg(node.kwargs, self._constant)
+                self.constants[node] = node.target(*args, **kwargs)
+        return self.constants[node]
+
+    def _data(self) -> frozenset[fx.Node]:
+        """Inputs that want no gradient, and what the host makes of them alone: a mask may be among them."""
+        found = {node for node in self.inputs if node.name in self.roles.data}
+        for node in self.graph.nodes:
+            sources = node.all_input_nodes
+            known = all(source in found or source in self.cut.static or self.cut.place[source] is Place.CONSTANT for source in sources)
+            if node.op == "call_function" and known and any(source in found for source in sources):
+                found.add(node)
+        return frozenset(found)
