@@ -61,8 +61,9 @@ from torchane.runtime.ane import AneDevice
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
 from torchane.runtime.execute import Executor, Weights
-from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_finite
-from torchane.runtime.range_control import GRADIENTS, RangeControl, placed_at
+from torchane.runtime.loss_scale import LossScale, Reading
+from torchane.runtime.numerics import LossScaled, Numerics, RangeControlled
+from torchane.runtime.range_control import RangeControl
 from torchane.runtime.surfaces import SurfacePool
 
 
@@ -91,10 +92,9 @@ class Compiled:
     device: Any
     pool: SurfacePool
     inputs: Given
+    numerics: Numerics
     weights: Weights = field(default_factory=Weights)
     memory: pages.Reused = field(default_factory=pages.Reused)
-    loss_scale: LossScale = field(default_factory=LossScale)
-    ranges: RangeControl | None = None
     saved: Saved = field(default_factory=Saved)
     plans: dict[str, Plan] = field(default_factory=dict)
     input_names: Mapping[str, str] = field(default_factory=dict)
@@ -104,6 +104,19 @@ class Compiled:
     traced: threading.Timer | None = None
     times_s: Counter[str] = field(default_factory=Counter)
     """Seconds spent on "trace" (AOTAutograd), "lower" and "load"."""
+
+    @property
+    def loss_scale(self) -> LossScale:
+        return self.numerics.loss_scale
+
+    @loss_scale.setter
+    def loss_scale(self, state: LossScale) -> None:
+        self.numerics.loss_scale = state
+
+    @property
+    def ranges(self) -> RangeControl | None:
+        """The memory of range control, where that is the policy."""
+        return self.numerics.ranges
 
     def rest(self) -> None:
         """Frees the surfaces that no tensor holds, and the memory of results that are gone."""
@@ -222,8 +235,8 @@ def _new(options: Options, inputs: Given) -> Compiled:
     if isinstance(device, AneDevice):
         device.respell = respell
     pool = SurfacePool(device)
-    compiled = Compiled(options, device, pool, inputs)
-    compiled.ranges = RangeControl() if options.wants_ranges(device) else None
+    numerics = RangeControlled() if options.wants_ranges(device) else LossScaled()
+    compiled = Compiled(options, device, pool, inputs, numerics)
     COMPILED.append(compiled)
     for listener in _listeners.get():
         listener(compiled)
@@ -256,10 +269,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     progress = Progress("forward", compiled.begun_s, compiled.options.progress == "on")
     planned = _plan(compiled, progress, gm, roles)
     execute = _executor(compiled, gm, planned, progress)
-    holds_gradients = bool(planned.plan.gradients) and compiled.ranges is None
-    if holds_gradients:
-        compiled.loss_scale.highest = OWN_TARGET
-
+    holds_gradients = compiled.numerics.scales_own_gradients(planned.plan)
     run = OrFloat32(execute, gm)
 
     def forward(args: list[Any]) -> list[Any]:
@@ -291,15 +301,11 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
     execute = _executor(compiled, gm, planned, progress)
     positions = [placeholders.index(name) for name in tangents]
 
-    def in_programs(held: Sequence[Any], scale: LossScale) -> list[Any]:
+    def in_programs(held: Sequence[Any], scale: LossScale | None) -> list[Any]:
         largest = max((largest_of(held[i]) for i in positions), default=0.0)
-        if compiled.ranges is not None:
-            require_finite(largest)
-            scale.last_scale = 2.0 ** placed_at(largest, GRADIENTS).exponent
-            return execute(held)[0]
-        return scale.run(largest, lambda factor: execute(held, factor), strict=True)
+        return compiled.numerics.backward(largest, lambda factor: execute(held, factor), scale, strict=True)
 
-    apart = ByMagnitude(positions, bool(gradients_of(gm.graph, compiled.inputs.raw)), compiled.loss_scale, in_programs)
+    apart = ByMagnitude(positions, bool(gradients_of(gm.graph, compiled.inputs.raw)), in_programs)
     run = BackwardOrFloat32(execute, gm, apart, is_proportional(compiled.rows))
 
     def backward(args: list[Any]) -> list[Any]:
@@ -319,7 +325,7 @@ def _with_own_gradients(compiled: Compiled, execute: Executor, args: list[Any]) 
         torch.set_rng_state(state)
         return execute(args, scale)
 
-    return compiled.loss_scale.run(1.0, attempt)
+    return compiled.numerics.backward(1.0, attempt)
 
 
 def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Roles) -> Planned:
@@ -348,7 +354,6 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned, progress
         for spec in planned.plan.programs:
             loaded.append(compiled.device.load(spec.text, spec.blobs, name=spec.name))
             progress.loaded(len(loaded), len(planned.plan.programs))
-    states = None if compiled.ranges is None else compiled.ranges.of(planned.plan.name, len(planned.plan.dispatches))
     return Executor(
         planned.plan,
         compiled.device,
@@ -357,7 +362,7 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned, progress
         TorchHost(gm.graph, compiled.memory, compiled.input_names),
         planned.host_calls,
         loaded,
-        states,
+        compiled.numerics,
     )
 
 

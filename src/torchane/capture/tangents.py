@@ -21,7 +21,7 @@ SPAN = 20
 #: Runs of a backward; the last takes all that is smaller.
 _MOST = 4
 
-Run = Callable[[Sequence[Any], LossScale], list[Any]]
+Run = Callable[[Sequence[Any], LossScale | None], list[Any]]
 
 
 def is_proportional(rows: Iterable[Row]) -> bool:
@@ -32,18 +32,19 @@ def is_proportional(rows: Iterable[Row]) -> bool:
 class ByMagnitude:
     """Runs a backward for the parts of its incoming gradients, and adds what they give.
 
-    positions: of the incoming gradients. by_sample: whether samples are kept apart. Each part has a loss scale; the largest has `first`.
+    positions: of the incoming gradients. by_sample: whether samples are kept apart. run(args, scale): the largest part has the graph's own
+    loss scale, None; each of the others has one here.
     """
 
-    def __init__(self, positions: Collection[int], by_sample: bool, first: LossScale, run: Run):
+    def __init__(self, positions: Collection[int], by_sample: bool, run: Run):
         self.positions = positions
         self.by_sample = by_sample
-        self.scales = [first]
+        self.scales: list[LossScale | None] = [None]
         self.run = run
 
     def __call__(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
         while len(self.scales) < len(parts):
-            self.scales.append(LossScale(highest=self.scales[0].highest))
+            self.scales.append(LossScale())
         total: list[Any] = []
         for part, scale in zip(parts, self.scales, strict=False):
             found = self.run(part, scale)

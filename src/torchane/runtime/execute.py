@@ -5,7 +5,6 @@ made. Everything else lies in surfaces. Steps run in the plan's order; a surface
 more goes back to the pool at once, and one that leaves the plan is lent out.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -20,8 +19,7 @@ from torchane.mil.types import FP16, TensorType
 from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.loss_scale import Reading
-from torchane.runtime.range_control import DispatchRanges, Placed
-from torchane.runtime.ranged import dispatch_in_range, placed_for, staged_at
+from torchane.runtime.numerics import Numerics
 from torchane.runtime.surfaces import SurfacePool
 
 _COMES_THROUGH = (
@@ -80,8 +78,6 @@ class Weights:
 
     def __init__(self) -> None:
         self.surfaces: dict[str, Buffer] = {}
-        self.placed: dict[str, Placed] = {}
-        self.kept: dict[str, set[int]] = {}  # exponents that saved values have had
         self.generation = 0
         self.staged: dict[str, int] = {}
 
@@ -104,10 +100,10 @@ class Executor:
         host: Host,
         host_calls: Mapping[str, Callable[..., Sequence[Any]]],
         loaded: Sequence[LoadedProgram],
-        ranges: Sequence[DispatchRanges] | None = None,
+        numerics: Numerics,
     ):
         self.plan = plan
-        self.ranges = ranges
+        self.numerics = numerics
         self.device = device
         self.pool = pool
         self.weights = weights
@@ -115,7 +111,7 @@ class Executor:
         self.host_calls = host_calls
         self.loaded = tuple(loaded)
         self.frees = plan.last_uses()
-        self.unstaged = {copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies}
+        self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
         self.said: set[str] = set()
 
     def named(self, value: str) -> str:
@@ -140,7 +136,7 @@ class Executor:
             layout = self.plan.surfaces_in.get(name)
             if layout is not None:
                 lent = self.pool.find(self.host.address(value))
-                exponent = lent[1]["placed"].exponent if lent is not None else 0  # type: ignore[attr-defined]
+                exponent = lent[1]["lying"].exponent if lent is not None else 0  # type: ignore[attr-defined]
                 true = np.ldexp(layout.logical_of(self.host.array(value).reshape(layout.shape)).astype(np.float32), -exponent)
                 value = self.host.wrap(true)
             found.append(value)
@@ -150,27 +146,26 @@ class Executor:
         """The outputs, and what scaled gradients looked like.
 
         Where a gradient overflows the run stops, and the outputs are meaningless: run again with a
-        smaller scale. Under range control the scale is not used: every value has a power of its own. strict: raises NotInFp16
-        where a forward meets infinities, NaN or numbers above 65504; else they are warned of. looks: for infinities in what is saved, too.
+        smaller scale. strict: raises NotInFp16 where a forward meets infinities, NaN or numbers above 65504; else they are warned of.
+        looks: for infinities in what is saved, too.
         """
         run = _Run(self, inputs, scale, strict, looks)
         try:
-            dispatches = iter(self.ranges or ())
             for step, free in zip(self.plan.steps, self.frees, strict=True):
                 if isinstance(step, Stage):
                     run.stage(step)
                 elif isinstance(step, Dispatch):
-                    run.dispatch(step, next(dispatches, None))
+                    run.dispatch(step)
                 elif isinstance(step, Unstage):
                     run.unstage(step)
                 else:
                     results = self.host_calls[step.key](*(run.values[name] for name in step.inputs))
                     run.values.update(zip(step.outputs, results, strict=True))
-                if run.reading.overflowed:
-                    return [], run.reading
+                if run.numbers.reading.overflowed:
+                    return [], run.numbers.reading
                 for name in free:
                     run.release(name)
-            return run.outputs(), run.reading
+            return run.outputs(), run.numbers.reading
         finally:
             for name in list(run.own):
                 run.release(name)
@@ -182,18 +177,15 @@ class _Run:
     def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool, looks: bool):
         self.executor = executor
         self.looks = looks
-        self.scale = scale
         self.strict = strict
-        self.reading = Reading()
+        self.numbers = executor.numerics.begin(executor, scale)
         self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
         self.surfaces: dict[str, Buffer] = dict(executor.weights.surfaces)
-        self.placed: dict[str, Placed] = {}
         self.own: set[str] = set()
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
         self.generation: int | None = None  # of the weights that this run reads; None until it stages one
         if not executor.plan.is_backward:
             self._begin_generation()
-        self.last_of: dict[int, DispatchRanges] = {}  # by program
         for name, layout in executor.plan.surfaces_in.items():
             self._receive(name, layout)
 
@@ -205,10 +197,9 @@ class _Run:
             self.surfaces[name], notes = found
             if notes["generation"] == self.executor.weights.generation:
                 self.generation = self.executor.weights.generation
-            self.placed[name] = notes["placed"]  # type: ignore[assignment]
+            self.numbers.received(name, notes["lying"])  # type: ignore[arg-type]
             return
-        if self.executor.ranges is not None:
-            self.placed[name] = placed_for(name, self.executor.weights.kept, self.executor.host.array(tensor))
+        self.numbers.moved(name, self.executor.host.array(tensor))
         self._take(name, layout.shape)
         np.copyto(self.surfaces[name].array, self.executor.host.array(tensor).reshape(layout.shape))
 
@@ -238,25 +229,19 @@ class _Run:
                     surface = self.executor.device.allocate(TensorType(FP16, copy.layout.shape))
                     weights.surfaces[copy.value] = surface
                 elif weights.staged.get(copy.value) == self.generation:
-                    self.placed[copy.value] = weights.placed.get(copy.value, Placed())
+                    self.numbers.is_staged_already(copy.value)
                     continue
                 self.surfaces[copy.value] = surface
                 weights.staged[copy.value] = self.generation  # type: ignore[assignment]
             elif copy.value not in self.own:
                 self._take(copy.value, copy.layout.shape)
-            is_gradient = copy.value in self.executor.plan.gradients
             source = self.executor.host.array(self.values[copy.value])
             if copy.masks:
                 source = _with_masks_in_range(source, copy.masks)
             if copy.is_mask:
                 beyond = np.where(np.isneginf(source), np.float32(EXCLUDED), np.float32(MASKED))
                 source = np.where(source <= LEFT_OUT, beyond, source)
-            factor = self.scale if is_gradient else 1.0
-            if self.executor.ranges is not None:
-                self.placed[copy.value] = placed = staged_at(copy, source, is_gradient)
-                factor = math.ldexp(1.0, placed.exponent)
-                if copy.is_weight:
-                    weights.placed[copy.value] = placed
+            factor = self.numbers.staged(copy, source)
             jobs.append((*_meeting(self.surfaces[copy.value].array, source, copy.layout), factor))
         native.stage_many(jobs)
         if not self.executor.plan.is_backward:
@@ -270,8 +255,7 @@ class _Run:
             if copy.is_weight or copy.value in executor.plan.gradients:
                 continue
             largest, missing, _, _ = native.scan(self.surfaces[copy.value].array)
-            is_large = executor.ranges is not None and math.ldexp(largest, -self.placed[copy.value].exponent) > FP16_MAX
-            found = self._unfit(copy) if missing or is_large else None
+            found = self._unfit(copy) if missing or self.numbers.is_beyond_fp16(copy.value, largest) else None
             if found is not None and self.strict:
                 raise found
             if found is not None and not executor.said:
@@ -292,42 +276,21 @@ class _Run:
             return NotInFp16(copy.value, f"{name} holds {largest:,.6g}, above fp16's 65504, in which programs multiply")
         return None
 
-    def dispatch(self, step: Dispatch, state: DispatchRanges | None) -> None:
-        executor = self.executor
-        program = executor.plan.programs[step.program]
+    def dispatch(self, step: Dispatch) -> None:
+        program = self.executor.plan.programs[step.program]
         for name, port in zip(step.outputs, program.outputs, strict=True):
             self._take(name, port.layout.shape)
         inputs = [self.surfaces[name] for name in step.inputs]
-        outputs = [self.surfaces[name] for name in step.outputs]
-        loaded = executor.loaded[step.program]
-        if program.ranges is not None and state is not None:
-            lying = [self.placed[name] for name in step.inputs]
-            where = step.where or program.name
-            like = self.last_of.get(step.program)
-            found = dispatch_in_range(
-                executor.device, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, like
-            )
-            self.last_of[step.program] = state
-            self.placed.update(zip(step.outputs, found, strict=True))
-            return
-        executor.device.run(loaded, inputs, outputs)
-        for name in step.outputs:
-            if name in executor.plan.gradients and name not in executor.unstaged:
-                self.reading.add(executor.named(name), *native.scan(self.surfaces[name].array))
+        self.numbers.run(step, inputs, [self.surfaces[name] for name in step.outputs])
 
     def unstage(self, step: Unstage) -> None:
         executor = self.executor
         for copy in step.copies:
-            is_gradient = copy.value in executor.plan.gradients
             name, value, target = self._room_for(copy)
             source = copy.layout.logical_of(self.surfaces[copy.value].array)
-            factor = 1.0 / self.scale if is_gradient else 1.0
-            if executor.ranges is not None:
-                factor = math.ldexp(1.0, -self.placed[copy.value].exponent)
-            read = native.unstage(target, source, factor)
-            if is_gradient and executor.ranges is None:
-                self.reading.add(executor.named(copy.value), *read)
-            elif not is_gradient and read[1] and not executor.plan.is_backward:
+            read = native.unstage(target, source, self.numbers.leaving(copy.value))
+            self.numbers.left(copy.value, read)
+            if copy.value not in executor.plan.gradients and read[1] and not executor.plan.is_backward:
                 self._look_at_what_leaves(copy.value, read[1])
             is_complete = copy.part is None or copy.part.is_last
             self.values[name] = executor.host.finish(name, value) if is_complete else value
@@ -369,9 +332,7 @@ class _Run:
         lent: dict[str, Any] = {}
         for name in plan.kept_names:
             self.own.discard(name)
-            placed = self.placed.get(name, Placed())
-            notes = {"generation": executor.weights.generation, "placed": placed}
-            executor.weights.kept.setdefault(name, set()).add(placed.exponent)
+            notes = {"generation": executor.weights.generation, "lying": self.numbers.lend(name)}
             lent[name] = executor.host.wrap(executor.pool.lend(self.surfaces[name], notes))
         return [
             plan.literals.get(position) if name is None else (lent if position in plan.kept else self.values)[name]

@@ -1,0 +1,245 @@
+"""How numbers are kept in fp16's range while a plan runs: two policies, one interface.
+
+    LossScaled        every gradient multiplied by one power of two, which is divided out where it leaves (loss_scale.py)
+    RangeControlled   a power of two for every tensor, chosen from what was seen of it (range_control.py)
+A policy belongs to one compiled graph, forward and backward. `begin` gives what one call of an executor asks at every step: by which
+factor a value is staged and leaves, and how a program is run. Nobody else knows which policy it is.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from torchane import native
+from torchane.abi.numbers import FP16_MAX
+from torchane.plan import Copy, Dispatch, Plan
+from torchane.runtime.device import Buffer, Device, LoadedProgram
+from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_finite
+from torchane.runtime.range_control import GRADIENTS, DispatchRanges, Placed, RangeControl, placed_at
+from torchane.runtime.ranged import dispatch_in_range, placed_for, staged_at
+from torchane.runtime.surfaces import SurfacePool
+
+Result = TypeVar("Result")
+
+
+class Running(Protocol):
+    """What a policy may know of the executor that runs a plan."""
+
+    plan: Plan
+    device: Device
+    pool: SurfacePool
+    loaded: Sequence[LoadedProgram]
+    unstaged: frozenset[str]
+
+    def named(self, value: str) -> str:
+        """A program's output, for people."""
+        ...
+
+
+class Call(Protocol):
+    """One run of a plan. reading: what scaled gradients looked like."""
+
+    reading: Reading
+
+    def staged(self, copy: Copy, source: np.ndarray) -> float:
+        """A host value is about to be staged: the factor to multiply it by."""
+        ...
+
+    def is_staged_already(self, weight: str) -> None:
+        """A weight's surface is read as an earlier call staged it."""
+        ...
+
+    def received(self, name: str, lying: Placed) -> None:
+        """A surface that an earlier call lent comes back."""
+        ...
+
+    def moved(self, name: str, array: np.ndarray) -> None:
+        """The same, after a hook has copied it elsewhere."""
+        ...
+
+    def is_beyond_fp16(self, name: str, largest: float) -> bool:
+        """Whether a value whose largest stored magnitude this is, is in truth larger than 65504."""
+        ...
+
+    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        """Runs a program."""
+        ...
+
+    def leaving(self, name: str) -> float:
+        """A value is about to leave its surface: the factor to multiply it by."""
+        ...
+
+    def left(self, name: str, read: tuple[float, int, int, int]) -> None:
+        """It has left: its largest stored magnitude, and counts of what is not finite, of zeros, and of all."""
+        ...
+
+    def lend(self, name: str) -> Placed:
+        """A surface leaves with its value: how it lies."""
+        ...
+
+
+class Numerics(Protocol):
+    """A policy. loss_scale: its state, or what is reported where it plays no part. ranges: the memory of range control, or None."""
+
+    loss_scale: LossScale
+    ranges: RangeControl | None
+
+    def begin(self, executor: Running, scale: float) -> Call:
+        """One run of a plan."""
+        ...
+
+    def backward(
+        self, largest: float, execute: Callable[[float], tuple[Result, Reading]], scale: LossScale | None = None, strict: bool = False
+    ) -> Result:
+        """Runs a backward whose incoming gradients are at most so large; as often as that takes. Raises NumericsError.
+
+        scale: of a part of the gradients; None is the graph's own. strict: raises where digits are lost, too.
+        """
+        ...
+
+    def scales_own_gradients(self, plan: Plan) -> bool:
+        """Whether a forward that gradients begin in has to be run by `backward`."""
+        ...
+
+
+class LossScaled:
+    """One loss scale for all gradients of a graph; other values are stored as they are."""
+
+    ranges = None
+
+    def __init__(self) -> None:
+        self.loss_scale = LossScale()
+
+    def begin(self, executor: Running, scale: float) -> Call:
+        return _ScaledCall(executor, scale)
+
+    def backward(
+        self, largest: float, execute: Callable[[float], tuple[Result, Reading]], scale: LossScale | None = None, strict: bool = False
+    ) -> Result:
+        return (scale or self.loss_scale).run(largest, execute, strict)
+
+    def scales_own_gradients(self, plan: Plan) -> bool:
+        if plan.gradients:
+            self.loss_scale.highest = OWN_TARGET
+        return bool(plan.gradients)
+
+
+class _ScaledCall:
+    def __init__(self, executor: Running, scale: float):
+        self.executor = executor
+        self.scale = scale
+        self.reading = Reading()
+
+    def _is_gradient(self, name: str) -> bool:
+        return name in self.executor.plan.gradients
+
+    def staged(self, copy: Copy, source: np.ndarray) -> float:
+        return self.scale if self._is_gradient(copy.value) else 1.0
+
+    def is_staged_already(self, weight: str) -> None:
+        """Weights are stored as they are."""
+
+    def received(self, name: str, lying: Placed) -> None:
+        """So is what was saved."""
+
+    def moved(self, name: str, array: np.ndarray) -> None:
+        """A copy is as good."""
+
+    def is_beyond_fp16(self, name: str, largest: float) -> bool:
+        return False  # what is stored is what it is, and fp16's infinities are counted
+
+    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        executor = self.executor
+        executor.device.run(executor.loaded[step.program], inputs, outputs)
+        for name, buffer in zip(step.outputs, outputs, strict=True):
+            if self._is_gradient(name) and name not in executor.unstaged:
+                self.reading.add(executor.named(name), *native.scan(buffer.array))
+
+    def leaving(self, name: str) -> float:
+        return 1.0 / self.scale if self._is_gradient(name) else 1.0
+
+    def left(self, name: str, read: tuple[float, int, int, int]) -> None:
+        if self._is_gradient(name):
+            self.reading.add(self.executor.named(name), *read)
+
+    def lend(self, name: str) -> Placed:
+        return Placed()
+
+
+class RangeControlled:
+    """A power of two for every tensor. placed: how each weight was staged last. lent: the exponents that saved values have had."""
+
+    def __init__(self) -> None:
+        self.ranges = RangeControl()
+        self.loss_scale = LossScale()
+        self.placed: dict[str, Placed] = {}
+        self.lent: dict[str, set[int]] = {}
+
+    def begin(self, executor: Running, scale: float) -> Call:
+        return _ControlledCall(executor, self)
+
+    def backward(
+        self, largest: float, execute: Callable[[float], tuple[Result, Reading]], scale: LossScale | None = None, strict: bool = False
+    ) -> Result:
+        require_finite(largest)
+        reported = scale or self.loss_scale
+        reported.last_scale = 2.0 ** placed_at(largest, GRADIENTS).exponent
+        return execute(reported.last_scale)[0]
+
+    def scales_own_gradients(self, plan: Plan) -> bool:
+        return False
+
+
+class _ControlledCall:
+    def __init__(self, executor: Running, policy: RangeControlled):
+        self.executor = executor
+        self.policy = policy
+        self.reading = Reading()
+        self.placed: dict[str, Placed] = {}
+        self.states: Iterator[DispatchRanges] = iter(policy.ranges.of(executor.plan.name, len(executor.plan.dispatches)))
+        self.last_of: dict[int, DispatchRanges] = {}  # by program
+
+    def staged(self, copy: Copy, source: np.ndarray) -> float:
+        placed = staged_at(copy, source, copy.value in self.executor.plan.gradients)
+        self.placed[copy.value] = placed
+        if copy.is_weight:
+            self.policy.placed[copy.value] = placed
+        return math.ldexp(1.0, placed.exponent)
+
+    def is_staged_already(self, weight: str) -> None:
+        self.placed[weight] = self.policy.placed.get(weight, Placed())
+
+    def received(self, name: str, lying: Placed) -> None:
+        self.placed[name] = lying
+
+    def moved(self, name: str, array: np.ndarray) -> None:
+        self.placed[name] = placed_for(name, self.policy.lent, array)
+
+    def is_beyond_fp16(self, name: str, largest: float) -> bool:
+        return math.ldexp(largest, -self.placed[name].exponent) > FP16_MAX
+
+    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        """Programs that are not range-controlled have no ports for it, and give true numbers for true ones."""
+        executor, state = self.executor, next(self.states)
+        program, loaded = executor.plan.programs[step.program], executor.loaded[step.program]
+        if program.ranges is None:
+            executor.device.run(loaded, inputs, outputs)
+            return
+        lying, like = [self.placed[name] for name in step.inputs], self.last_of.get(step.program)
+        where = step.where or program.name
+        found = dispatch_in_range(executor.device, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, like)
+        self.last_of[step.program] = state
+        self.placed.update(zip(step.outputs, found, strict=True))
+
+    def leaving(self, name: str) -> float:
+        return math.ldexp(1.0, -self.placed[name].exponent)
+
+    def left(self, name: str, read: tuple[float, int, int, int]) -> None:
+        """What overflowed was run again at once."""
+
+    def lend(self, name: str) -> Placed:
+        placed = self.placed.get(name, Placed())
+        self.policy.lent.setdefault(name, set()).add(placed.exponent)
+        return placed
