@@ -89,7 +89,7 @@ class Literal:
     def _hash(self) -> int:
         if not isinstance(self.value, np.ndarray):
             return hash((self.type, self.value))
-        every = -(-self.value.size // _MOST_HASHED)  # of a large one a sample, spread over it
+        every = max(1, -(-self.value.size // _MOST_HASHED))  # of a large one a sample, spread over it
         return hash((self.type, self.value.reshape(-1)[::every].tobytes()))
 
     @property

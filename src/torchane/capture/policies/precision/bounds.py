@@ -11,9 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from torchane.capture.torch_private import unset_fake_temporarily
-
-from torchane.capture.torch_private import OpOverload, OpOverloadPacket
+from torchane.capture.torch_private import OpOverload, OpOverloadPacket, unset_fake_temporarily
 
 aten = torch.ops.aten
 
