@@ -6,7 +6,7 @@ import pytest
 from layouts import attention, llama_layer, split_heads
 
 from torchane.mil.build import Builder
-from torchane.passes.layout.search import Question, assign, search, weights_among
+from torchane.passes.layout.search import Question, assign, attempt, search, weights_among
 
 
 def question(b: Builder, *outputs, bound=None, wanted=None, weights=()) -> Question:
@@ -104,7 +104,9 @@ def test_what_a_choice_reaches_is_all_that_has_to_be_assigned_again(batch):
         index = random_.randrange(len(program.ops))
         option = random_.choice(asked.options(index, asked.given(index, base.orders)))
         choices = {program.ops[index].output: option.writes}
-        again = assign(asked, choices, base)
+        trial = attempt(asked, choices, base)
+        again = trial.taken()
+        assert trial.cost == again.cost
         whole = assign(asked, {**base.choices, **choices})
         assert again == whole
         base = random_.choice([base, again])

@@ -1,7 +1,8 @@
 """Which order to store every value in, so that the fewest bytes are moved.
 
-    assign(question, choices)  ── in program order, each op takes the cheapest of its options ──► Assignment
-    search(question)           ── what an assignment still moves: have it produced that way ──► the cheapest
+    assign(question, choices)         ── in program order, each op takes the cheapest of its options ──► Assignment
+    attempt(question, choices, base)  ── what choices change of one ──► Trial, and its cost
+    search(question)                  ── what an assignment still moves: have it produced that way ──► the cheapest
 
 An assignment says the order of every value and how every op reads its operands. What is read in another order
 than it is stored in is a move: a transpose that costs the bytes of the value. Choices are orders asked for, of
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from torchane.mil.ir import Function, Var
 from torchane.passes.layout.order import Order, channels_first
@@ -88,36 +90,90 @@ class Question:
         return {(tensor, read) for tensor, order, read in found if order is not None and order != read}  # type: ignore[misc]
 
 
-def assign(question: Question, choices: Choices, base: Assignment | None = None) -> Assignment:
-    """The orders that follow from choices, in one walk through the program.
+class _Over(dict[Any, Any]):
+    """What has changed of a mapping or a tuple that stays as it is."""
 
-    base: an assignment that is right but for `choices`, which are added to its own; only what they reach is
-    walked through again.
-    """
+    def __init__(self, base: Any):
+        super().__init__()
+        self.base = base
+
+    def __missing__(self, key: Any) -> Any:
+        return self.base[key]
+
+
+@dataclass
+class Trial:
+    """What choices change of an assignment. Nothing of it is copied until the trial is taken: most are not."""
+
+    base: Assignment
+    asked: Choices
+    orders: _Over
+    ways: _Over
+    readers: Counter[Move]
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """Of the whole assignment, as in Assignment."""
+        moved, awkward = self.base.cost
+        for move, change in self.readers.items():
+            before = self.base.readers.get(move, 0)
+            moved += ((before + change > 0) - (before > 0)) * move[0].type.size_bytes
+        return moved, awkward + sum(way.awkward - self.base.ways[index].awkward for index, way in self.ways.items())
+
+    def taken(self) -> Assignment:
+        readers = Counter(self.base.readers)
+        for move, change in self.readers.items():
+            readers[move] += change
+        ways = tuple(self.ways.get(index, way) for index, way in enumerate(self.base.ways))
+        return Assignment({**self.base.orders, **self.orders}, ways, +readers, self.asked)
+
+
+def assign(question: Question, choices: Choices) -> Assignment:
+    """The orders that follow from choices, in one walk through the program."""
+    orders: dict[Var, Order] = {}
+    ways: list[Way] = []
+    readers: Counter[Move] = Counter()
+
+    def store(var: Var, order: Order) -> None:
+        orders[var] = order
+        wanted = question.wanted.get(var)
+        if wanted is not None:
+            readers[var, wanted] += order != wanted
+
+    for var in question.function.inputs:
+        store(var, question.bound.get(var) or choices.get(var) or question.free[var])
+    for index, op in enumerate(question.function.ops):
+        given = question.given(index, orders)
+        options = question.options(index, given)
+        way = next((option for option in options if option.writes == choices.get(op.output)), options[0])
+        readers.update(question.moves(index, given, way))
+        ways.append(way)
+        store(op.output, way.writes)
+    return Assignment(orders, tuple(ways), +readers, choices)
+
+
+def attempt(question: Question, choices: Choices, base: Assignment) -> Trial:
+    """The base with `choices` added to its own; only what they reach is walked through again."""
     function = question.function
-    orders = dict(base.orders) if base else {}
-    ways: list[Way | None] = list(base.ways) if base else [None] * len(function.ops)
-    readers: Counter[Move] = Counter(base.readers) if base else Counter()
-    asked = {**base.choices, **choices} if base else choices
-    waiting = [question.index[var] for var in choices if var in question.index] if base else list(range(len(ways)))
+    trial = Trial(base, {**base.choices, **choices}, _Over(base.orders), _Over(base.ways), Counter())
+    orders, ways, readers = trial.orders, trial.ways, trial.readers
+    waiting = [question.index[var] for var in choices if var in question.index]
     heapq.heapify(waiting)
 
     def store(var: Var, order: Order) -> None:
-        before = orders.get(var)
+        before = orders[var]
         if before == order:
             return
         orders[var] = order
-        if base:
-            for reader in question.readers.get(var, ()):
-                heapq.heappush(waiting, reader)
+        for reader in question.readers.get(var, ()):
+            heapq.heappush(waiting, reader)
         wanted = question.wanted.get(var)
         if wanted is not None:
-            readers[var, wanted] += (order != wanted) - (before not in (None, wanted))
+            readers[var, wanted] += (order != wanted) - (before != wanted)
 
-    old = base.orders if base else {}
-    for var in choices if base else function.inputs:
+    for var in choices:
         if var in question.free:
-            store(var, question.bound.get(var) or asked.get(var) or question.free[var])
+            store(var, question.bound.get(var) or trial.asked[var])
     while waiting:
         index = heapq.heappop(waiting)
         while waiting and waiting[0] == index:
@@ -125,13 +181,12 @@ def assign(question: Question, choices: Choices, base: Assignment | None = None)
         given = question.given(index, orders)
         options = question.options(index, given)
         output = function.ops[index].output
-        way = next((option for option in options if option.writes == asked.get(output)), options[0])
-        if ways[index] is not None:
-            readers.subtract(question.moves(index, question.given(index, old), ways[index]))  # type: ignore[arg-type]
+        way = next((option for option in options if option.writes == trial.asked.get(output)), options[0])
+        readers.subtract(question.moves(index, question.given(index, base.orders), ways[index]))
         readers.update(question.moves(index, given, way))
         ways[index] = way
         store(output, way.writes)
-    return Assignment(orders, tuple(ways), +readers, asked)  # type: ignore[arg-type]
+    return trial
 
 
 def search(question: Question) -> Assignment:
@@ -161,9 +216,9 @@ def _improved(
             if key in tried:
                 continue
             tried.add(key)
-            trial = assign(question, choices, best)
+            trial = attempt(question, choices, best)
             if trial.cost < best.cost:
-                best = trial
+                best = trial.taken()
                 break
         else:
             return best
