@@ -4,11 +4,14 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from torchane.train.interrupt import SIGNALS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,6 +99,17 @@ def pytest_runtest_makereport(item, call):
 
 
 _RECORDS: list[dict] = []
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Signals as in a terminal, wherever the tests run, for the processes that they start too: in a job in the background of a script
+    SIGINT is ignored, and under nohup SIGHUP."""
+    python = {number: signal.SIG_DFL for number in SIGNALS} | {signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in python.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

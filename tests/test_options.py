@@ -42,7 +42,7 @@ def test_a_request_has_the_flags_of_train():
 def test_the_backend_has_the_defaults_of_the_table():
     assert dataclasses.asdict(Options.parse({})) == {
         "device": "auto", "chip": "portable", "dump": None, "arithmetic": "exact", "ranges": "auto", "precision": "auto", "cache": "on",
-        "progress": "on", "without": (),
+        "progress": "on", "partition": None, "without": (),
     }  # fmt: skip
     assert Options.parse({"dump": Path("here"), "without": "drop_dead, drop_noops"}).without == ("drop_dead", "drop_noops")
 
@@ -57,6 +57,7 @@ def test_the_backend_has_the_defaults_of_the_table():
         ({"device": 3}, 'device is 3. It is "auto", "twin", "ane", or an open Device'),
         ({"chip": None}, "chip is None, and takes a name"),
         ({"dump": 3}, "dump is 3, and takes a folder"),
+        ({"partition": "layers"}, "partition is 'layers', and takes a function"),
         ({"without": 3}, "without is 3, and takes names"),
         ({"without": "drop_ded"}, "no pass is called 'drop_ded' .did you mean drop_dead[?].."),
         ({"without": "lower_layout"}, "without: lower_layout cannot be left out: "),

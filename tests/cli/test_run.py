@@ -11,7 +11,7 @@ import pytest
 
 import torchane.cli
 from torchane import mil
-from torchane.cli.run_program import ARITHMETICS
+from torchane import options
 from torchane.inspect import mlpackage
 from torchane.mil import parse
 
@@ -114,7 +114,8 @@ def test_ideal_arithmetic_rounds_nothing(run):
 
 
 def test_the_arithmetics_are_the_evaluators():
-    assert set(ARITHMETICS) == set(import_module("torchane.mil.evaluate").ARITHMETICS)
+    allowed = next(option.allowed for option in options.of("run") if option.name == "arithmetic")
+    assert set(allowed) == set(import_module("torchane.mil.evaluate").ARITHMETICS)
 
 
 def test_a_function_is_chosen_by_name(run):

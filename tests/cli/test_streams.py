@@ -12,6 +12,8 @@ import pytest
 
 from torchane.cli.streams import LostOutput, Stream, printable
 
+pytestmark = pytest.mark.usefixtures("own_handlers")
+
 HELP = [sys.executable, "-m", "torchane", "train", "--help"]
 HERE = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 

@@ -14,6 +14,8 @@ from torchane.cli.streams import LostOutput
 from torchane.train.lock import RunLock
 from torchane.train.loop import Trainer
 
+pytestmark = pytest.mark.usefixtures("own_handlers")
+
 KEYS = {"run", "preset", "device", "steps", "train_loss", "valid_loss", "bits_per_byte", "floor", "tokens_per_s",
         "interrupted", "signal"}  # fmt: skip
 

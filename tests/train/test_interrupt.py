@@ -8,14 +8,7 @@ import pytest
 from torchane.train.interrupt import SIGNALS, StopRequest
 
 
-@pytest.fixture(autouse=True)
-def own_handlers():
-    """As in a terminal, wherever the tests run: in a job in the background of a script, SIGINT is ignored."""
-    python = {number: signal.SIG_DFL for number in SIGNALS} | {signal.SIGINT: signal.default_int_handler}
-    before = {number: signal.signal(number, handler) for number, handler in python.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("own_handlers")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

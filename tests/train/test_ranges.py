@@ -102,9 +102,9 @@ def test_exact_arithmetic_gives_the_same_gradients_with_and_without_where_nothin
 
 def test_layers_of_one_structure_share_a_program_and_have_ranges_of_their_own():
     torch.compiler.reset()
-    model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(3)))
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64, bias=False)) for _ in range(3)))
     for index, layer in enumerate(model):
-        layer.weight.data *= 2.0 ** (-9 * index)
+        layer[0].weight.data *= 2.0 ** (-9 * index)
     compiled = torch.compile(model, backend="ane", options={"device": "twin", "ranges": "on"})
     compiled(torch.randn(2, 32, 64)).sum().backward()
     graph = backend.COMPILED[-1]

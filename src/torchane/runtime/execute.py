@@ -135,9 +135,9 @@ class Executor:
         for name, value in zip(self.plan.inputs, inputs, strict=True):
             layout = self.plan.surfaces_in.get(name)
             if layout is not None:
-                lent = self.pool.find(self.host.address(value))
-                exponent = lent[1]["lying"].exponent if lent is not None else 0  # type: ignore[attr-defined]
-                true = np.ldexp(layout.logical_of(self.host.array(value).reshape(layout.shape)).astype(np.float32), -exponent)
+                lent, array = self.pool.find(self.host.address(value)), self.host.array(value)
+                lying: Any = lent[1]["lying"] if lent is not None else self.numerics.lies(name, array)
+                true = np.ldexp(layout.logical_of(array.reshape(layout.shape)).astype(np.float32), -lying.exponent)
                 value = self.host.wrap(true)
             found.append(value)
         return found

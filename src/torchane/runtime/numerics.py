@@ -99,6 +99,10 @@ class Numerics(Protocol):
         """
         ...
 
+    def lies(self, name: str, array: np.ndarray) -> Placed:
+        """How a saved value lies that a hook has copied elsewhere. Raises NumericsError where that is no longer known."""
+        ...
+
     def scales_own_gradients(self, plan: Plan) -> bool:
         """Whether a forward that gradients begin in has to be run by `backward`."""
         ...
@@ -119,6 +123,9 @@ class LossScaled:
         self, largest: float, execute: Callable[[float], tuple[Result, Reading]], scale: LossScale | None = None, strict: bool = False
     ) -> Result:
         return (scale or self.loss_scale).run(largest, execute, strict)
+
+    def lies(self, name: str, array: np.ndarray) -> Placed:
+        return Placed()
 
     def scales_own_gradients(self, plan: Plan) -> bool:
         if plan.gradients:
@@ -188,6 +195,9 @@ class RangeControlled:
         reported.last_scale = 2.0 ** placed_at(largest, GRADIENTS).exponent
         return execute(reported.last_scale)[0]
 
+    def lies(self, name: str, array: np.ndarray) -> Placed:
+        return placed_for(name, self.lent, array)
+
     def scales_own_gradients(self, plan: Plan) -> bool:
         return False
 
@@ -215,7 +225,7 @@ class _ControlledCall:
         self.placed[name] = lying
 
     def moved(self, name: str, array: np.ndarray) -> None:
-        self.placed[name] = placed_for(name, self.policy.lent, array)
+        self.placed[name] = self.policy.lies(name, array)
 
     def is_beyond_fp16(self, name: str, largest: float) -> bool:
         return math.ldexp(largest, -self.placed[name].exponent) > FP16_MAX
