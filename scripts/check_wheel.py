@@ -10,8 +10,8 @@ import numpy as np
 from torchane import native
 from torchane.errors import AppleError, MissingDeviceError
 from torchane.mil.build import Builder
-from torchane.mil.save import emit
 from torchane.mil.name_constants import name_constants
+from torchane.mil.save import emit
 from torchane.runtime.ane import framework
 from torchane.runtime.twin import TwinDevice
 

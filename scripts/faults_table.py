@@ -21,11 +21,11 @@ TARGET = ROOT / "docs" / "faults.md"
 TESTS = "tests/runtime/ane/test_faults.py"
 sys.path[:0] = [str(ROOT / "tests" / "apple"), str(ROOT / "tests" / "runtime" / "ane")]
 
-from faults import ERRORS, FAULTS, REPLACED, RESUMED, SAME, Fault  # noqa: E402
-from standin import COMPILER, CONNECTION, EXCEPTION, NIL, NO  # noqa: E402
+from faults import ERRORS, FAULTS, REPLACED, RESUMED, SAME, Fault
+from standin import COMPILER, CONNECTION, EXCEPTION, NIL, NO
 
-from torchane.errors import AppleError  # noqa: E402
-from torchane.runtime.ane import policies  # noqa: E402
+from torchane.errors import AppleError
+from torchane.runtime.ane import policies
 
 KINDS = ("first forward", "first backward", "middle", "last")
 BECOMES = {

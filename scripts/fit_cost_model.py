@@ -10,7 +10,6 @@ each constant. Coordinate descent from there: no randomness, the same bits every
 """
 
 import argparse
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path

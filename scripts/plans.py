@@ -25,12 +25,12 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "capture"))
-import strangers  # noqa: E402
-import zoo  # noqa: E402
+import strangers
+import zoo
 
-import torchane  # noqa: E402
-from torchane.models.build import build_model  # noqa: E402
-from torchane.models.presets import PRESETS  # noqa: E402
+import torchane
+from torchane.models.build import build_model
+from torchane.models.presets import PRESETS
 
 Case = tuple[str, Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import evidence_page  # noqa: E402
+import evidence_page
 
 
 def test_the_page_is_current() -> None:

@@ -19,10 +19,10 @@ import torch
 from test_device import Loaded
 
 from torchane.mil.build import Builder
+from torchane.mil.name_constants import name_constants
 from torchane.mil.save import emit
 from torchane.models.build import build_model
 from torchane.models.presets import preset
-from torchane.mil.name_constants import name_constants
 from torchane.runtime import devices
 from torchane.runtime.ane.doctor.checks import SHAPE, _op_programs
 from torchane.runtime.twin import TwinDevice

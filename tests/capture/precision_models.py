@@ -56,7 +56,7 @@ FREQUENCIES = torch.exp(-math.log(10000) * torch.arange(8) / 8)
 
 @model
 def diffusion_step():
-    embed = lambda m, x, t: m.out(F.silu(m.time(_waves(t[:, None] * FREQUENCIES))) + m.first(x))  # noqa: E731
+    embed = lambda m, x, t: m.out(F.silu(m.time(_waves(t[:, None] * FREQUENCIES))) + m.first(x))
     return Model(embed, time=nn.Linear(16, 16), first=nn.Linear(8, 16), out=nn.Linear(16, 4)), (randn(16, 8), torch.rand(16) * 999)
 
 
@@ -71,14 +71,14 @@ def noise_level():
 
 @model
 def positions_of_a_radiance_field():
-    f = lambda m, x: m.out(F.relu(m.first(_waves(torch.cat([x * 2.0**k for k in range(10)], -1)))))  # noqa: E731
+    f = lambda m, x: m.out(F.relu(m.first(_waves(torch.cat([x * 2.0**k for k in range(10)], -1)))))
     return Model(f, first=nn.Linear(60, 16), out=nn.Linear(16, 3)), (torch.rand(32, 3),)
 
 
 @model
 def fourier_features():
     table = randn(3, 16) * 3
-    f = lambda m, x: m.out(F.relu(m.first(_waves(2 * math.pi * (x[:, :, None] * table).sum(1)))))  # noqa: E731
+    f = lambda m, x: m.out(F.relu(m.first(_waves(2 * math.pi * (x[:, :, None] * table).sum(1)))))
     return Model(f, first=nn.Linear(32, 16), out=nn.Linear(16, 3)), (torch.rand(32, 3),)
 
 
@@ -98,7 +98,7 @@ def rotation_at_far_positions():
 
 @model
 def learned_waves_of_time():
-    f = lambda m, x, t: m.out(torch.cat([x, torch.sin(t[:, None] * m.w + m.b)], -1))  # noqa: E731
+    f = lambda m, x, t: m.out(torch.cat([x, torch.sin(t[:, None] * m.w + m.b)], -1))
     return Model(f, w=randn(8), b=randn(8), out=nn.Linear(16, 4)), (randn(16, 8), torch.rand(16) * 5000)
 
 
@@ -202,7 +202,7 @@ def raw(name: str, function: Callable[[torch.Tensor], torch.Tensor], make_input:
     def make() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         x = make_input()
         size = function(x).shape[-1]
-        f = lambda m, x: m.out(F.relu(m.first(function(x))))  # noqa: E731
+        f = lambda m, x: m.out(F.relu(m.first(function(x))))
         return Model(f, first=nn.Linear(size, 16), out=nn.Linear(16, 2)), (x,)
 
     MODELS[name] = make

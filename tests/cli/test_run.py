@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import torchane.cli
-from torchane import mil
-from torchane import options
+from torchane import mil, options
 from torchane.inspect import mlpackage
 from torchane.mil import parse
 

@@ -4,9 +4,18 @@ import json
 
 import pytest
 
-from torchane.errors import UsageError
 from torchane.chips.points import points
-from torchane.plan.constants import ENGINE_OF, KNOWN_FORMS, ONLY_THROUGH_E5RT, SEEN, interval, load_fitted, pricing_for, read_measurements
+from torchane.errors import UsageError
+from torchane.plan.constants import (
+    ENGINE_OF,
+    KNOWN_FORMS,
+    ONLY_THROUGH_E5RT,
+    SEEN,
+    interval,
+    load_fitted,
+    pricing_for,
+    read_measurements,
+)
 
 
 def test_constants_are_few():

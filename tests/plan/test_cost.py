@@ -3,7 +3,15 @@
 import pytest
 
 from torchane.chips.points import Layer, machine
-from torchane.plan.cost import INPUT_WEIGHT_BYTES_PER_S, SLOW_FACTOR, Engine, Globals, is_slow_multiple, layer_cost, program_cost
+from torchane.plan.cost import (
+    INPUT_WEIGHT_BYTES_PER_S,
+    SLOW_FACTOR,
+    Engine,
+    Globals,
+    is_slow_multiple,
+    layer_cost,
+    program_cost,
+)
 
 ENGINE = Engine(dispatch_s=1e-4, surface_bytes_per_s=10e9, weight_bytes_per_s=50e9)
 SHARED = Globals(columns_half=0.0, tile_columns=64.0, cast_factor=1.5, active_w=1.0, joule_per_flop=1e-12, joule_per_weight_byte=1e-11)

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from torchane.errors import ParseError
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Bound, Form, Measure, Ranges
+from torchane.errors import ParseError
 from torchane.plan import PortSpec, ProgramSpec
 from torchane.plan.stored import from_bytes, to_bytes
 

@@ -7,7 +7,6 @@ import pytest
 
 from torchane.train.interrupt import SIGNALS, StopRequest
 
-
 pytestmark = pytest.mark.usefixtures("own_handlers")
 
 

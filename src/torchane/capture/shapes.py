@@ -22,7 +22,15 @@ from torch import fx
 
 from torchane.capture.inputs import name_of
 from torchane.capture.numbers import hoist_numbers
-from torchane.capture.torch_private import CompileContext, FakeTensorMode, TracingContext, cache_entries_of, dynamo_config, pgo, tracing
+from torchane.capture.torch_private import (
+    CompileContext,
+    FakeTensorMode,
+    TracingContext,
+    cache_entries_of,
+    dynamo_config,
+    pgo,
+    tracing,
+)
 from torchane.capture.watch import compiling_frame
 from torchane.errors import CaptureError
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from torchane.capture.host import largest_of
 from torchane.capture.policies.linearity import NOT_PROPORTIONAL, NOT_REACHED, SEED
 from torchane.capture.report import Row
-from torchane.capture.host import largest_of
 from torchane.runtime.loss_scale import LossScale
 
 #: A gradient 2^20 smaller than the largest, which lies at 2^8, keeps few of its digits in fp16 on its way through a model.

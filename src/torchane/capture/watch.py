@@ -18,7 +18,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchane.capture.sources import is_users
-from torchane.capture.torch_private import CallbackArgs, callback_handler, counters, disable, external_utils, graph_break_reasons
+from torchane.capture.torch_private import (
+    CallbackArgs,
+    callback_handler,
+    counters,
+    disable,
+    external_utils,
+    graph_break_reasons,
+)
 from torchane.errors import TorchaneWarning
 
 _COUNTED = ("graph_break", "unimplemented")

@@ -19,7 +19,6 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Op, Program, Var
 from torchane.passes.rewrite import Rule, rewrite, shape_of, unless_taken
 
-
 #: Up to it a mean is one sum, which overflows where the mean is 16 or more.
 _LONG_MEAN = 2**12
 

@@ -15,7 +15,6 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Op, Program, Var
 from torchane.passes.rewrite import rewrite, shape_of
 
-
 #: More parts are more memory than the sum is worth.
 _MOST_PARTS = 16
 

@@ -16,9 +16,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torchane.errors import CompileError, ParseError
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Bound, Form, Measure, Ranges
+from torchane.errors import CompileError, ParseError
 from torchane.plan.plan import PortSpec, ProgramSpec
 
 _MAGIC = b"torchane lowered program 1\n"

@@ -23,11 +23,11 @@ from torchane.chips.points import machine, machines
 from torchane.errors import UsageError
 from torchane.mil.build import Builder
 from torchane.mil.ir import Program
+from torchane.mil.name_constants import name_constants
 from torchane.mil.save import emit
 from torchane.mil.types import TensorType
 from torchane.models.config import LlamaConfig
 from torchane.models.llama import LlamaDecoderLayer, rotary_tables
-from torchane.mil.name_constants import name_constants
 from torchane.runtime import power, wakeful
 from torchane.runtime.ane.doctor.report import chip_name
 from torchane.runtime.device import Buffer, Device, LoadedProgram

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from torchane.abi.numbers import EXCLUDED, MASKED
 from torchane.capture import backend
-from torchane.errors import TorchaneWarning
 from torchane.runtime.execute import _with_masks_in_range
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchane.errors.TorchaneWarning")

@@ -132,9 +132,7 @@ class NonFinite:
         found = _NO
         for branch in node.args[1:] if packet_of(node) is aten.where else node.args[2:]:
             low, high = self.bounds.of(branch)
-            if isinstance(branch, fx.Node) and packet_of(branch) in _FILL and not (low == high == -math.inf):
-                found = found | self.of(branch)
-            elif isinstance(branch, float) and branch != -math.inf:
+            if isinstance(branch, fx.Node) and packet_of(branch) in _FILL and not (low == high == -math.inf) or isinstance(branch, float) and branch != -math.inf:
                 found = found | self.of(branch)
         return found
 

@@ -32,7 +32,13 @@ import torch
 
 from torchane.capture.rules.attention import ATTENTION
 from torchane.capture.rules.registry import RULES
-from torchane.capture.torch_private import DispatchKey, OperatorBase, OpOverload, core_aten_decompositions, disable_current_modes
+from torchane.capture.torch_private import (
+    DispatchKey,
+    OperatorBase,
+    OpOverload,
+    core_aten_decompositions,
+    disable_current_modes,
+)
 
 aten = torch.ops.aten
 

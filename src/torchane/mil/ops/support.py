@@ -15,6 +15,8 @@ _LONGEST = 1 << 16  # a vector of sizes or axes beyond this is one of a damaged 
 
 def broadcast(kind: str, *types: TensorType) -> Sizes:
     """The common shape of operands. Sizes of 1 stretch; an unknown size meets anything."""
+    if all(type_.shape == types[0].shape for type_ in types):  # nearly always
+        return types[0].shape
     rank = max(type_.rank for type_ in types)
     shape: list[int | None] = []
     for axis in range(-rank, 0):

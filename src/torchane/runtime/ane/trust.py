@@ -10,15 +10,15 @@ and one in N of all. A dispatch that was wrong is repeated until its numbers are
 
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from torchane.errors import AppleError, DeviceError, TorchaneWarning
-from torchane.mil.save import emit
 from torchane.mil.name_constants import name_constants
+from torchane.mil.save import emit
 from torchane.runtime.ane.source import Source, separated, source_of
 from torchane.runtime.twin import TwinProgram, load_program, read_program
 

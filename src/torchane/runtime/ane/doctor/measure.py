@@ -12,8 +12,8 @@ import numpy as np
 
 from torchane.mil.build import Builder
 from torchane.mil.ir import Program
-from torchane.mil.save import emit
 from torchane.mil.name_constants import name_constants
+from torchane.mil.save import emit
 from torchane.runtime.ane.device import AneDevice
 from torchane.runtime.device import Device
 from torchane.runtime.twin import TwinDevice, load_program, read_program

@@ -18,9 +18,9 @@ from torchane.errors import AppleError
 from torchane.mil.blobs import BlobFile, BlobWriter
 from torchane.mil.build import Builder
 from torchane.mil.ir import Var
+from torchane.mil.name_constants import name_constants
 from torchane.mil.save import WEIGHT_PATH, emit
 from torchane.mil.types import FP16
-from torchane.mil.name_constants import name_constants
 from torchane.runtime.ane.device import AneDevice
 from torchane.runtime.ane.doctor.measure import Finding, beside_the_twin, conv, timed
 from torchane.runtime.ane.source import places, source_of
