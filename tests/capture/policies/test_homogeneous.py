@@ -28,7 +28,11 @@ def _is_float(leaf: object) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
 
 
-@pytest.mark.parametrize("target", [target for target in RULES if target.overloadpacket in TERMS], ids=str)
+#: torch has no kernel of it for a CPU.
+NOT_COMPUTED = {aten._fused_rms_norm_backward.default}
+
+
+@pytest.mark.parametrize("target", [target for target in RULES if target.overloadpacket in TERMS and target not in NOT_COMPUTED], ids=str)
 def test_what_is_called_homogeneous_is(target: torch._ops.OpOverload) -> None:
     for args, kwargs in calls(target):
         leaves, spec = tree_flatten((args, kwargs))
@@ -50,10 +54,7 @@ def _is_called_homogeneous(target, leaves, spec, chosen) -> bool:
 
 
 def _results(target, args, kwargs) -> list[torch.Tensor]:
-    try:
-        found = target(*args, **kwargs)
-    except NotImplementedError:  # torch has it for fp32 alone, or in no kernel at all
-        pytest.skip(f"torch does not compute {target} here")
+    found = target(*args, **kwargs)
     return [one for one in (found if isinstance(found, tuple | list) else (found,)) if _is_float(one)]
 
 
