@@ -381,8 +381,8 @@ class AneDevice:
         self.drop(made)
         self.counts["quarantined"] += 1
         warnings.warn(
-            f"{made.name}: the twin computes this program from now on, in place of the Neural Engine: {why}. Its results are right, and "
-            "slower. Please report it with the program (--dump).",
+            f"{made.name}: the twin computes this program from now on, in place of the Neural Engine: {why}. The twin is slower, and what "
+            "the engine was compared with. Please report it with the program (--dump).",
             TorchaneWarning,
             stacklevel=3,
         )
