@@ -11,6 +11,7 @@ from torch import nn
 
 from torchane.capture import backend
 from torchane.models import build, presets
+from torchane.plan.partition import by_layer
 
 BAR = 4e-3  # two fp16 roundings of a value that passes between programs, as of one that does not
 
@@ -86,3 +87,18 @@ def test_a_partitioner_that_loses_a_node_is_refused() -> None:
     with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="is in no program"):
         trained(*residual(), losing)
     torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:.*runs? in PyTorch on the CPU:torchane.errors.TorchaneWarning")
+@pytest.mark.parametrize(("chip", "machine"), [("m4", "m4"), ("portable", None)])
+def test_a_partitioner_is_given_what_prices_programs_on_the_chip(chip, machine) -> None:
+    priced = []
+
+    def asking(graph, chip, cost):
+        priced.append(cost and cost.name)
+        return by_layer(graph, chip, cost)
+
+    torch._dynamo.reset()
+    model, inputs = residual()
+    torch.compile(model, backend=backend.ane, options={"device": "twin", "partition": asking, "chip": chip})(*inputs)
+    assert set(priced) == {machine}

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from torchane.capture.torch_private import HigherOrderOperator, run_and_save_rng_state
 from torchane.chips import Chip
+from torchane.plan.constants import Pricing
 from torchane.plan.partition import Partitioner, by_layer, check
 from torchane.plan.step_graph import Node, Place, Role, StepGraph
 
@@ -91,19 +92,20 @@ def cut(
     own_ports: int = 0,
     begins: Collection[fx.Node] = (),
     partition: Partitioner = by_layer,
+    cost: Pricing | None = None,
 ) -> Cut:
     """Places every node, and has the partitioner cut what programs can hold.
 
     reason_against: None where a program can hold the node, else why not. static: placeholders that hold
     buffers, integers or masks; what derives from those alone stays on the host, in full precision. seeds: constants that are
     the host's, since they are scaled where they are staged. views: what leaves as a view of another value. own_ports, begins: as in
-    StepGraph.
+    StepGraph. cost: what the partitioner is given to price programs with.
     """
     place, is_static = _places(graph, reason_against, static, reasons := {}, seeds, views)
     made = (_node(node, place[node], layer_of or layer_name, (roles or {}).get(node)) for node in place)
     results = tuple(node.name for node in graph.output_node().all_input_nodes)
     step = StepGraph({node.name: node for node in made}, results, own_ports, frozenset(node.name for node in begins))
-    found = partition(step, chip, None)
+    found = partition(step, chip, cost)
     check(step, found)
     by_name = {node.name: node for node in place}
     for name, reason in found.sent_home.items():

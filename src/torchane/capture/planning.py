@@ -26,6 +26,7 @@ from torchane.capture.rules import why_not
 from torchane.capture.schedule import Planned, Scheduler, Source
 from torchane.capture.tidy import fill_missing_values, leave_out_empty_tensors
 from torchane.capture.wide import Blocks, cut_wide_products
+from torchane.plan.constants import pricing_if_known
 from torchane.plan.partition import Partitioner, by_layer
 from torchane.plan.pieces import border_in
 
@@ -110,6 +111,7 @@ def _cut(
         own_ports=2 if compiler.ranges else 0,  # range control's
         begins=begins,
         partition=partition,
+        cost=pricing_if_known(compiler.chip.name),
     )
 
 

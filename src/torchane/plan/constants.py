@@ -134,6 +134,11 @@ def pricing_for(name: str, measured: Measured | None = None) -> Pricing:
     return Pricing(name, replace(engine, **given), fitted.shared, "" if len(given) == len(vars(engine)) else unseen, measured)
 
 
+def pricing_if_known(name: str) -> Pricing | None:
+    """None for a chip that stands for no machine (`portable`)."""
+    return pricing_for(name) if name in machines() else None
+
+
 def interval(pricing: Pricing, unseen_form: bool) -> tuple[float, float]:
     """(low, high) to multiply a prediction with: the 10th and 90th percentile of published / predicted on held-out points of
     known chips and forms, widened by those of unseen chips and of unseen forms where that is the case."""
