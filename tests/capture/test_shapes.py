@@ -144,6 +144,44 @@ def test_a_number_that_changes_at_each_step_is_an_input() -> None:
     assert len(backend.COMPILED) - before == 2
 
 
+#: What a model makes of a number that it is given; all of it in one graph, once the number has changed.
+GIVEN: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "a threshold": lambda y, t: torch.where(y > t, y, y / 2),
+    "a threshold on the left": lambda y, t: torch.where(t <= y, y, y / 2),
+    "a power": lambda y, t: torch.sigmoid(y) ** t + torch.sigmoid(y).pow(t),
+    "a factor": lambda y, t: y * t,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*aten.pow:torchane.errors.TorchaneWarning")  # a power whose exponent is a tensor runs in PyTorch
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_number_that_is_given_is_an_input_wherever_it_is_an_operand(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, before = nn.Linear(8, 8).to(dtype), len(backend.COMPILED)
+
+    def function(x: torch.Tensor, number: float) -> torch.Tensor:
+        return GIVEN[name](layer(x), number)
+
+    compiled = torch.compile(function, backend=backend.ane, options={"device": "twin"})
+    for step in range(6):
+        x, number = torch.randn(64, 8, dtype=dtype), 0.1 + 0.0137 * step
+        ours = compiled(x, number)
+        assert ours.dtype is dtype
+        assert distance(ours.double(), function(x, number).double()) < (0.002 if dtype is torch.float32 else 0.01)
+    assert len(backend.COMPILED) - before == 2
+
+
+def test_a_number_beside_fewer_digits_keeps_its_own() -> None:
+    """Rounded to bfloat16 first, 1.0035 would be 1."""
+    layer = nn.Linear(8, 8, bias=False).to(torch.bfloat16)
+    nn.init.eye_(layer.weight)
+    compiled = torch.compile(lambda x, number: layer(x) * number, backend=backend.ane, options={"device": "twin"})
+    x = torch.full((4, 8), 1.5, dtype=torch.bfloat16)
+    for number in (0.5, 1.25, 1.0035):
+        assert torch.equal(compiled(x, number), layer(x) * number)
+
+
 class Counting(nn.Module):
     """Numbers of its own, which its forward changes."""
 

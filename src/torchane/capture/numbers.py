@@ -21,13 +21,16 @@ from torch import fx
 _ARITHMETIC: frozenset[Any] = frozenset({
     operator.add, operator.sub, operator.mul, operator.truediv, operator.pow,
     operator.iadd, operator.isub, operator.imul, operator.itruediv,
-    torch.add, torch.sub, torch.subtract, torch.mul, torch.multiply, torch.div, torch.divide, torch.true_divide, torch.lerp,
+    torch.add, torch.sub, torch.subtract, torch.mul, torch.multiply, torch.div, torch.divide, torch.true_divide, torch.lerp, torch.pow,
+    *(getattr(module, name) for module in (operator, torch) for name in ("gt", "lt", "ge", "le", "eq", "ne")),
 })  # fmt: skip
 #: The same as methods of a tensor, in place or not.
-_METHODS = frozenset(
-    name + suffix for name in ("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "lerp") for suffix in ("", "_")
-)
+_METHODS = frozenset({
+    *("gt", "lt", "ge", "le", "eq", "ne"),
+    *(name + end for name in ("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "lerp", "pow") for end in ("", "_")),
+})  # fmt: skip
 _NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+_HALVES = (torch.float16, torch.bfloat16)
 #: Of their keywords, a number that must stay one.
 _STAY_NUMBERS = frozenset({"alpha", "rounding_mode"})
 
@@ -124,8 +127,22 @@ def _takes(user: fx.Node, number: fx.Node) -> bool:
     is_arithmetic = user.target in _ARITHMETIC if user.op == "call_function" else user.op == "call_method" and user.target in _METHODS
     if not is_arithmetic or not isinstance(result, torch.Tensor) or any(user.kwargs.get(name) is number for name in _STAY_NUMBERS):
         return False
-    is_power = user.target is operator.pow
-    return "out" not in user.kwargs and not (is_power and user.args[0] is number)
+    if user.target in (operator.pow, torch.pow) and user.args[0] is number:
+        return False
+    # Two tensors without axes would give float32, and lerp takes one dtype alone.
+    is_strict = result.dim() == 0 or user.target in (torch.lerp, "lerp", "lerp_")
+    return "out" not in user.kwargs and not (is_strict and result.dtype in _HALVES)
+
+
+def _dtype_in(user: fx.Node, number: fx.Node) -> torch.dtype:
+    """Of the tensor that stands for a number. Beside a tensor of fewer digits torch computes with it in float32 and rounds the result."""
+    dtype = user.meta["example_value"].dtype
+    if dtype is torch.bool:  # a comparison
+        examples = [source.meta["example_value"] for source in user.all_input_nodes]
+        other = next(example for example in examples if isinstance(example, torch.Tensor))
+        is_whole = isinstance(number.meta.get("example_value"), int | torch.SymInt)
+        dtype = other.dtype if other.is_floating_point() or is_whole else torch.get_default_dtype()
+    return torch.float32 if dtype in _HALVES else dtype
 
 
 def _rewritten(
@@ -135,7 +152,7 @@ def _rewritten(
     wanted: dict[tuple[fx.Node, torch.dtype], None] = {}
     for node in gm.graph.nodes:
         if node not in scalars and node.op != "output":
-            wanted |= {(source, node.meta["example_value"].dtype): None for source in node.all_input_nodes if source in scalars}
+            wanted |= {(source, _dtype_in(node, source)): None for source in node.all_input_nodes if source in scalars}
     graph = fx.Graph()
     made: dict[fx.Node, Any] = {node: graph.node_copy(node) for node in gm.graph.find_nodes(op="placeholder")}
     tensors: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
@@ -151,7 +168,7 @@ def _rewritten(
         else:
 
             def argument(source: fx.Node, node: fx.Node = node) -> fx.Node:
-                return tensors[source, node.meta["example_value"].dtype] if source in scalars else made[source]
+                return tensors[source, _dtype_in(node, source)] if source in scalars else made[source]
 
             made[node] = graph.node_copy(node, argument)
     origins = _made_of(roots, gm.graph)

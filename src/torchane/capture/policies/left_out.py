@@ -41,9 +41,9 @@ _CARRIERS: Mapping[OpOverloadPacket, tuple[str, ...]] = {
     aten.copy: ("src",),
     **dict.fromkeys((aten.slice_scatter, aten.select_scatter), ("self", "src")),
 }
-#: Give the same for -3e4 as for -inf.
+#: Give the same for -3e4 as for -inf. logsumexp does not: of a row that is left out whole it is -inf.
 _ABSORBERS = frozenset({
-    aten._softmax, aten._safe_softmax, aten.logsumexp, aten.exp, aten.exp2, aten.sigmoid, aten.tanh, aten.hardtanh,
+    aten._softmax, aten._safe_softmax, aten.exp, aten.exp2, aten.sigmoid, aten.tanh, aten.hardtanh,
     aten.hardsigmoid,
 })  # fmt: skip
 _COMPARISONS = frozenset({aten.gt, aten.lt, aten.ge, aten.le, aten.eq, aten.ne})
@@ -157,7 +157,7 @@ def _is_read_as_it_is(
         if user.op != "call_function" or user in carrying or user in known:
             continue
         if is_on_host(user):
-            if node not in known and packet_of(user) not in _ABSORBERS:
+            if node not in known:
                 return True
         elif packet_of(user) in _COMPARISONS and node in known:
             reasons[user] = LEAVES
