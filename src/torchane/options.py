@@ -82,8 +82,8 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
 })  # fmt: skip
 
 #: number: of the Range of its name. choice: one of `allowed`. preset: one of models/presets.py. path: `allowed` says of what ("file",
-#: "new file", "folder", or anything). device: a name, or an open Device. names: several, joined by commas.
-Kind = Literal["number", "choice", "preset", "text", "path", "flag", "device", "names", "function"]
+#: "new file", "folder", or anything). device: a name, or an open Device. names: several, joined by commas. objects: a list of them.
+Kind = Literal["number", "choice", "preset", "text", "path", "flag", "device", "names", "function", "objects"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ class Option:
             raise UsageError(f"{wrong}, and takes a function.")
         if self.kind == "text" and not isinstance(value, str):
             raise UsageError(f"{wrong}, and takes a name.")
+        if self.kind == "objects" and not isinstance(value, tuple | list):
+            raise UsageError(f"{where}: {self.name} is {shown(value)}, and it must be a list.")
         if self.kind == "names" and not isinstance(value, str | tuple | list):
             raise UsageError(f"{wrong}, and takes names, joined by commas.")
         if self.kind == "path" and not isinstance(value, str | PathLike):
@@ -195,6 +197,7 @@ def _backend() -> tuple[Option, ...]:
         Option("progress", here, "choice", '"on" says on standard error how far compiling is, where it takes more than five seconds.', "on", SWITCH),
         Option("partition", here, "function", "What cuts a graph into programs: a Partitioner (torchane/plan/partition.py). Nothing said: a program for each "
                "layer."),
+        Option("observers", here, "objects", "Observers (torchane/runtime/observers.py): called before and after each step of every plan.", ()),
         Option("without", ("backend", "explain"), "names", "Passes to leave out, for debugging; refused with the reason where programs are illegal "
                "without one.", "", metavar="PASS,PASS"),
     )  # fmt: skip
@@ -326,7 +329,7 @@ def parse(command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {name: given.get(name, option.default) for name, option in known.items()}
 
 
-_TYPES: Mapping[str, Any] = {"flag": bool, "path": Path, "choice": str, "preset": str, "text": str, "device": Any, "names": str | Sequence[str], "function": Any}
+_TYPES: Mapping[str, Any] = {"flag": bool, "path": Path, "choice": str, "preset": str, "text": str, "device": Any, "names": str | Sequence[str], "function": Any, "objects": Sequence[Any]}
 
 
 def record(name: str, command: str, *, leaving_out: Sequence[str] = ()) -> type:

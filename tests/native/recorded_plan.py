@@ -10,6 +10,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runtime" / "ane"))
 
 from torchane import native
+from torchane.runtime.observers import Moment, Observer
 from torchane.runtime.twin import TwinDevice
 
 KEYS = {
@@ -46,17 +47,15 @@ for _kind in KEYS:
     setattr(RecordingTape, _kind, _recorded(_kind))
 
 
-class RecordingTwin(TwinDevice):
-    """A twin that remembers its runs."""
+class Recorder(Observer):
+    """Remembers every run of a program on the twin."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.runs: list[tuple[Any, list[np.ndarray], list[np.ndarray]]] = []
 
-    def run(self, program, inputs, outputs) -> None:
-        given = [buffer.array.copy() for buffer in inputs]
-        super().run(program, inputs, outputs)
-        self.runs.append((program.tape, given, [buffer.array.copy() for buffer in outputs]))
+    def after(self, moment: Moment) -> None:
+        for run in moment.runs:
+            self.runs.append((run.program.tape, [b.array.copy() for b in run.inputs], [b.array.copy() for b in run.outputs]))
 
 
 def record(target: Path, monkeypatch: Any) -> int:
@@ -64,17 +63,17 @@ def record(target: Path, monkeypatch: Any) -> int:
     from trainer import SmallRun
 
     monkeypatch.setattr(native, "Tape", RecordingTape)
-    twin = RecordingTwin()
-    run = SmallRun(twin)
-    twin.runs.clear()
+    recorder = Recorder()
+    run = SmallRun(TwinDevice(), observers=[recorder])
+    recorder.runs.clear()
     run.losses(1)
-    tapes = list({id(tape): tape for tape, _, _ in twin.runs}.values())
-    lines = [str(len(tapes)), *(_tape(tape) for tape in tapes), str(len(twin.runs))]
-    for tape, given, results in twin.runs:
+    tapes = list({id(tape): tape for tape, _, _ in recorder.runs}.values())
+    lines = [str(len(tapes)), *(_tape(tape) for tape in tapes), str(len(recorder.runs))]
+    for tape, given, results in recorder.runs:
         lines.append(str(next(i for i, one in enumerate(tapes) if one is tape)))
         lines += [_halves(array) for array in (*given, *results)]
     target.write_text("\n".join(lines) + "\n")
-    return len(twin.runs)
+    return len(recorder.runs)
 
 
 def _tape(tape: RecordingTape) -> str:

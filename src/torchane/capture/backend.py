@@ -63,6 +63,7 @@ from torchane.runtime.devices import open_device
 from torchane.runtime.execute import Executor, Weights
 from torchane.runtime.loss_scale import LossScale, Reading
 from torchane.runtime.numerics import LossScaled, Numerics, RangeControlled
+from torchane.runtime.observers import Observer
 from torchane.runtime.range_control import RangeControl
 from torchane.runtime.surfaces import SurfacePool
 
@@ -86,13 +87,14 @@ class Options(options.record("BackendOptions", "backend")):  # type: ignore[misc
 
 @dataclass(eq=False)
 class Compiled:
-    """One captured graph with its backward: what tests, reports and `explain` look into."""
+    """One captured graph with its backward: what tests, reports and `explain` look into. observers: of every step of its plans."""
 
     options: Options
     device: Any
     pool: SurfacePool
     inputs: Given
     numerics: Numerics
+    observers: list[Observer] = field(default_factory=list)
     weights: Weights = field(default_factory=Weights)
     memory: pages.Reused = field(default_factory=pages.Reused)
     saved: Saved = field(default_factory=Saved)
@@ -236,7 +238,7 @@ def _new(options: Options, inputs: Given) -> Compiled:
         device.respell = respell
     pool = SurfacePool(device)
     numerics = RangeControlled() if options.wants_ranges(device) else LossScaled()
-    compiled = Compiled(options, device, pool, inputs, numerics)
+    compiled = Compiled(options, device, pool, inputs, numerics, list(options.observers))
     COMPILED.append(compiled)
     for listener in _listeners.get():
         listener(compiled)
@@ -363,6 +365,7 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned, progress
         planned.host_calls,
         loaded,
         compiled.numerics,
+        compiled.observers,
     )
 
 

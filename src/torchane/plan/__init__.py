@@ -5,10 +5,10 @@
 """
 
 from torchane.plan.constants import Measured, Pricing, pricing_for, read_measurements
-from torchane.plan.plan import Copy, Dispatch, HostCall, Part, Plan, PortSpec, ProgramSpec, Stage, Unstage
+from torchane.plan.plan import Copy, Dispatch, HostCall, Part, Plan, PortSpec, ProgramSpec, Stage, Step, Unstage
 from torchane.plan.price import OpPrice, ProgramPrice, price_program
 
 __all__ = [
     "Copy", "Dispatch", "HostCall", "Measured", "OpPrice", "Part", "Plan", "PortSpec", "Pricing", "ProgramPrice", "ProgramSpec",
-    "Stage", "Unstage", "price_program", "pricing_for", "read_measurements",
+    "Stage", "Step", "Unstage", "price_program", "pricing_for", "read_measurements",
 ]  # fmt: skip

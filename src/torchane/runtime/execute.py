@@ -2,7 +2,8 @@
 
 Host values stay what the caller's framework has (torch tensors); a `Host` says how they are read and
 made. Everything else lies in surfaces. Steps run in the plan's order; a surface that nothing reads any
-more goes back to the pool at once, and one that leaves the plan is lent out.
+more goes back to the pool at once, and one that leaves the plan is lent out. Observers are called before and
+after each step (observers.py).
 """
 
 import warnings
@@ -20,6 +21,7 @@ from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.loss_scale import Reading
 from torchane.runtime.numerics import Numerics
+from torchane.runtime.observers import Observer, Watched
 from torchane.runtime.surfaces import SurfacePool
 
 _COMES_THROUGH = (
@@ -101,6 +103,7 @@ class Executor:
         host_calls: Mapping[str, Callable[..., Sequence[Any]]],
         loaded: Sequence[LoadedProgram],
         numerics: Numerics,
+        observers: Sequence[Observer] = (),
     ):
         self.plan = plan
         self.numerics = numerics
@@ -110,9 +113,12 @@ class Executor:
         self.host = host
         self.host_calls = host_calls
         self.loaded = tuple(loaded)
+        self.observers = observers
         self.frees = plan.last_uses()
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
         self.said: set[str] = set()
+        for observer in observers:
+            observer.compiled(plan, self.loaded)
 
     def named(self, value: str) -> str:
         """A program's output, for people."""
@@ -151,16 +157,9 @@ class Executor:
         """
         run = _Run(self, inputs, scale, strict, looks)
         try:
-            for step, free in zip(self.plan.steps, self.frees, strict=True):
-                if isinstance(step, Stage):
-                    run.stage(step)
-                elif isinstance(step, Dispatch):
-                    run.dispatch(step)
-                elif isinstance(step, Unstage):
-                    run.unstage(step)
-                else:
-                    results = self.host_calls[step.key](*(run.values[name] for name in step.inputs))
-                    run.values.update(zip(step.outputs, results, strict=True))
+            do = run.watched_by(self.observers) if self.observers else run.step
+            for index, free in enumerate(self.frees):
+                do(index)
                 if run.numbers.reading.overflowed:
                     return [], run.numbers.reading
                 for name in free:
@@ -183,11 +182,30 @@ class _Run:
         self.surfaces: dict[str, Buffer] = dict(executor.weights.surfaces)
         self.own: set[str] = set()
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
+        self.run_program = executor.device.run
         self.generation: int | None = None  # of the weights that this run reads; None until it stages one
         if not executor.plan.is_backward:
             self._begin_generation()
         for name, layout in executor.plan.surfaces_in.items():
             self._receive(name, layout)
+
+    def watched_by(self, observers: Sequence[Observer]) -> Callable[[int], None]:
+        """`step`, with observers around it."""
+        watched = Watched(observers, self.executor.plan, self.executor.device.run, self.step)
+        self.run_program = watched.run
+        return watched.step
+
+    def step(self, index: int) -> None:
+        step = self.executor.plan.steps[index]
+        if isinstance(step, Stage):
+            self.stage(step)
+        elif isinstance(step, Dispatch):
+            self.dispatch(step)
+        elif isinstance(step, Unstage):
+            self.unstage(step)
+        else:
+            results = self.executor.host_calls[step.key](*(self.values[name] for name in step.inputs))
+            self.values.update(zip(step.outputs, results, strict=True))
 
     def _receive(self, name: str, layout: PortLayout) -> None:
         """A surface that an earlier plan kept; a copy, where a hook moved the saved tensor meanwhile."""
@@ -281,7 +299,7 @@ class _Run:
         for name, port in zip(step.outputs, program.outputs, strict=True):
             self._take(name, port.layout.shape)
         inputs = [self.surfaces[name] for name in step.inputs]
-        self.numbers.run(step, inputs, [self.surfaces[name] for name in step.outputs])
+        self.numbers.run(step, inputs, [self.surfaces[name] for name in step.outputs], self.run_program)
 
     def unstage(self, step: Unstage) -> None:
         executor = self.executor

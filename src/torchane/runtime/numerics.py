@@ -15,9 +15,10 @@ import numpy as np
 from torchane import native
 from torchane.abi.numbers import FP16_MAX
 from torchane.plan import Copy, Dispatch, Plan
-from torchane.runtime.device import Buffer, Device, LoadedProgram
+from torchane.runtime.device import Buffer, LoadedProgram
 from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_finite
 from torchane.runtime.range_control import GRADIENTS, DispatchRanges, Placed, RangeControl, placed_at
+from torchane.runtime.observers import RunProgram
 from torchane.runtime.ranged import dispatch_in_range, placed_for, staged_at
 from torchane.runtime.surfaces import SurfacePool
 
@@ -28,7 +29,6 @@ class Running(Protocol):
     """What a policy may know of the executor that runs a plan."""
 
     plan: Plan
-    device: Device
     pool: SurfacePool
     loaded: Sequence[LoadedProgram]
     unstaged: frozenset[str]
@@ -63,8 +63,8 @@ class Call(Protocol):
         """Whether a value whose largest stored magnitude this is, is in truth larger than 65504."""
         ...
 
-    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
-        """Runs a program."""
+    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
+        """Runs a program, once or more."""
         ...
 
     def leaving(self, name: str) -> float:
@@ -157,9 +157,9 @@ class _ScaledCall:
     def is_beyond_fp16(self, name: str, largest: float) -> bool:
         return False  # what is stored is what it is, and fp16's infinities are counted
 
-    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
         executor = self.executor
-        executor.device.run(executor.loaded[step.program], inputs, outputs)
+        run(executor.loaded[step.program], inputs, outputs)
         for name, buffer in zip(step.outputs, outputs, strict=True):
             if self._is_gradient(name) and name not in executor.unstaged:
                 self.reading.add(executor.named(name), *native.scan(buffer.array))
@@ -230,16 +230,16 @@ class _ControlledCall:
     def is_beyond_fp16(self, name: str, largest: float) -> bool:
         return math.ldexp(largest, -self.placed[name].exponent) > FP16_MAX
 
-    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
         """Programs that are not range-controlled have no ports for it, and give true numbers for true ones."""
         executor, state = self.executor, next(self.states)
         program, loaded = executor.plan.programs[step.program], executor.loaded[step.program]
         if program.ranges is None:
-            executor.device.run(loaded, inputs, outputs)
+            run(loaded, inputs, outputs)
             return
         lying, like = [self.placed[name] for name in step.inputs], self.last_of.get(step.program)
         where = step.where or program.name
-        found = dispatch_in_range(executor.device, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, like)
+        found = dispatch_in_range(run, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, like)
         self.last_of[step.program] = state
         self.placed.update(zip(step.outputs, found, strict=True))
 

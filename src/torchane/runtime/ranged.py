@@ -13,7 +13,8 @@ from torchane.abi.numbers import MASKED
 from torchane.abi.ranges import Ranges
 from torchane.errors import NumericsError
 from torchane.plan import Copy
-from torchane.runtime.device import Buffer, Device, LoadedProgram
+from torchane.runtime.device import Buffer, LoadedProgram
+from torchane.runtime.observers import RunProgram
 from torchane.runtime.range_control import (
     ACTIVATIONS,
     GRADIENTS,
@@ -50,7 +51,7 @@ def largest_of(array: np.ndarray) -> float:
 
 
 def dispatch_in_range(
-    device: Device,
+    run_program: RunProgram,
     pool: SurfacePool,
     loaded: LoadedProgram,
     ranges: Ranges,
@@ -69,7 +70,7 @@ def dispatch_in_range(
     def run(powers: Sequence[int]) -> tuple[list[float], list[float]]:
         for port in multipliers:
             port.array[0, :, 0, :] = np.ldexp(1.0, np.asarray(powers))[:, None]
-        device.run(loaded, [*inputs, *multipliers], [*outputs, *statistics])
+        run_program(loaded, [*inputs, *multipliers], [*outputs, *statistics])
         rows = [float(value) for port in statistics for value in port.array[0, :, 0, 0]]
         return rows, [_largest_in(buffer) for buffer in outputs]
 

@@ -25,9 +25,8 @@ from torchane.data.batches import Batch
 from torchane.errors import UsageError
 from torchane.mil.ir import Function, Var
 from torchane.plan import Plan
-from torchane.runtime.device import LoadedProgram
-from torchane.runtime.observed import ObservedTwin
-from torchane.runtime.twin import TwinProgram
+from torchane.runtime.inside import Inside
+from torchane.runtime.observers import Moment
 from torchane.train.audit_products import Magnitudes, ProductCounts, magnitudes, product_counts
 from torchane.train.audit_report import Audit, Finding, ParameterFinding
 from torchane.train.step import token_losses
@@ -38,7 +37,8 @@ HEADROOM = 3
 #: Under range control the first step finds its powers of two, by running programs more than once; the next no longer.
 STEPS = 4
 LossFunction = Callable[[Any, Any], Tensor]
-Record = tuple[LoadedProgram, list[tuple[str, str, Magnitudes, ProductCounts | None]]]
+#: Of one dispatch: each op's kind, value and numbers.
+Record = list[tuple[str, str, Magnitudes, ProductCounts | None]]
 
 
 def audit(model: nn.Module, batch: Batch | tuple[Any, Any], loss_fn: LossFunction | None = None) -> Audit:
@@ -63,14 +63,14 @@ def audit(model: nn.Module, batch: Batch | tuple[Any, Any], loss_fn: LossFunctio
 
 
 def _audited(model: nn.Module, plain: nn.Module, loss_exact: float, loss_of: Callable[[Any], Tensor], ranges: str) -> Audit:
-    records: list[Record] = []
+    records: dict[str, list[Record]] = defaultdict(list)
 
-    def watch(program: LoadedProgram, function: Function, values: Mapping[Var, np.ndarray]) -> None:
-        records.append((program, _looked_at(function, values)))
+    def look(moment: Moment, function: Function, values: Mapping[Var, np.ndarray]) -> None:
+        records[moment.plan.name].append(_looked_at(function, values))
 
     graphs: list[backend.Compiled] = []
-    device = ObservedTwin(watch)
-    compiled = torch.compile(model, backend="ane", options={"device": device, "ranges": ranges}, dynamic=False, fullgraph=True)
+    options = {"device": "twin", "arithmetic": "engine", "ranges": ranges, "observers": [Inside(look)]}
+    compiled = torch.compile(model, backend="ane", options=options, dynamic=False, fullgraph=True)
     for _ in range(STEPS):
         records.clear()
         model.zero_grad()
@@ -78,9 +78,9 @@ def _audited(model: nn.Module, plain: nn.Module, loss_exact: float, loss_of: Cal
         with torch.random.fork_rng(devices=[]), backend.told(graphs.append):  # so all forwards draw the same
             loss = loss_of(compiled)
         loss.backward()
-        if _reruns(graphs) == reruns:  # each record is a dispatch
+        if _reruns(graphs) == reruns:
             break
-    findings = _findings(records, device.loaded, [plan for graph in graphs for plan in graph.plans.values()])
+    findings = _findings(records, [plan for graph in graphs for plan in graph.plans.values()])
     scale = min((graph.loss_scale.last_scale for graph in graphs), default=1.0)
     return Audit(
         loss=loss.item(),
@@ -123,20 +123,12 @@ def _looked_at(function: Function, values: Mapping[Var, np.ndarray]) -> list[tup
 MOVES = {"const", "reshape", "transpose", "slice_by_size", "identity", "concat", "split", "squeeze", "expand_dims", "cast"}
 
 
-def _findings(records: list[Record], loaded: list[TwinProgram], plans: list[Plan]) -> list[Finding]:
-    """The records of the last run of each plan, in its order: a backward that overflowed ran before at another scale.
-
-    loaded: the programs of all plans, in the order of the plans.
-    """
-    owners = [plan.name for plan in plans for _ in plan.programs]
-    owner = {id(program): name for program, name in zip(loaded, owners, strict=True)}
-    runs: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        runs[owner[id(record[0])]].append(record)
+def _findings(records: Mapping[str, list[Record]], plans: list[Plan]) -> list[Finding]:
+    """The records of the last run of each plan, in its order: a backward that overflowed ran before at another scale."""
     findings = []
     for plan in plans:
         count = len(plan.dispatches)
-        for dispatch, (_, looked_at) in zip(plan.dispatches, runs[plan.name][-count:], strict=True):
+        for dispatch, looked_at in zip(plan.dispatches, records[plan.name][-count:], strict=True):
             program = plan.programs[dispatch.program].name
             findings += [Finding(plan.name, dispatch.where, program, *one) for one in looked_at]
     return findings

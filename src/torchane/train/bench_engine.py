@@ -11,7 +11,7 @@ What others published stands in a column of its own.
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,13 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Program
 from torchane.mil.name_constants import name_constants
 from torchane.mil.save import emit
-from torchane.mil.types import TensorType
 from torchane.models.config import LlamaConfig
 from torchane.models.llama import LlamaDecoderLayer, rotary_tables
 from torchane.runtime import power, wakeful
 from torchane.runtime.ane.doctor.report import chip_name
-from torchane.runtime.device import Buffer, Device, LoadedProgram
+from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
+from torchane.runtime.observers import Timer
 from torchane.train.provenance import provenance
 
 WARM_UP = 2
@@ -47,45 +47,14 @@ PUBLISHED_PEAK = {
 }
 
 
-class Timed:
-    """A device that adds up the time inside its dispatches, and their multiply-adds."""
-
-    def __init__(self, device: Device):
-        self.device = device
-        self.name, self.arithmetic = device.name, device.arithmetic
-        self.time_s, self.macs, self.dispatches = 0.0, 0, 0
-
-    def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> LoadedProgram:
-        return self.device.load(text, blobs, name=name)
-
-    def allocate(self, type: TensorType) -> Buffer:
-        return self.device.allocate(type)
-
-    def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
-        start = time.perf_counter()
-        self.device.run(program, inputs, outputs)
-        self.time_s += time.perf_counter() - start
-        self.macs += program.stats.macs
-        self.dispatches += 1
-
-    def unload(self, program: LoadedProgram) -> None:
-        self.device.unload(program)
-
-    def taken(self) -> tuple[float, int, int]:
-        """Seconds, multiply-adds and dispatches since the last call."""
-        found = self.time_s, self.macs, self.dispatches
-        self.time_s, self.macs, self.dispatches = 0.0, 0, 0
-        return found
-
-
 def bench_layer(shape: str = "768,512", *, device: str = "twin", repeats: int = 10, power_s: float = 3.0) -> dict[str, Any]:
     """shape: "DIM,SEQ". Raises UsageError for another, DeviceError for a device that is not there."""
     dim, seq_len = _shape(shape)
-    timed = Timed(open_device(device))
+    opened, timer = open_device(device), Timer()
     rows = []
     for name, has_dw in (("dx", False), ("dx and dW", True)):
-        run = _layer(dim, seq_len, timed, has_dw)
-        forward, backward = _measured(timed, run, repeats)
+        run = _layer(dim, seq_len, opened, timer, has_dw)
+        forward, backward = _measured(timer, run, repeats)
         watts = power.drawn(lambda run=run: [part() for part in run], power_s) if power_s else None  # type: ignore[misc]
         if not has_dw:
             rows.append({"what": "forward", **forward, "watts": None})
@@ -155,11 +124,11 @@ class _Layer(nn.Module):
         return self.block(x, self.cos, self.sin)
 
 
-def _layer(dim: int, seq_len: int, device: Timed, has_dw: bool) -> tuple[Callable[[], None], Callable[[], None]]:
+def _layer(dim: int, seq_len: int, device: Device, timer: Timer, has_dw: bool) -> tuple[Callable[[], None], Callable[[], None]]:
     """The forward of a compiled layer, and the backward that follows it."""
     torch.manual_seed(0)
     layer = _Layer(dim, seq_len).requires_grad_(has_dw)
-    compiled = torch.compile(layer, backend=lambda graph, inputs: backend.ane(graph, inputs, options={"device": device}), fullgraph=True)
+    compiled = torch.compile(layer, backend=lambda graph, inputs: backend.ane(graph, inputs, options={"device": device, "observers": [timer]}), fullgraph=True)
     x = torch.randn(1, seq_len, dim, requires_grad=True)
     tangent = torch.randn(1, seq_len, dim) / seq_len
     held: list[Tensor] = []
@@ -175,16 +144,16 @@ def _layer(dim: int, seq_len: int, device: Timed, has_dw: bool) -> tuple[Callabl
     return forward, back
 
 
-def _measured(device: Timed, run: tuple[Callable[[], None], ...], repeats: int) -> list[dict[str, Any]]:
+def _measured(timer: Timer, run: tuple[Callable[[], None], ...], repeats: int) -> list[dict[str, Any]]:
     found: list[list[tuple[float, float, int, int]]] = [[] for _ in run]
     for turn in range(WARM_UP + repeats):
         for part, kept in zip(run, found, strict=True):
-            device.taken()
+            timer.reset()
             start = time.perf_counter()
             part()
             elapsed_s = time.perf_counter() - start
             if turn >= WARM_UP:
-                kept.append((elapsed_s, *device.taken()))
+                kept.append((elapsed_s, timer.device_s, timer.macs, timer.runs))
     return [
         {**_spread([one[0] for one in kept]), "device ms": statistics.median(one[1] for one in kept) * 1e3, "flop": 2 * kept[-1][2], "dispatches": kept[-1][3]}
         for kept in found

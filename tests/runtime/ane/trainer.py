@@ -1,11 +1,14 @@
 """A small model that trains on a device, over and over from the same start: for tests of faults in the middle of a step."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from torchane.capture import backend
 from torchane.runtime.device import Device
 from torchane.runtime.loss_scale import LossScale
+from torchane.runtime.observers import Observer
 
 WIDTH, ROWS = 32, 32
 
@@ -35,13 +38,13 @@ class SmallRun:
     """Compiled once for a device. `losses` starts from the same weights and loss scale each time, so its bits are the
     same as long as the device's are."""
 
-    def __init__(self, device: Device, ranges: str = "off"):
+    def __init__(self, device: Device, ranges: str = "off", observers: Sequence[Observer] = ()):
         torch.manual_seed(0)
         self.device = device
         self.model = Network()
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.batches = [(torch.randn(ROWS, WIDTH), torch.randn(ROWS, WIDTH)) for _ in range(3)]
-        self.options = {"device": device, "ranges": ranges}
+        self.options = {"device": device, "ranges": ranges, "observers": observers}
         known = len(backend.COMPILED)
         self.forward = torch.compile(self.model, backend=lambda graph, inputs: backend.ane(graph, inputs, options=self.options))
         self.losses(1)
