@@ -77,6 +77,35 @@ void run(Program& program, const std::vector<Surface*>& inputs, const std::vecto
     program.run(inputs, outputs);
 }
 
+// The surfaces of a device's buffers. False where one has none: it is another device's.
+bool surfaces_of(nb::handle buffers, Surfaces& into) {
+    const nb::object sequence = nb::steal(PySequence_Fast(buffers.ptr(), "buffers are given as a sequence"));
+    if (!sequence.is_valid()) throw nb::python_error();
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
+    static PyObject* const name = PyUnicode_InternFromString("surface");
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        const nb::object surface = nb::steal(PyObject_GetAttr(PySequence_Fast_GET_ITEM(sequence.ptr(), i), name));
+        Surface* found = nullptr;
+        if (!surface.is_valid()) PyErr_Clear();
+        if (!surface.is_valid() || !nb::try_cast(surface, found)) return false;
+        into.push_back(found);
+    }
+    return true;
+}
+
+bool run_again(Program& program, nb::handle inputs, nb::handle outputs) {
+    Surfaces given, results;
+    given.reserve(16), results.reserve(16);
+    if (!surfaces_of(inputs, given) || !surfaces_of(outputs, results)) return false;
+    nb::gil_scoped_release released;
+    return program.run_again(given, results);
+}
+
+nb::object running_now(int64_t owner) {
+    const auto found = running(owner);
+    return found ? nb::object(nb::make_tuple(found->name, found->key, found->limit_s, found->for_s)) : nb::none();
+}
+
 }  // namespace
 
 void bind_bridge(nb::module_& parent) {
@@ -128,7 +157,11 @@ void bind_bridge(nb::module_& parent) {
         .def("unload", &Program::unload, nb::call_guard<nb::gil_scoped_release>())
         .def("attributes", [](Program& program) { return python(program.attributes()); })
         .def("bind", &Program::bind, "inputs"_a, "outputs"_a, "output_bytes"_a)
-        .def("run", &run, "inputs"_a, "outputs"_a);
+        .def("run", &run, "inputs"_a, "outputs"_a)
+        .def("run_again", &run_again, "inputs"_a, "outputs"_a,
+             "For buffers, which have a surface each. True: it has run. False: it has not, for these surfaces are new to it, or it is not loaded.")
+        .def("watch", &Program::watch, "owner"_a, "name"_a, "key"_a, "limit_s"_a, "What running(owner) tells while it runs. owner: not 0.");
+    m.def("running", &running_now, "owner"_a, "(name, key, limit_s, for_s) of the run that is on the engine now, if it is this owner's; else None.");
     m.def("make", &make, "route"_a, "directory"_a, "text"_a, "weights"_a, "inputs"_a, "outputs"_a, "bytes_alone"_a = false,
           "A program that is neither compiled nor loaded yet. bytes_alone: another form of the weights' entries, for a probe.");
 }

@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 
 #include "selectors.h"
@@ -8,10 +9,10 @@
 namespace torchane::apple {
 namespace {
 
-std::mutex running;
+std::mutex one_run;
 
 // More sets of surfaces than a step uses of one program; beyond it the requests are made anew.
-constexpr size_t MOST_REQUESTS = 256;
+constexpr size_t MOST_SETS = 256;
 
 // A NaN with a payload: programs write no NaN, or the plain one.
 constexpr uint16_t MARK = 0x7EA5;
@@ -68,6 +69,34 @@ private:
     Surfaces held_;
 };
 
+SurfaceSet set_of(const Surfaces& inputs, const Surfaces& outputs) {
+    SurfaceSet set;
+    set.reserve(inputs.size() + outputs.size());
+    set.insert(set.end(), inputs.begin(), inputs.end());
+    set.insert(set.end(), outputs.begin(), outputs.end());
+    return set;
+}
+
+using Clock = std::chrono::steady_clock;
+
+// What is on the engine, for a thread that looks after it. Its own mutex: the one of runs is held while a run hangs.
+std::mutex watching;
+const Watched* watched_now = nullptr;
+Clock::time_point watched_since;
+
+class Shown {
+public:
+    explicit Shown(const Watched& run) { show(run.owner ? &run : nullptr); }
+    ~Shown() { show(nullptr); }
+
+private:
+    static void show(const Watched* run) {
+        const auto now = Clock::now();
+        std::lock_guard<std::mutex> guard(watching);
+        watched_now = run, watched_since = now;
+    }
+};
+
 // The wrapped surfaces and their places, in ascending order of the places.
 std::pair<id, id> bound(const Surfaces& surfaces, const std::vector<uint32_t>& index) {
     std::vector<size_t> order(surfaces.size());
@@ -81,7 +110,32 @@ std::pair<id, id> bound(const Surfaces& surfaces, const std::vector<uint32_t>& i
 }  // namespace
 
 void Program::run(const Surfaces& inputs, const Surfaces& outputs) {
-    std::lock_guard<std::mutex> one(running);
+    std::lock_guard<std::mutex> one(one_run);
+    run_locked(inputs, outputs);
+    known_->add(known_, inputs, outputs);
+}
+
+bool Program::run_again(const Surfaces& inputs, const Surfaces& outputs) {
+    std::lock_guard<std::mutex> one(one_run);
+    if (!is_loaded() || !known_->has(set_of(inputs, outputs))) return false;
+    run_locked(inputs, outputs);
+    return true;
+}
+
+void Program::watch(int64_t owner, std::string name, std::string key, double limit_s) {
+    std::lock_guard<std::mutex> one(one_run);
+    watched_ = {owner, std::move(name), std::move(key), limit_s, 0};
+}
+
+std::optional<Watched> running(int64_t owner) {
+    std::lock_guard<std::mutex> guard(watching);
+    if (watched_now == nullptr || watched_now->owner != owner) return std::nullopt;
+    Watched found = *watched_now;
+    found.for_s = std::chrono::duration<double>(Clock::now() - watched_since).count();
+    return found;
+}
+
+void Program::run_locked(const Surfaces& inputs, const Surfaces& outputs) {
     if (!is_loaded()) throw Fault("refused", "run", "the program is not loaded");
     if (inputs.size() != input_index.size() || outputs.size() != output_index.size())
         throw Fault("refused", "run", "the program was bound to " + std::to_string(input_index.size()) + " inputs and " +
@@ -90,18 +144,38 @@ void Program::run(const Surfaces& inputs, const Surfaces& outputs) {
     mark(outputs, output_bytes);
     {
         Lent lent(inputs, outputs);
+        Shown shown(watched_);
         evaluate(inputs, outputs);
     }
     require_written(outputs, output_bytes, output_names_);
 }
 
+bool KnownSets::has(const SurfaceSet& set) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    return sets_.contains(set);
+}
+
+void KnownSets::add(const std::shared_ptr<KnownSets>& self, const Surfaces& inputs, const Surfaces& outputs) {
+    SurfaceSet set = set_of(inputs, outputs);
+    if (has(set)) return;
+    for (const Surfaces* all : {&inputs, &outputs})
+        for (Surface* surface : *all) surface->used_by(self);
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (sets_.size() >= MOST_SETS) sets_.clear();
+    sets_.insert(std::move(set));
+}
+
+void KnownSets::forget(const Surface* surface) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    std::erase_if(sets_, [&](const SurfaceSet& set) { return std::find(set.begin(), set.end(), surface) != set.end(); });
+}
+
 id Requests::request(const std::shared_ptr<Requests>& self, const Program& program, const Surfaces& inputs, const Surfaces& outputs) {
-    std::vector<const Surface*> key(inputs.begin(), inputs.end());
-    key.insert(key.end(), outputs.begin(), outputs.end());
+    const SurfaceSet key = set_of(inputs, outputs);
     {
         std::lock_guard<std::mutex> guard(mutex_);
         if (auto found = made_.find(key); found != made_.end()) return found->second.get();
-        if (made_.size() >= MOST_REQUESTS) made_.clear();
+        if (made_.size() >= MOST_SETS) made_.clear();
     }
     for (const Surfaces* all : {&inputs, &outputs})
         for (Surface* surface : *all) surface->used_by(self);

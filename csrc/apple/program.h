@@ -8,6 +8,8 @@
 
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +29,26 @@ struct Source {
 };
 
 using Surfaces = std::vector<Surface*>;
+using SurfaceSet = std::vector<const Surface*>;
+
+// A run, for a watchdog. for_s: since when it is on the engine.
+struct Watched {
+    int64_t owner = 0;
+    std::string name, key;
+    double limit_s = 0, for_s = 0;
+};
+
+// Sets of surfaces that a program has run with, as long as all of a set live.
+class KnownSets : public SurfaceUser {
+public:
+    bool has(const SurfaceSet& set);
+    void add(const std::shared_ptr<KnownSets>& self, const Surfaces& inputs, const Surfaces& outputs);
+    void forget(const Surface* surface) override;
+
+private:
+    std::set<SurfaceSet> sets_;
+    std::mutex mutex_;
+};
 
 class Program : public std::enable_shared_from_this<Program> {
 public:
@@ -55,17 +77,29 @@ public:
     // is marked at a few places before, with a NaN that no program computes. Surfaces in the order of the ports' names in Source; their host locks are released for the
     // time of the run. One at a time in the process: overlapping runs gain nothing and hang on M1.
     void run(const Surfaces& inputs, const Surfaces& outputs);
+    // The same for surfaces that it has run with since it was loaded. False, and nothing is done, where it has not: somebody may want
+    // to look at the ports first.
+    bool run_again(const Surfaces& inputs, const Surfaces& outputs);
+    // Who looks after a run that does not return, what to call it, and how long it may take: what running() tells.
+    void watch(int64_t owner, std::string name, std::string key, double limit_s);
 
     std::vector<uint32_t> input_index, output_index;
     std::vector<size_t> output_bytes;
 
 protected:
-    explicit Program(std::vector<std::string> output_names) : output_names_(std::move(output_names)) {}
+    explicit Program(std::vector<std::string> output_names) : output_names_(std::move(output_names)), known_(std::make_shared<KnownSets>()) {}
     virtual void evaluate(const Surfaces& inputs, const Surfaces& outputs) = 0;
 
 private:
+    void run_locked(const Surfaces& inputs, const Surfaces& outputs);
+
     std::vector<std::string> output_names_;
+    Watched watched_;
+    std::shared_ptr<KnownSets> known_;
 };
+
+// The run that is on the engine now and whom it concerns, or nothing.
+std::optional<Watched> running(int64_t owner);
 
 std::shared_ptr<Program> make_memory_program(Source source);   // route A
 std::shared_ptr<Program> make_client_program(Source source);   // route A2

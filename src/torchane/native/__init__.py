@@ -40,7 +40,8 @@ def __getattr__(name: str) -> Any:
             "Build it with `pip install .` (or `make`), which needs a C++20 compiler."
         ) from error
     _choose_isa(extension)
-    return getattr(extension, name)
+    found = globals()[name] = getattr(extension, name)  # found without this function from now on: dispatches use some of them
+    return found
 
 
 @cache

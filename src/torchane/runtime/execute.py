@@ -8,6 +8,7 @@ after each step (observers.py).
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,7 +115,12 @@ class Executor:
         self.host_calls = host_calls
         self.loaded = tuple(loaded)
         self.observers = observers
-        self.frees = plan.last_uses()
+        # What a dispatch needs is prepared here: it should cost a few microseconds beside the engine's own time.
+        copies = [copy for step in plan.steps if isinstance(step, Stage) for copy in step.copies]
+        stay = {copy.value for copy in copies if copy.is_weight}
+        self.frees = tuple(tuple(name for name in names if name not in stay) for names in plan.last_uses())
+        self.shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
+        self.inputs_of = {step.inputs: _picking(step.inputs) for step in plan.steps if isinstance(step, Dispatch)}
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
         self.said: set[str] = set()
         for observer in observers:
@@ -162,16 +168,20 @@ class Executor:
                 do(index)
                 if run.numbers.reading.overflowed:
                     return [], run.numbers.reading
-                for name in free:
-                    run.release(name)
+                if free:
+                    run.release(free)
             return run.outputs(), run.numbers.reading
         finally:
-            for name in list(run.own):
-                run.release(name)
+            run.release([name for name in run.surfaces if name not in run.borrowed])
+
+
+def _picking(names: tuple[str, ...]) -> Callable[[Mapping[str, Buffer]], Sequence[Buffer]]:
+    """These entries of a dictionary, in order."""
+    return itemgetter(*names) if len(names) > 1 else lambda held: [held[name] for name in names]
 
 
 class _Run:
-    """What one call holds: host values by name, surfaces by name, and which surfaces it must give back."""
+    """What one call holds: host values by name, surfaces by name, and which of these it must not give back."""
 
     def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool, looks: bool):
         self.executor = executor
@@ -180,7 +190,7 @@ class _Run:
         self.numbers = executor.numerics.begin(executor, scale)
         self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
         self.surfaces: dict[str, Buffer] = dict(executor.weights.surfaces)
-        self.own: set[str] = set()
+        self.borrowed: set[str] = set(self.surfaces)  # the others go back to the pool
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
         self.run_program = executor.device.run
         self.generation: int | None = None  # of the weights that this run reads; None until it stages one
@@ -197,10 +207,10 @@ class _Run:
 
     def step(self, index: int) -> None:
         step = self.executor.plan.steps[index]
-        if isinstance(step, Stage):
-            self.stage(step)
-        elif isinstance(step, Dispatch):
+        if isinstance(step, Dispatch):
             self.dispatch(step)
+        elif isinstance(step, Stage):
+            self.stage(step)
         elif isinstance(step, Unstage):
             self.unstage(step)
         else:
@@ -213,6 +223,7 @@ class _Run:
         found = self.executor.pool.find(self.executor.host.address(tensor))
         if found is not None and tuple(found[0].type.shape) == layout.shape:
             self.surfaces[name], notes = found
+            self.borrowed.add(name)
             if notes["generation"] == self.executor.weights.generation:
                 self.generation = self.executor.weights.generation
             self.numbers.received(name, notes["lying"])  # type: ignore[arg-type]
@@ -228,12 +239,9 @@ class _Run:
 
     def _take(self, name: str, shape: tuple[int, ...]) -> None:
         self.surfaces[name] = self.executor.pool.take(shape)
-        self.own.add(name)
 
-    def release(self, name: str) -> None:
-        if name in self.own:
-            self.own.remove(name)
-            self.executor.pool.give(self.surfaces.pop(name))
+    def release(self, names: Sequence[str]) -> None:
+        self.executor.pool.give_all(map(self.surfaces.pop, names))
 
     def stage(self, step: Stage) -> None:
         jobs = []
@@ -250,8 +258,9 @@ class _Run:
                     self.numbers.is_staged_already(copy.value)
                     continue
                 self.surfaces[copy.value] = surface
+                self.borrowed.add(copy.value)
                 weights.staged[copy.value] = self.generation  # type: ignore[assignment]
-            elif copy.value not in self.own:
+            elif copy.value not in self.surfaces or copy.value in self.borrowed:
                 self._take(copy.value, copy.layout.shape)
             source = self.executor.host.array(self.values[copy.value])
             if copy.masks:
@@ -295,11 +304,10 @@ class _Run:
         return None
 
     def dispatch(self, step: Dispatch) -> None:
-        program = self.executor.plan.programs[step.program]
-        for name, port in zip(step.outputs, program.outputs, strict=True):
-            self._take(name, port.layout.shape)
-        inputs = [self.surfaces[name] for name in step.inputs]
-        self.numbers.run(step, inputs, [self.surfaces[name] for name in step.outputs], self.run_program)
+        surfaces, executor = self.surfaces, self.executor
+        outputs = executor.pool.take_all(executor.shapes[step.program])
+        surfaces.update(zip(step.outputs, outputs, strict=True))
+        self.numbers.run(step, executor.inputs_of[step.inputs](surfaces), outputs, self.run_program)
 
     def unstage(self, step: Unstage) -> None:
         executor = self.executor
@@ -349,7 +357,7 @@ class _Run:
                 self._look_at_what_leaves(name, count)
         lent: dict[str, Any] = {}
         for name in plan.kept_names:
-            self.own.discard(name)
+            self.borrowed.add(name)
             notes = {"generation": executor.weights.generation, "lying": self.numbers.lend(name)}
             lent[name] = executor.host.wrap(executor.pool.lend(self.surfaces[name], notes))
         return [

@@ -138,6 +138,7 @@ class _ScaledCall:
         self.executor = executor
         self.scale = scale
         self.reading = Reading()
+        self._looked_at = executor.plan.gradients - executor.unstaged
 
     def _is_gradient(self, name: str) -> bool:
         return name in self.executor.plan.gradients
@@ -160,8 +161,10 @@ class _ScaledCall:
     def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
         executor = self.executor
         run(executor.loaded[step.program], inputs, outputs)
+        if not self._looked_at:
+            return
         for name, buffer in zip(step.outputs, outputs, strict=True):
-            if self._is_gradient(name) and name not in executor.unstaged:
+            if name in self._looked_at:
                 self.reading.add(executor.named(name), *native.scan(buffer.array))
 
     def leaving(self, name: str) -> float:

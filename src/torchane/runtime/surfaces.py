@@ -7,7 +7,8 @@ address that a tensor has.
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,32 +21,41 @@ class SurfacePool:
 
     def __init__(self, device: Device):
         self.device = device
-        self._free: dict[tuple[int, ...], list[Buffer]] = {}
+        self._free: defaultdict[tuple[int, ...], list[Buffer]] = defaultdict(list)
         self._lent: dict[int, tuple[Buffer, Mapping[str, object]]] = {}
         self._lock = threading.RLock()  # a lent view may die while this thread is inside
         self.allocated_bytes = 0
 
     def take(self, shape: tuple[int, ...]) -> Buffer:
         """A surface of fp16, its contents whatever was there."""
+        return self.take_all((shape,))[0]
+
+    def take_all(self, shapes: Sequence[tuple[int, ...]]) -> list[Buffer]:
+        """One of each shape."""
+        free = self._free
         with self._lock:
-            free = self._free.get(shape)
-            if free:
-                return free.pop()
+            return [free[shape].pop() if free.get(shape) else self._allocate(shape) for shape in shapes]
+
+    def _allocate(self, shape: tuple[int, ...]) -> Buffer:
         type_ = TensorType(FP16, shape)
         buffer = self.device.allocate(type_)
-        with self._lock:
-            self.allocated_bytes += type_.size_bytes
+        self.allocated_bytes += type_.size_bytes
         return buffer
 
     def give(self, buffer: Buffer) -> None:
         """Takes a surface back."""
+        self.give_all((buffer,))
+
+    def give_all(self, buffers: Iterable[Buffer]) -> None:
+        """Takes surfaces back."""
         with self._lock:
-            self._free.setdefault(tuple(buffer.type.shape), []).append(buffer)
+            for buffer in buffers:
+                self._free[buffer.type.shape].append(buffer)  # type: ignore[index]
 
     def trim(self) -> None:
         """Frees the surfaces that nothing holds; `take` allocates anew."""
         with self._lock:
-            free, self._free = self._free, {}
+            free, self._free = self._free, defaultdict(list)
             self.allocated_bytes -= sum(buffer.type.size_bytes for buffers in free.values() for buffer in buffers)
 
     def lend(self, buffer: Buffer, notes: Mapping[str, object]) -> np.ndarray:

@@ -218,3 +218,34 @@ def test_ops_are_counted(engine):
     loaded = Loaded(engine).run().run()
     assert engine.executed == {"sub": 2, "mul": 2, "add": 2}
     assert loaded.program.stats.ops == 3
+
+
+def test_a_program_runs_again_with_surfaces_that_it_knows_and_with_no_others(engine):
+    loaded = Loaded(engine).run()
+    ready, others = loaded.program.ready, [engine.allocate(port) for port in loaded.program.inputs]
+    assert ready.run_again(loaded.inputs, loaded.outputs)
+    assert not ready.run_again(others, loaded.outputs)
+    engine.run(loaded.program, others, loaded.outputs)
+    assert ready.run_again(others, loaded.outputs)
+    engine.unload(loaded.program)
+    assert not ready.run_again(loaded.inputs, loaded.outputs)
+
+
+def test_a_surface_where_a_known_one_lay_is_not_known(engine):
+    """Its memory may be given out again, at the same address."""
+    loaded = Loaded(engine).run()
+    ready, inputs = loaded.program.ready, loaded.inputs
+    for _ in range(20):
+        loaded.inputs = inputs = [engine.allocate(port) for port in loaded.program.inputs]
+        assert not ready.run_again(inputs, loaded.outputs)
+        loaded.run()
+
+
+def test_a_buffer_without_a_surface_is_refused_by_name(engine):
+    from torchane.runtime.twin import TwinDevice
+
+    loaded = Loaded(engine).run()
+    loaded.inputs[0].array[...] += 1
+    loaded.run().run()
+    with pytest.raises(DeviceError, match="layer3: input 1 is no surface of this device"):
+        engine.run(loaded.program, [loaded.inputs[0], TwinDevice().allocate(loaded.program.inputs[1])], loaded.outputs)

@@ -23,18 +23,24 @@ from standin import HANGS, StandIn
 from torchane.runtime.ane import AneDevice, framework
 from torchane.runtime.ane.cache import CompileCache
 from test_device import Loaded
-library, folder = map(Path, sys.argv[1:])
+library, folder = map(Path, sys.argv[1:3])
 machine = StandIn(library, folder / "daemon")
 found = framework.opened([str(library)])
 device = AneDevice(found, cache=CompileCache(folder / "cache", found.build), dispatch_s=0.3)
 loaded = Loaded(device).run()
+for _ in range(int(sys.argv[3])):
+    loaded.inputs[0].array[...] += 1
+    loaded.run()
 machine.fail("evaluate", HANGS)
 loaded.run()
 """
 
 
-def test_a_hang_ends_the_process_and_is_recorded(standin_library, tmp_path):
-    done = subprocess.run([sys.executable, "-c", HANGING, str(standin_library), str(tmp_path)], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_hang_ends_the_process_and_is_recorded(standin_library, tmp_path, before):
+    """At a dispatch that is looked at, and at one that runs as others did before."""
+    command = [sys.executable, "-c", HANGING, str(standin_library), str(tmp_path), str(before)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == EXIT_CODE, done.stderr
     assert "layer3: the Neural Engine has not answered" in done.stderr and "--resume" in done.stderr
     (known,) = json.loads((tmp_path / "cache" / "hangs.json").read_text()).values()

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -44,12 +44,10 @@ VERIFY_EVERY = 1000
 WIDTH_MULTIPLE = 32
 #: Surfaces that one dispatch can have.
 MOST_SURFACES = 128
-#: Sets of surfaces that a program remembers to have checked.
-MOST_KNOWN = 1024
 #: Before a call is repeated: transient refusals, and the compiler's service, which takes some 10 s to come back.
 PAUSE_S, SERVICE_S = 0.1, 15.0
 
-_SERIAL, _SURFACE = attrgetter("serial"), attrgetter("surface")
+_SERIAL, _SURFACE, _USED = attrgetter("serial"), attrgetter("surface"), attrgetter("used")
 
 T = TypeVar("T")
 
@@ -101,7 +99,7 @@ class AneProgram:
     is_told: bool = False  # of anything about it
     seen: Seen = field(default_factory=Seen)
     runs: list[int] = field(default_factory=lambda: [0])
-    known: set[tuple[int, ...]] = field(default_factory=set)  # serials of surfaces that fit the ports
+    used: int = 0  # when it was used last, in dispatches of the device
     padded: dict[int, Any] = field(default_factory=dict)
 
 
@@ -149,7 +147,7 @@ class AneDevice:
         self._executed: Counter[str] = Counter()  # by programs that are gone
         self.verifier = Verifier()
         self._watchdog = Watchdog(self.cache.root / "hangs.json")
-        self._resident: OrderedDict[int, weakref.ref[AneProgram]] = OrderedDict()  # by id, the one used longest ago first
+        self._resident: dict[int, weakref.ref[AneProgram]] = {}  # by id
         self._lock = threading.RLock()
         self._finalizer = weakref.finalize(self, _close, self._resident, self._watchdog)
 
@@ -205,27 +203,37 @@ class AneDevice:
             raise DeviceError(f"a surface of {type.size_bytes:,} bytes cannot be had: {error}. Close other programs, or train a smaller model.") from error
 
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
-        made = self._own(program)
-        try:
-            key = (*map(_SERIAL, inputs), *map(_SERIAL, outputs))
-        except AttributeError:  # another device's
-            key = ()
+        made = program if type(program) is AneProgram else self._own(program)
         with self._lock:
-            if key not in made.known:
-                self._check_ports(made, inputs, outputs)
-                if len(made.known) >= MOST_KNOWN:
-                    made.known.clear()
-                made.known.add(key)
-            made.runs[0] += 1
-            self.counts["dispatches"] += 1
-            if made.quarantine:
-                self._run_on_twin(made, inputs, outputs)
-                return
-            self._dispatch(made, list(map(_SURFACE, inputs)), list(map(_SURFACE, outputs)))
-            made.dispatches += 1
-            made.since_load += 1
-            if self.verifies and self._is_due(made, key, inputs):
-                verify(self, made, key, inputs, outputs)
+            ready, seen, every = made.ready, made.seen, self.verify_every
+            is_due = self.verifies and (not seen.has_seen_changes or every and (made.dispatches + 1) % every == 0)
+            error = None
+            if ready is not None and not is_due and not self.equal_surfaces:
+                try:
+                    if ready.run_again(inputs, outputs):  # with surfaces that it has run with before
+                        made.runs[0] += 1
+                        made.dispatches += 1
+                        made.used = self.counts["dispatches"] = self.counts["dispatches"] + 1
+                        return
+                except AppleError as first:
+                    error = first
+            self._run_looking(made, inputs, outputs, error)
+
+    def _run_looking(self, made: AneProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer], error: AppleError | None = None) -> None:
+        """A run with all that may be due: the ports are checked, the program is loaded, the numbers are compared with the twin's.
+        error: what the first attempt came to."""
+        self._check_ports(made, inputs, outputs)
+        made.runs[0] += 1
+        made.used = self.counts["dispatches"] = self.counts["dispatches"] + 1
+        if made.quarantine:
+            self._run_on_twin(made, inputs, outputs)
+            return
+        key = (*map(_SERIAL, inputs), *map(_SERIAL, outputs))
+        self._dispatch(made, list(map(_SURFACE, inputs)), list(map(_SURFACE, outputs)), error)
+        made.dispatches += 1
+        made.since_load += 1
+        if self.verifies and self._is_due(made, key, inputs):
+            verify(self, made, key, inputs, outputs)
 
     def close(self) -> None:
         """Unloads everything."""
@@ -259,8 +267,10 @@ class AneDevice:
         )
         made.ready = ready
         made.since_load = 0
+        ready.watch(self._watchdog.owner, made.name, made.source.key, self.dispatch_s)
+        self._watchdog.runs(self.dispatch_s)
+        made.used = self.counts["dispatches"]
         self._resident[id(made)] = weakref.ref(made)
-        self._resident.move_to_end(id(made))
 
     def _compile_and_load(self, made: AneProgram, ready: Any) -> None:
         def compile() -> None:
@@ -278,7 +288,8 @@ class AneDevice:
         self.counts["loads"] += 1
 
     def _alive(self) -> list[AneProgram]:
-        return [made for held in list(self._resident.values()) if (made := held()) is not None]
+        """The loaded programs, the one used longest ago first."""
+        return sorted((made for held in list(self._resident.values()) if (made := held()) is not None), key=_USED)
 
     def drop(self, made: AneProgram) -> None:
         """Unloads a program. A refusal to do so is counted, and the program is forgotten: nothing else can be done."""
@@ -328,30 +339,27 @@ class AneDevice:
 
     # Dispatches
 
-    def _dispatch(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
-        try:
-            self.attempt(made, inputs, outputs)
-        except AppleError as first:
+    def _dispatch(self, made: AneProgram, inputs: list[Any], outputs: list[Any], error: AppleError | None) -> None:
+        if error is None:
             try:
-                self._again(made, first, lambda: self.attempt(made, inputs, outputs), lambda: self.drop(made))
-            except DeviceError as error:
-                cause = error.__cause__
-                if not isinstance(cause, AppleError) or meaning_of(cause).remedy is not Remedy.OVERFLOW:
-                    raise
-                for surface, port in zip(outputs, made.outputs, strict=True):
-                    surface.memory[: port.size_bytes].view(np.float16)[:] = math.inf
+                self.attempt(made, inputs, outputs)
+                return
+            except AppleError as first:
+                error = first
+        try:
+            self._again(made, error, lambda: self.attempt(made, inputs, outputs), lambda: self.drop(made))
+        except DeviceError as named:
+            cause = named.__cause__
+            if not isinstance(cause, AppleError) or meaning_of(cause).remedy is not Remedy.OVERFLOW:
+                raise
+            for surface, port in zip(outputs, made.outputs, strict=True):
+                surface.memory[: port.size_bytes].view(np.float16)[:] = math.inf
 
     def attempt(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
         """One run on the engine, after loading the program where it is not."""
         if made.ready is None:
             self._make_resident(made)
-        else:
-            self._resident.move_to_end(id(made))
-        self._watchdog.begin(made.name, made.source.key, self.dispatch_s)
-        try:
-            self._engine_run(made, inputs, outputs)
-        finally:
-            self._watchdog.end()
+        self._engine_run(made, inputs, outputs)
 
     def _engine_run(self, made: AneProgram, inputs: list[Any], outputs: list[Any]) -> None:
         if not self.equal_surfaces or (_are_equal(inputs) and _are_equal(outputs)):
@@ -442,13 +450,13 @@ def _unload(ready: Any, counts: Counter[str] | None = None) -> None:
             counts["failed unloads"] += 1
 
 
-def _gone(resident: "OrderedDict[int, weakref.ref[AneProgram]]", key: int, cache: CompileCache, source: Source) -> None:
+def _gone(resident: dict[int, "weakref.ref[AneProgram]"], key: int, cache: CompileCache, source: Source) -> None:
     """A program that nobody holds any more; its `ready` unloads itself as it goes."""
     if resident.pop(key, None) is not None:
         cache.release(source)
 
 
-def _close(resident: "OrderedDict[int, weakref.ref[AneProgram]]", watchdog: Watchdog) -> None:
+def _close(resident: dict[int, "weakref.ref[AneProgram]"], watchdog: Watchdog) -> None:
     watchdog.close()
     for held in list(resident.values()):
         made = held()

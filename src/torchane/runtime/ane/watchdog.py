@@ -1,11 +1,13 @@
 """A dispatch that never returns cannot be cancelled: the process ends, having said which program it was.
 
     begin(name, key, limit_s) ... end()        a thread looks at the clock; past the limit: record, message, exit code 75
+    runs(limit_s)                              from now on it looks at what the bridge says of its runs, too
 
 The record (hangs.json beside the compile cache) counts by program; the device takes a program that hung three times to
 the twin. `torchane train` writes checkpoints, so `--resume` goes on from the last one.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -13,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from torchane import native
 
 #: The process's exit code: EX_TEMPFAIL of sysexits.h, "try again".
 EXIT_CODE = 75
@@ -26,23 +30,28 @@ MOST_HANGS = 3
 
 
 class Watchdog:
-    """expire: called from its thread with the message; None ends the process."""
+    """expire: called from its thread with the message; None ends the process. owner: marks the runs that are its to look after."""
+
+    _owners = itertools.count(1)
 
     def __init__(self, record: Path | None, expire: Callable[[str], None] | None = None):
         self.record = record
         self._expire = expire or _end_process
+        self.owner = next(Watchdog._owners)
         self._current: tuple[str, str, float, float] | None = None  # name, key, since, limit
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         self._shortest_s = DISPATCH_S
 
     def begin(self, name: str, key: str, limit_s: float) -> None:
+        self.runs(limit_s)
+        self._current = (name, key, time.monotonic(), limit_s)
+
+    def runs(self, limit_s: float) -> None:
+        self._shortest_s = min(self._shortest_s, limit_s)
         if self._thread is None:
-            self._shortest_s = limit_s
             self._thread = threading.Thread(target=self._watch, name="torchane-watchdog", daemon=True)
             self._thread.start()
-        self._shortest_s = min(self._shortest_s, limit_s)
-        self._current = (name, key, time.monotonic(), limit_s)
 
     def end(self) -> None:
         self._current = None
@@ -56,12 +65,19 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(min(LOOK_S, self._shortest_s / 10)):
-            current = self._current
-            if current is not None and time.monotonic() - current[2] > current[3]:
+            name, key, limit_s, for_s = self._under_way() or ("", "", 0.0, 0.0)
+            if for_s > limit_s:
                 self._current = None
-                self._expire(self._recorded(*current))
+                self._expire(self._recorded(name, key, limit_s, for_s))
 
-    def _recorded(self, name: str, key: str, since: float, limit_s: float) -> str:
+    def _under_way(self) -> tuple[str, str, float, float] | None:
+        """Name, key, limit, and for how long."""
+        if (current := self._current) is not None:
+            name, key, since, limit_s = current
+            return name, key, limit_s, time.monotonic() - since
+        return native.apple.running(self.owner) if native.is_built() else None
+
+    def _recorded(self, name: str, key: str, limit_s: float, for_s: float) -> str:
         count = 1
         if self.record is not None:
             known = _read(self.record)
@@ -70,7 +86,7 @@ class Watchdog:
             _write(self.record, known)
         then = "From now on the twin computes it." if count >= MOST_HANGS else "Start again, a training run with --resume."
         return (
-            f"DeviceError: {name}: the Neural Engine has not answered for {time.monotonic() - since:.0f} s, and a dispatch cannot "
+            f"DeviceError: {name}: the Neural Engine has not answered for {for_s:.0f} s, and a dispatch cannot "
             f"be cancelled, so this process ends. It is hang {count} of this program on this machine. {then}"
         )
 
