@@ -1,6 +1,9 @@
 """Every exact shape has programs of its own; torch never gives up and runs eager."""
 
 import copy
+import gc
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +13,12 @@ from capture_helpers import distance, gradients
 from torch import nn
 from torch._dynamo import config as dynamo_config
 
-from torchane.capture import backend, shapes
+from torchane.capture import backend, resident, varied
 
 GRADIENT_BAR = 0.02
+
+#: Of a test that is about something else than this warning.
+MANY_SIZES = pytest.mark.filterwarnings("ignore:.*was compiled 8 times")
 
 
 class Small(nn.Module):
@@ -55,6 +61,7 @@ def train_on(count: int, dynamic: bool | None) -> int:
     return len(backend.COMPILED) - before
 
 
+@MANY_SIZES
 @pytest.mark.parametrize("dynamic", [None, False])
 def test_more_shapes_than_torchs_recompile_limit_all_run_in_programs(dynamic: bool | None) -> None:
     assert train_on(10, dynamic) == 10
@@ -64,6 +71,7 @@ def test_symbolic_graphs_are_specialised_for_every_shape() -> None:
     assert train_on(4, dynamic=True) == 4
 
 
+@MANY_SIZES
 @pytest.mark.long
 @pytest.mark.parametrize("dynamic", [None, False, True])
 def test_twenty_shapes(dynamic: bool | None) -> None:
@@ -80,14 +88,57 @@ def test_a_shape_that_comes_again_is_not_compiled_again() -> None:
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
-def test_too_many_shapes_end_in_a_named_error_with_advice(dynamic, monkeypatch) -> None:
-    monkeypatch.setattr(shapes, "MAX_SHAPES", 2)
-    compiled = torch.compile(Small(), backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+def test_graphs_beyond_the_limit_are_let_go_and_compiled_again(dynamic: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "MOST_GRAPHS", 2)
+    torch.manual_seed(0)
+    model = Small()
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+    before = len(backend.COMPILED)
+    for length in (3, 4, 5, 5, 3):
+        x = torch.randn(2, length, 8)
+        for net, call in ((model, compiled), (eager, eager)):
+            net.zero_grad()
+            call(x)[0].square().sum().backward()
+        for (name, ours), theirs in zip(gradients(model).items(), gradients(eager).values(), strict=True):
+            assert distance(ours, theirs) < GRADIENT_BAR, (name, length)
+    assert len(backend.COMPILED) - before == 4  # 3 was let go when 5 came
+    gc.collect()
+    assert len(backend.COMPILED[before:]) <= 3  # and its programs with it
+
+
+def test_a_backward_outlives_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "MOST_GRAPHS", 1)
+    model = Small()
+    compiled = torch.compile(model, backend=backend.ane, dynamic=False, options={"device": "twin"})
+    results = [compiled(torch.randn(2, length, 8))[0] for length in (3, 4)]
+    for result in results:
+        result.sum().backward()
+    assert model.up.weight.grad.isfinite().all()
+
+
+def test_memory_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "ROOM_BYTES", 1)
+    compiled = torch.compile(Small(), backend=backend.ane, dynamic=False, options={"device": "twin"})
+    before = len(backend.COMPILED)
     with torch.no_grad():
-        compiled(torch.randn(2, 3, 8))
-        compiled(torch.randn(2, 4, 8))
-        with pytest.raises(Exception, match=r"compiled for 2 different shapes.*Pad batches to a few lengths"):
-            compiled(torch.randn(2, 5, 8))
+        for length in (3, 4, 3):
+            compiled(torch.randn(2, length, 8))
+    assert len(backend.COMPILED) - before == 3
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_one_warning_says_which_dimension_varies(dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varied, "MANY", 3)
+    compiled = torch.compile(Small(), backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+    with torch.no_grad(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for length in range(3, 8):
+            compiled(torch.randn(2, length, 8))
+    texts = [str(one.message) for one in said if "was compiled" in str(one.message)]
+    assert len(texts) == 1
+    assert re.search(r"Small\.forward \(.*test_shapes.py:\d+\) was compiled 3 times: dimension 1 of x had 3 sizes, 3 to 5\.", texts[0]), texts[0]
+    assert "collate function" in texts[0]
 
 
 class Blocks(nn.Module):
@@ -230,6 +281,7 @@ def test_a_number_that_a_model_changes_itself_becomes_an_input(name: str) -> Non
     assert len(backend.COMPILED) - before <= most_graphs
 
 
+@MANY_SIZES
 @pytest.mark.parametrize("use", [lambda y, n: y[:, : n % 7 + 1], lambda y, n: torch.add(y, y, alpha=n), lambda y, n: y.repeat(n % 3 + 1, 1)])
 def test_a_number_that_is_no_operand_is_traced_for_each_of_its_values(use: Callable[..., torch.Tensor]) -> None:
     model = Counting(lambda m, x: use(m.map(x), m.seen))
@@ -254,7 +306,7 @@ class Wide(nn.Module):
 def test_a_sweep_of_more_models_than_one_may_have_shapes(are_kept: bool) -> None:
     """Models of one class share a frame."""
     kept = []
-    for width in range(shapes.MAX_SHAPES + 3):
+    for width in range(67):
         compiled = torch.compile(Wide(4 + width), backend=backend.ane)
         assert compiled(torch.randn(2, 4)).shape == (2, 4 + width)
         kept = [*kept, compiled] if are_kept else []

@@ -49,13 +49,6 @@ def test_every_name_has_a_test_here():
 # --- Dynamo ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_code_object_tells_its_compiled_versions():
-    function = lambda x: x + 1
-    assert private.cache_entries_of(function.__code__) == []
-    torch.compile(function, backend="eager", dynamic=False)(torch.ones(2))
-    assert len(private.cache_entries_of(function.__code__)) == 1
-
-
 def test_callbacks_are_called_around_a_compilation():
     said = []
     callbacks = private.callback_handler

@@ -34,6 +34,7 @@ from torchane.capture.progress import Progress, tracing
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
 from torchane.capture.report import Row, host_bytes_of, rows_of
+from torchane.capture.resident import Resident
 from torchane.capture.roles import Given, Roles, Saved, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
@@ -49,6 +50,7 @@ from torchane.capture.torch_private import (
     unset_fake_temporarily,
     use_lazy_graph_module,
 )
+from torchane.capture.varied import Varied
 from torchane.capture.watch import Watch
 from torchane.errors import TorchaneWarning, UsageError
 from torchane.native import pages
@@ -167,17 +169,23 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     _check_mode(mode)
     parsed = Options.parse(options or {})
     check_inputs(gm, example_inputs)
-    keep_shapes_exact()
+    record = keep_shapes_exact() or Varied("The graph")
     mark_float32(gm)
     inputs = given(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
 
-    def compile_exact(graph: fx.GraphModule, example_inputs: Sequence[Any], numbers: Sequence[str] = ()) -> Callable[..., Any]:
+    def compile_exact(graph: fx.GraphModule, example_inputs: Sequence[Any], numbers: Sequence[str] = ()) -> tuple[Callable[..., Any], Compiled]:
         with _no_garbage_collection():
-            return _compile(_new(parsed, inputs.with_numbers(numbers)), graph, example_inputs)
+            compiled = _new(parsed, inputs.with_numbers(numbers))
+            return _compile(compiled, graph, example_inputs), compiled
 
     if has_symbols(example_inputs) or has_numbers(gm):
-        return disable(Specialising(gm, example_inputs, compile_exact))
-    return compile_exact(share_layers(gm), example_inputs)
+        return disable(Specialising(gm, example_inputs, compile_exact, record))
+    start = time.perf_counter()
+    shared = share_layers(gm)
+    graph = Resident(lambda args: compile_exact(shared, args)).ready(example_inputs)
+    record.note([inputs.names[i] for i in range(len(inputs.names))], example_inputs)
+    record.compiled(time.perf_counter() - start)
+    return disable(graph.__call__)  # a copy of its attributes would outlive what it lets go
 
 
 @contextmanager

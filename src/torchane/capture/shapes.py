@@ -9,9 +9,11 @@ A Python float that changes at each step (an annealed weight) is an input of one
 arithmetic is done with it, and has Dynamo trace it as a constant otherwise.
 
 Symbols would cost more than they save: programs have fixed shapes anyway, and Python code that asks
-`seq_len > 1` breaks a symbolic graph apart. At MAX_SHAPES a named error says what to do.
+`seq_len > 1` breaks a symbolic graph apart. However many shapes come, the run goes on: programs used longest ago are let go
+(resident.py), and one warning says what varies (varied.py).
 """
 
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
@@ -22,37 +24,25 @@ from torch import fx
 
 from torchane.capture.inputs import name_of
 from torchane.capture.numbers import hoist_numbers
-from torchane.capture.torch_private import (
-    CompileContext,
-    FakeTensorMode,
-    TracingContext,
-    cache_entries_of,
-    dynamo_config,
-    pgo,
-    tracing,
-)
+from torchane.capture.resident import Call, HasPlans, Resident
+from torchane.capture.torch_private import CompileContext, TracingContext, dynamo_config, pgo
+from torchane.capture.varied import Varied
 from torchane.capture.watch import compiling_frame
-from torchane.errors import CaptureError
-
-#: Each shape holds programs and surfaces of its own; a model that meets more shapes needs padding or buckets.
-MAX_SHAPES = 64
 
 #: A whole number of Python that had so many values is taken for one that changes at each step.
 FEW_NUMBERS = 4
 
-Call = Callable[..., Any]
 
+def keep_shapes_exact() -> Varied | None:
+    """Called while Dynamo compiles a frame: its next shape is traced exactly, as the first was, and torch never gives it up for eager.
 
-def keep_shapes_exact() -> None:
-    """Called while Dynamo compiles a frame: its next shape is traced exactly, as the first was.
-
-    Raises CaptureError where the frame was compiled MAX_SHAPES times already for this model. Models that are gone do not
-    count, and neither do others of the same class: a sweep compiles one frame for each.
+    Gives the record of the sizes that the frame met for this model; None where Dynamo compiles nothing. Other models of the same class
+    have records of their own: a sweep compiles one frame for each.
     """
     context = CompileContext.try_get()
     codes = TracingContext.get_traced_code()
     if context is None or context.compile_id is None or not codes:
-        return  # called by hand, not by Dynamo
+        return None  # called by hand, not by Dynamo
     traced = {(code.co_filename, code.co_firstlineno, code.co_name) for code in codes}
     code = codes[0]
     model = _model_of(code)
@@ -60,12 +50,11 @@ def keep_shapes_exact() -> None:
         if (frame.filename, frame.firstlineno, frame.name) in traced:
             _forget_sizes(state.automatic_dynamic, _numbers_met.setdefault(model, {}) if model is not None else {})
     ever = context.compile_id.frame_compile_id + 1
-    if _count(code, model, ever == 1) > MAX_SHAPES:
-        raise too_many_shapes(f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})")
     if ever >= dynamo_config.recompile_limit:
         dynamo_config.recompile_limit = ever + 1
     if ever >= dynamo_config.accumulated_recompile_limit:
         dynamo_config.accumulated_recompile_limit = ever + 1
+    return _record_of(code, model, ever)
 
 
 def _forget_sizes(seen: dict[str, Any], met: dict[str, set[int]]) -> None:
@@ -90,8 +79,8 @@ _moving: set[str] = set()
 #: The whole numbers that Dynamo met in the frames of a model, by its names for them.
 _numbers_met: weakref.WeakKeyDictionary[Any, dict[str, set[int]]] = weakref.WeakKeyDictionary()
 
-#: How often each model's frame was compiled since Dynamo began with the frame.
-_compiled: dict[CodeType, weakref.WeakKeyDictionary[Any, int]] = {}
+#: The sizes that each model's frame met since Dynamo began with the frame.
+_records: weakref.WeakKeyDictionary[CodeType, "weakref.WeakKeyDictionary[Any, Varied]"] = weakref.WeakKeyDictionary()
 
 
 def _model_of(code: CodeType) -> torch.nn.Module | None:
@@ -102,23 +91,15 @@ def _model_of(code: CodeType) -> torch.nn.Module | None:
     return model if isinstance(model, torch.nn.Module) else None
 
 
-def _count(code: CodeType, model: torch.nn.Module | None, is_first: bool) -> int:
-    """Compilations of a frame for the model that runs it, this one included; for a function, those that are still there."""
-    if model is None:
-        return len(cache_entries_of(code)) + 1
-    counts = _compiled.setdefault(code, weakref.WeakKeyDictionary())
-    if is_first:
-        counts.clear()
-    counts[model] = counts.get(model, 0) + 1
-    return counts[model]
-
-
-def too_many_shapes(what: str) -> CaptureError:
-    return CaptureError(
-        f"{what} was compiled for {MAX_SHAPES} different shapes or settings, and another one came. Every shape has "
-        "its own programs and surfaces. Pad batches to a few lengths (buckets), drop the last partial batch "
-        "(drop_last=True), or call torch._dynamo.reset() to forget the shapes so far."
-    )
+def _record_of(code: CodeType, model: torch.nn.Module | None, ever: int) -> Varied:
+    """ever: how often Dynamo compiled the frame, this time included."""
+    records = _records.setdefault(code, weakref.WeakKeyDictionary())
+    if ever == 1:
+        records.clear()
+    owner = code if model is None else model
+    if owner not in records:
+        records[owner] = Varied(f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})")
+    return records[owner]
 
 
 def has_symbols(example_inputs: Sequence[Any]) -> bool:
@@ -144,18 +125,21 @@ class Specialising:
     """A Dynamo graph with symbolic sizes or numbers, compiled once for every tuple of sizes that it is called with.
 
     compile_exact(graph, inputs, names) compiles the graph for real inputs, under a tracing context of its own; names: of inputs that
-    were added after the graph's own, for numbers that only arithmetic reads.
+    were added after the graph's own, for numbers that only arithmetic reads. record: what is said where it is compiled again and again.
     """
 
-    def __init__(self, gm: fx.GraphModule, example_inputs: Sequence[Any], compile_exact: Callable[..., Call]):
+    def __init__(self, gm: fx.GraphModule, example_inputs: Sequence[Any], compile_exact: Callable[..., tuple[Call, HasPlans]], record: Varied):
         self._hoisted = hoist_numbers(gm, _is_wrapped_number, name_of)
         self._gm = gm if self._hoisted is None else self._hoisted.graph
         self._compile = compile_exact
+        self._record = record
         hoisted = frozenset[int]() if self._hoisted is None else self._hoisted.varying
-        wrapped = [_is_wrapped_number(node) for node in gm.graph.find_nodes(op="placeholder")]
+        placeholders = gm.graph.find_nodes(op="placeholder")
+        wrapped = [_is_wrapped_number(node) for node in placeholders]
+        self._names = [name_of(node) for node in placeholders]
         self._numbers = [i for i, is_number in enumerate(wrapped) if is_number and i not in hoisted]
         self._varying = [i for i, item in enumerate(example_inputs) if has_symbols([item]) and i not in hoisted]
-        self._by_sizes: dict[tuple[Any, ...], Call] = {}
+        self._by_sizes: dict[tuple[Any, ...], Resident] = {}
 
     def __call__(self, *args: Any) -> Any:
         returned: dict[int, Any] = {}
@@ -165,12 +149,16 @@ class Specialising:
             args, names = (*args, *tensors), self._hoisted.names
         numbers = {i: args[i].item() for i in self._numbers}
         sizes = (*(_size_of(args[i]) for i in self._varying), *numbers.values())
-        if sizes not in self._by_sizes:
-            if len(self._by_sizes) >= MAX_SHAPES:
-                raise too_many_shapes("A graph with symbolic sizes (dynamic=True, or a Python number that changes)")
-            with tracing(TracingContext(FakeTensorMode())):
-                self._by_sizes[sizes] = self._compile(with_numbers(self._gm, numbers), args, names)
-        results = self._by_sizes[sizes](*args)
+        graph = self._by_sizes.get(sizes)
+        is_new = graph is None
+        if graph is None:
+            exact = with_numbers(self._gm, numbers)
+            graph = self._by_sizes[sizes] = Resident(lambda args: self._compile(exact, args, names))
+        start = time.perf_counter()
+        results = graph(*args)
+        if is_new:
+            self._record.note(self._names, args)
+            self._record.compiled(time.perf_counter() - start)
         return tuple(returned.get(i, result) for i, result in enumerate(results)) if returned else results
 
 

@@ -9,7 +9,6 @@ import is imported by the function that needs it.
 # ruff: noqa: F401, I001  (imported for others, and in groups by what they are for)
 
 # Dynamo: from Python to a graph
-from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list as cache_entries_of  # the compiled versions of a code object
 from torch._dynamo import callback_handler  # .start_callbacks, .end_callbacks: lists, called around a compilation
 from torch._dynamo import config as dynamo_config  # .recompile_limit, .accumulated_recompile_limit: shapes before eager takes over
 from torch._dynamo import disable  # makes a function that Dynamo does not trace
