@@ -31,10 +31,11 @@ from torchane.mil.save import emit
 from torchane.plan import Copy, Dispatch, Plan, PortSpec, ProgramSpec, Stage
 from torchane.runtime.ane import AneDevice, framework
 from torchane.runtime.ane.cache import CompileCache
-from torchane.runtime.execute import Executor, Weights
+from torchane.runtime.execute import Executor
 from torchane.runtime.numerics import LossScaled
 from torchane.runtime.surfaces import SurfacePool
 from torchane.runtime.twin import TwinDevice
+from torchane.runtime.weights import Weights
 
 INPUTS, OUTPUTS, ROUNDS, DISPATCHES = 12, 3, 25, 500
 

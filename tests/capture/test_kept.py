@@ -46,7 +46,7 @@ def test_what_falls_behind_rests_once() -> None:
 
 
 def held_bytes(compiled: backend.Compiled) -> int:
-    return compiled.pool.allocated_bytes + sum(buffer.type.size_bytes for buffer in compiled.weights.surfaces.values())
+    return compiled.pool.allocated_bytes + sum(held.buffer.type.size_bytes for held in compiled.weights.held.values())
 
 
 def test_memory_does_not_grow_with_the_number_of_shapes(monkeypatch) -> None:

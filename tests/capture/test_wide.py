@@ -96,17 +96,17 @@ def test_blocks_of_a_weight_are_staged_once_a_step() -> None:
     model, _ = seeded(lambda: Head(70000))
     step(compile_for_twin(model), model, some_tokens(70000))
     compiled = backend.COMPILED[-1]
-    blocks = [name for name in compiled.weights.surfaces if "_rows_" in name]
+    blocks = [name for name in compiled.weights.held if "_rows_" in name]
     assert len(blocks) == 3
-    assert sorted(compiled.weights.surfaces[name].array.size for name in blocks) == [32 * 23280, 32 * 23360, 32 * 23360]
+    assert sorted(compiled.weights.held[name].buffer.array.size for name in blocks) == [32 * 23280, 32 * 23360, 32 * 23360]
     read = [
         {copied.value for one in plan.steps if isinstance(one, Stage) for copied in one.copies if "_rows_" in copied.value}
         for plan in compiled.plans.values()
     ]
     assert read == [set(blocks), set(blocks)]
-    generation = compiled.weights.generation
+    version = {compiled.weights.held[name].version for name in blocks}.pop()
     step(compile_for_twin(model), model, some_tokens(70000))
-    assert compiled.weights.generation == generation + 1
+    assert {held.version for held in compiled.weights.held.values()} == {version + 1}
 
 
 def test_blocks_leave_their_surfaces_straight_into_the_whole() -> None:
@@ -185,7 +185,7 @@ def test_a_chip_of_shorter_axes_gets_more_blocks() -> None:
     tokens = some_tokens(32000)
     assert_alike(step(compile_for_twin(model, chip="m1"), model, tokens), step(exact, exact, tokens))
     assert "aten.mm.default" not in ops_on_the_host()
-    assert sum("_rows_" in name for name in backend.COMPILED[-1].weights.surfaces) == 2
+    assert sum("_rows_" in name for name in backend.COMPILED[-1].weights.held) == 2
 
 
 def test_a_gradient_that_sums_over_more_tokens_than_a_matmul_takes_is_a_programs() -> None:

@@ -62,12 +62,13 @@ from torchane.plan.partition import by_layer
 from torchane.runtime.ane import AneDevice
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
-from torchane.runtime.execute import Executor, Weights
+from torchane.runtime.execute import Executor
 from torchane.runtime.loss_scale import LossScale, Reading
 from torchane.runtime.numerics import LossScaled, Numerics, RangeControlled
 from torchane.runtime.observers import Observer
 from torchane.runtime.range_control import RangeControl
 from torchane.runtime.surfaces import SurfacePool
+from torchane.runtime.weights import Weights
 
 
 @dataclass(frozen=True)

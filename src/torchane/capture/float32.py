@@ -17,7 +17,8 @@ from torch import fx
 from torchane.capture.tangents import ByMagnitude
 from torchane.capture.torch_private import HigherOrderOperator
 from torchane.errors import NumericsError
-from torchane.runtime.execute import Executor, NotInFp16
+from torchane.runtime.execute import Executor
+from torchane.runtime.fp16_range import NotInFp16
 
 _INSTEAD = "PyTorch computes {what} in float32 wherever that is so. Scale inputs or weights down to have programs compute it."
 

@@ -184,7 +184,10 @@ class Scheduler:
         is_exact = node in self.cut.static or base in self.data or selects(base) or self._is_absorbed(base)
         may_mask = is_exact and not {node, origin, base} & self.source.numbers
         masks = () if {node, origin, base} & self.source.numbers else self.masks.get(base, ())
-        return Copy(node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true, masks=masks)
+        return Copy(
+            node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true, masks=masks,
+            is_kept=node.name in self.roles.before.weight_layouts,
+        )  # fmt: skip
 
     def _is_absorbed(self, node: fx.Node) -> bool:
         """The host made it, and -inf may be written as what stands for it."""

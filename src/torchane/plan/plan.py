@@ -68,6 +68,8 @@ class Copy:
     softmax keeps, since -inf minus -inf is NaN. masks: factors that masks were multiplied by, whose multiples are staged so,
     too, with their signs. is_pinned: under range control, it is staged as it is. part: unstaged, it
     goes straight into a larger value, and has no tensor of its own.
+    is_weight: a parameter, whose surface lives on. A forward stages it in every run. is_kept: of a backward, whose forward staged it
+    already: it is staged again only where another run has filled the surface since (runtime/weights.py).
     """
 
     value: str
@@ -77,6 +79,7 @@ class Copy:
     is_pinned: bool = False
     part: Part | None = None
     masks: tuple[float, ...] = ()
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,5 +212,7 @@ def describe(step: Step, plan: Plan) -> str:
         return f"host     {', '.join(name for name, _ in step.ops)}"
     verb = "stage   " if isinstance(step, Stage) else "unstage "
     weights = sum(copy.is_weight for copy in step.copies)
+    kept = sum(copy.is_kept for copy in step.copies)
+    left = f", {kept} of them where they are no longer as the forward left them" if kept else ""
     shown = [copy.value for copy in step.copies if not copy.is_weight]
-    return f"{verb} {weights} weights; {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}"
+    return f"{verb} {weights} weights{left}; {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}"

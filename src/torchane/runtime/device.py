@@ -27,6 +27,10 @@ class Buffer(Protocol):
         """A writable view in the port's shape and dtype, dense, row-major, 64-byte aligned."""
         ...
 
+    def look(self) -> np.ndarray:
+        """The same for reading only: a device that keeps count of what the host wrote does not count this."""
+        ...
+
 
 @dataclass(frozen=True)
 class ProgramStats:

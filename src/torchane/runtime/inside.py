@@ -50,7 +50,7 @@ class Inside(Observer):
             if id(program) not in self._opened:
                 self._opened[id(program)] = program, Opened(spec.text, spec.blobs, spec.name, self._twin.arithmetic)
             _, opened = self._opened[id(program)]
-            values = opened.values(self._twin, [buffer.array for buffer in moment.runs[-1].inputs])
+            values = opened.values(self._twin, [buffer.look() for buffer in moment.runs[-1].inputs])
             self._look(moment, opened.function, values)
 
 

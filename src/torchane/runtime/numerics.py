@@ -47,12 +47,8 @@ class Call(Protocol):
         """A host value is about to be staged: the factor to multiply it by."""
         ...
 
-    def is_staged_already(self, weight: str) -> None:
-        """A weight's surface is read as an earlier call staged it."""
-        ...
-
     def received(self, name: str, lying: Placed) -> None:
-        """A surface that an earlier call lent comes back."""
+        """A surface is read as an earlier call filled it: one that it lent, or a weight's."""
         ...
 
     def moved(self, name: str, array: np.ndarray) -> None:
@@ -75,8 +71,12 @@ class Call(Protocol):
         """It has left: its largest stored magnitude, and counts of what is not finite, of zeros, and of all."""
         ...
 
+    def lying(self, name: str) -> Placed:
+        """How a value lies in its surface."""
+        ...
+
     def lend(self, name: str) -> Placed:
-        """A surface leaves with its value: how it lies."""
+        """The same of a surface that leaves with its value: what a hook may move."""
         ...
 
 
@@ -146,11 +146,8 @@ class _ScaledCall:
     def staged(self, copy: Copy, source: np.ndarray) -> float:
         return self.scale if self._is_gradient(copy.value) else 1.0
 
-    def is_staged_already(self, weight: str) -> None:
-        """Weights are stored as they are."""
-
     def received(self, name: str, lying: Placed) -> None:
-        """So is what was saved."""
+        """Weights and what was saved are stored as they are."""
 
     def moved(self, name: str, array: np.ndarray) -> None:
         """A copy is as good."""
@@ -165,7 +162,7 @@ class _ScaledCall:
             return
         for name, buffer in zip(step.outputs, outputs, strict=True):
             if name in self._looked_at:
-                self.reading.add(executor.named(name), *native.scan(buffer.array))
+                self.reading.add(executor.named(name), *native.scan(buffer.look()))
 
     def leaving(self, name: str) -> float:
         return 1.0 / self.scale if self._is_gradient(name) else 1.0
@@ -174,17 +171,18 @@ class _ScaledCall:
         if self._is_gradient(name):
             self.reading.add(self.executor.named(name), *read)
 
-    def lend(self, name: str) -> Placed:
+    def lying(self, name: str) -> Placed:
         return Placed()
+
+    lend = lying
 
 
 class RangeControlled:
-    """A power of two for every tensor. placed: how each weight was staged last. lent: the exponents that saved values have had."""
+    """A power of two for every tensor. lent: the exponents that saved values have had."""
 
     def __init__(self) -> None:
         self.ranges = RangeControl()
         self.loss_scale = LossScale()
-        self.placed: dict[str, Placed] = {}
         self.lent: dict[str, set[int]] = {}
 
     def begin(self, executor: Running, scale: float) -> Call:
@@ -217,12 +215,7 @@ class _ControlledCall:
     def staged(self, copy: Copy, source: np.ndarray) -> float:
         placed = staged_at(copy, source, copy.value in self.executor.plan.gradients)
         self.placed[copy.value] = placed
-        if copy.is_weight:
-            self.policy.placed[copy.value] = placed
         return math.ldexp(1.0, placed.exponent)
-
-    def is_staged_already(self, weight: str) -> None:
-        self.placed[weight] = self.policy.placed.get(weight, Placed())
 
     def received(self, name: str, lying: Placed) -> None:
         self.placed[name] = lying
@@ -252,7 +245,10 @@ class _ControlledCall:
     def left(self, name: str, read: tuple[float, int, int, int]) -> None:
         """What overflowed was run again at once."""
 
+    def lying(self, name: str) -> Placed:
+        return self.placed.get(name, Placed())
+
     def lend(self, name: str) -> Placed:
-        placed = self.placed.get(name, Placed())
+        placed = self.lying(name)
         self.policy.lent.setdefault(name, set()).add(placed.exponent)
         return placed

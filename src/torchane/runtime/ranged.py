@@ -71,7 +71,7 @@ def dispatch_in_range(
         for port in multipliers:
             port.array[0, :, 0, :] = np.ldexp(1.0, np.asarray(powers))[:, None]
         run_program(loaded, [*inputs, *multipliers], [*outputs, *statistics])
-        rows = [float(value) for port in statistics for value in port.array[0, :, 0, 0]]
+        rows = [float(value) for port in statistics for value in port.look()[0, :, 0, 0]]
         return rows, [_largest_in(buffer) for buffer in outputs]
 
     try:
@@ -82,7 +82,7 @@ def dispatch_in_range(
 
 
 def _largest_in(buffer: Buffer) -> float:
-    largest, nonfinite, _, _ = native.scan(buffer.array)
+    largest, nonfinite, _, _ = native.scan(buffer.look())
     return float("inf") if nonfinite else largest
 
 

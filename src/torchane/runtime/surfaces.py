@@ -8,12 +8,24 @@ address that a tensor has.
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from torchane.mil.types import FP16, TensorType
 from torchane.runtime.device import Buffer, Device
+from torchane.runtime.range_control import Placed
+
+
+@dataclass(frozen=True)
+class Held:
+    """A surface whose numbers outlive the run that made them. version: the number of that run; a backward takes over its forward's.
+    lying: how the numbers lie."""
+
+    buffer: Buffer
+    version: int
+    lying: Placed
 
 
 class SurfacePool:
@@ -22,7 +34,7 @@ class SurfacePool:
     def __init__(self, device: Device):
         self.device = device
         self._free: defaultdict[tuple[int, ...], list[Buffer]] = defaultdict(list)
-        self._lent: dict[int, tuple[Buffer, Mapping[str, object]]] = {}
+        self._lent: dict[int, Held] = {}
         self._lock = threading.RLock()  # a lent view may die while this thread is inside
         self.allocated_bytes = 0
 
@@ -58,21 +70,21 @@ class SurfacePool:
             free, self._free = self._free, defaultdict(list)
             self.allocated_bytes -= sum(buffer.type.size_bytes for buffers in free.values() for buffer in buffers)
 
-    def lend(self, buffer: Buffer, notes: Mapping[str, object]) -> np.ndarray:
+    def lend(self, held: Held) -> np.ndarray:
         """A view for the outside. The surface comes back by itself once nothing refers to the view."""
-        view = buffer.array[...]
+        view = held.buffer.array[...]
         address = view.__array_interface__["data"][0]
         with self._lock:
-            self._lent[address] = (buffer, notes)
+            self._lent[address] = held
         weakref.finalize(view, self._return, address).atexit = False
         return view
 
-    def find(self, address: int) -> tuple[Buffer, Mapping[str, object]] | None:
-        """The lent surface whose memory begins at an address, with the notes it was lent with."""
+    def find(self, address: int) -> Held | None:
+        """The lent surface whose memory begins at an address."""
         with self._lock:
             return self._lent.get(address)
 
     def _return(self, address: int) -> None:
         with self._lock:
-            buffer, _ = self._lent.pop(address)
-        self.give(buffer)
+            held = self._lent.pop(address)
+        self.give(held.buffer)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchane.abi.numbers import EXCLUDED, MASKED
 from torchane.capture import backend
-from torchane.runtime.execute import _with_masks_in_range
+from torchane.runtime.staging import _with_masks_in_range
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchane.errors.TorchaneWarning")
 

@@ -47,6 +47,9 @@ class TwinBuffer:
     type: TensorType
     array: np.ndarray
 
+    def look(self) -> np.ndarray:
+        return self.array
+
 
 @dataclass(frozen=True, eq=False)
 class TwinProgram:
