@@ -186,7 +186,8 @@ def _backend() -> tuple[Option, ...]:
     here = ("backend",)
     return (
         Option("device", here, "device", 'The engine where there is one, else the twin ("auto"); "twin", "ane", or an open Device.', "auto", DEVICES),
-        Option("chip", ("backend", "explain"), "text", "The target whose rules every program must meet.", "portable", show_default=True),
+        Option("chip", ("backend", "explain"), "text", "The target whose rules every program must meet, and whose predicted time decides how a step is cut: "
+               "m1, m4max, ... portable: what all take, a program for each layer.", "portable", show_default=True),
         Option("dump", here, "path", "A folder that receives every program and plan."),
         Option("arithmetic", here, "choice", 'Of the twin: "exact", or "engine", the chip\'s own.', "exact", ARITHMETICS),
         Option("ranges", here, "choice", '"on" keeps every product inside the engine\'s window by powers of two per tensor, "off" leaves it to the loss '
@@ -195,8 +196,8 @@ def _backend() -> tuple[Option, ...]:
                '"fp16" puts into programs whatever has a rule.', "auto", PRECISIONS),
         Option("cache", here, "choice", '"on" keeps lowered programs on disk for other processes (`torchane cache`).', "on", SWITCH),
         Option("progress", here, "choice", '"on" says on standard error how far compiling is, where it takes more than five seconds.', "on", SWITCH),
-        Option("partition", here, "function", "What cuts a graph into programs: a Partitioner (torchane/plan/partition.py). Nothing said: a program for each "
-               "layer."),
+        Option("partition", here, "function", "What cuts a graph into programs: a Partitioner (torchane/plan/partition.py). Nothing said: for a chip the one that "
+               "is predicted to take the least time (torchane/plan/search.py), for `portable` a program for each layer."),
         Option("observers", here, "objects", "Observers (torchane/runtime/observers.py): called before and after each step of every plan.", ()),
         Option("without", ("backend", "explain"), "names", "Passes to leave out, for debugging; refused with the reason where programs are illegal "
                "without one.", "", metavar="PASS,PASS"),

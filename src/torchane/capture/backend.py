@@ -58,7 +58,8 @@ from torchane.passes import pass_list
 from torchane.passes.respell import respell
 from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
-from torchane.plan.partition import by_layer
+from torchane.plan.constants import pricing_if_known
+from torchane.plan.search import searched
 from torchane.runtime.ane import AneDevice
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
@@ -343,10 +344,11 @@ def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Rol
     name, options, has_ranges = progress.graph, compiled.options, compiled.ranges is not None
     keeps = options.cache == "on" and not options.without  # what is made for debugging is no other process's program
     wrong = getattr(compiled.device, "wrong_ops", {})
-    stored = LoweredPrograms(default_root(), " without ".join([options.chip, *sorted(wrong)]), has_ranges) if keeps else None
-    compiler = RegionCompiler(chips.probed(chips.load(options.chip), wrong), has_ranges, stored, progress, options.without)
+    chip = chips.of_machine(options.chip)
+    stored = LoweredPrograms(default_root(), " without ".join([chip.name, *sorted(wrong)]), has_ranges) if keeps else None
+    compiler = RegionCompiler(chips.probed(chip, wrong), has_ranges, stored, progress, options.without)
     with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd's mode gives constants no values
-        planned, saved = plan_graph(name, gm, roles, compiler, options.partition or by_layer)
+        planned, saved = plan_graph(name, gm, roles, compiler, options.partition or searched, pricing_if_known(options.chip))
         rows = rows_of(name, planned.cut)
         compiled.host_bytes = max(compiled.host_bytes, host_bytes_of(planned.cut))
     progress.host_work.tell(planned.cut)

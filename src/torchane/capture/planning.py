@@ -26,7 +26,7 @@ from torchane.capture.rules import why_not
 from torchane.capture.schedule import Planned, Scheduler, Source
 from torchane.capture.tidy import fill_missing_values, leave_out_empty_tensors
 from torchane.capture.wide import Blocks, cut_wide_products
-from torchane.plan.constants import pricing_if_known
+from torchane.plan.constants import Pricing
 from torchane.plan.partition import Partitioner, by_layer
 from torchane.plan.pieces import border_in
 
@@ -44,9 +44,9 @@ class Placed:
 
 
 def plan_graph(
-    name: str, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler, partition: Partitioner = by_layer
+    name: str, module: fx.GraphModule, roles: Roles, compiler: RegionCompiler, partition: Partitioner = by_layer, cost: Pricing | None = None
 ) -> tuple[Planned, Saved]:
-    """Cuts, lowers and schedules one graph; with it, what it leaves for its backward.
+    """Cuts, lowers and schedules one graph; with it, what it leaves for its backward. cost: what the partitioner prices programs with.
 
     An op that turns out to have no legal form goes to the host with the reason, and the graph is cut again. Where every op of a
     region has one, and the region has none, it is cut in two.
@@ -55,7 +55,7 @@ def plan_graph(
     refused = dict(placed.refused)
     begins: set[fx.Node] = set()
     while True:
-        found = compiler.cut(_cut(placed, refused, begins, compiler, partition))
+        found = compiler.cut(_cut(placed, refused, begins, compiler, partition, cost))
         scheduler = Scheduler(placed.source, found, compiler.again())
         try:
             planned = scheduler.run()
@@ -97,7 +97,8 @@ def _placed(name: str, module: fx.GraphModule, roles: Roles, compiler: RegionCom
 
 
 def _cut(
-    placed: Placed, refused: Mapping[fx.Node, str], begins: Collection[fx.Node], compiler: RegionCompiler, partition: Partitioner
+    placed: Placed, refused: Mapping[fx.Node, str], begins: Collection[fx.Node], compiler: RegionCompiler, partition: Partitioner,
+    cost: Pricing | None,
 ) -> Cut:
     graph, roles = placed.source.module.graph, placed.source.roles
     return cut(
@@ -111,7 +112,7 @@ def _cut(
         own_ports=2 if compiler.ranges else 0,  # range control's
         begins=begins,
         partition=partition,
-        cost=pricing_if_known(compiler.chip.name),
+        cost=cost,
     )
 
 

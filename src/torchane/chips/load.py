@@ -14,7 +14,8 @@ from functools import cache
 from importlib import resources
 
 from torchane.chips.chip import Assumption, Certainty, Chip, Condition, Level, Limit, OpFact
-from torchane.errors import UsageError
+from torchane.chips.points import machines
+from torchane.errors import UsageError, nearest
 
 #: The safe intersection, and the target of everything that names no other.
 DEFAULT = "portable"
@@ -32,6 +33,14 @@ def load(name: str = DEFAULT) -> Chip:
     if name not in names():
         raise UsageError(f"no chip is called {name!r}. Known: {', '.join(names())}.")
     return parse_chip(tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8")))
+
+
+def of_machine(name: str) -> Chip:
+    """The chip of that name, or of a machine: "m4max" is the chip m4. Raises UsageError for a name that is neither."""
+    known = machines()
+    if name not in names() and name not in known:
+        raise UsageError(f"no chip is called {name!r}{nearest(name, (*names(), *known))}. Known: {', '.join(dict.fromkeys((*names(), *known)))}.")
+    return load(name if name in names() else known[name].chip)
 
 
 def parse_chip(data: Mapping) -> Chip:

@@ -125,17 +125,15 @@ def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[A
     build = load("torchane.models.build").build_model
     compile_step = load("torchane.capture.plans").compile_step
     step = load("torchane.plan.step")
-    captured, found = {}, []
+    found = []
     for pricing in pricings:
-        chip = points.machine(pricing.name).chip
-        if chip not in captured:
-            options = {"chip": chip, "ranges": "on"}  # an engine's arithmetic needs range control
-            captured[chip] = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options=options)
-            _require_in_programs(name, batch_size, seq_len, chip, captured[chip].share_in_programs)
-        price = step.price_step(captured[chip].plans, pricing, tokens=batch_size * seq_len)
+        options = {"chip": pricing.name, "ranges": "on"}  # an engine's arithmetic needs range control
+        captured = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options=options)
+        _require_in_programs(name, batch_size, seq_len, points.machine(pricing.name).chip, captured.share_in_programs)
+        price = step.price_step(captured.plans, pricing, tokens=batch_size * seq_len)
         found.append({
             "kind": "step", "predicted": True, "preset": name, "batch_size": batch_size, "seq_len": seq_len,
-            "memory_bytes": captured[chip].memory.to_dict(), **price.to_dict(),
+            "memory_bytes": captured.memory.to_dict(), **price.to_dict(),
         })  # fmt: skip
     return found
 

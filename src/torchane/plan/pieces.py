@@ -28,6 +28,11 @@ def in_pieces(graph: StepGraph, nodes: Sequence[str], most_ports: int) -> list[t
     return pieces
 
 
+def ports_of(graph: StepGraph, nodes: Sequence[str]) -> int:
+    """How many values a program of these nodes would read and give."""
+    return _Ports(graph).count(nodes)
+
+
 def border_in(graph: StepGraph, nodes: Sequence[str]) -> str | None:
     """The op that would begin the second half of these; None where they cannot be parted."""
     halves = _even(nodes, 2, _Ports(graph))

@@ -8,7 +8,7 @@ Reads any well-formed program: what a chip says of it is `chips.refusals`' busin
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torchane.chips.points import Layer
@@ -145,19 +145,33 @@ def _matmul(op: Op, stored: Mapping[Var, float], given: Collection[Var]) -> OpWo
         m, n = out.shape[-2:] if len(out.shape) > 1 else (1, out.shape[-1] if out.shape else 1)
         k = _macs(op) // max(out.size, 1)
         batch = out.size // max(m * n, 1)
-        x_size, y_size = _tensor(x, op.name).size, _tensor(y, op.name).size
-        if y_size == k * n:  # one y for the whole batch: its rows are one tall matrix
-            m, batch = m * batch, 1
-        elif x_size == m * k:
-            n, batch = n * batch, 1
-    by_y = Layer("linear", batch, k, n, m, 1, _bits(y, stored))
-    by_x = Layer("linear", batch, k, m, n, 1, _bits(x, stored))
+        sizes = _tensor(x, op.name).size, _tensor(y, op.name).size
+        if not _constant(x, stored) and not _constant(y, stored):
+            return OpWork(op.name, op.kind.name, (product(m, n, k, batch, sizes, (x in given, y in given)),))
+        m, n, batch = _flat(m, n, k, batch, sizes)
     if _constant(y, stored):
-        return OpWork(op.name, op.kind.name, (by_y,))
+        return OpWork(op.name, op.kind.name, (Layer("linear", batch, k, n, m, 1, _bits(y, stored)),))
     if _constant(x, stored):
-        return OpWork(op.name, op.kind.name, (by_x,))
-    weights, layer = min((y, by_y), (x, by_x), key=lambda pair: _traffic(pair[1]))
-    return OpWork(op.name, op.kind.name, (_as_matmul(layer, weights in given),))
+        return OpWork(op.name, op.kind.name, (Layer("linear", batch, k, m, n, 1, _bits(x, stored)),))
+    return OpWork(op.name, op.kind.name, (product(m, n, k, batch, (m * k, n * k), (x in given, y in given)),))
+
+
+def product(m: int, n: int, k: int, batch: int, sizes: Sequence[int], given: Sequence[bool]) -> Layer:
+    """(batch, m, k) @ (batch, k, n), both values of run time. sizes: of the two operands, as they are; given: which of them comes in.
+    What is cheaper to read again counts as the weights."""
+    m, n, batch = _flat(m, n, k, batch, sizes)
+    by_y, by_x = Layer("linear", batch, k, n, m), Layer("linear", batch, k, m, n)
+    is_given, layer = min((given[1], by_y), (given[0], by_x), key=lambda pair: _traffic(pair[1]))
+    return _as_matmul(layer, is_given)
+
+
+def _flat(m: int, n: int, k: int, batch: int, sizes: Sequence[int]) -> tuple[int, int, int]:
+    """m, n and batch: one operand for the whole batch makes the rows of the other one tall matrix."""
+    if sizes[1] == k * n:
+        return m * batch, n, 1
+    if sizes[0] == m * k:
+        return m, n * batch, 1
+    return m, n, batch
 
 
 def _as_matmul(layer: Layer, is_given: bool) -> Layer:
