@@ -60,7 +60,6 @@ from torchane.plan import Plan
 from torchane.plan.dump import dump_plan
 from torchane.plan.constants import pricing_if_known
 from torchane.plan.search import searched
-from torchane.runtime.ane import AneDevice
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
 from torchane.runtime.execute import Executor
@@ -85,8 +84,7 @@ class Options(options.record("BackendOptions", "backend")):  # type: ignore[misc
         return made
 
     def wants_ranges(self, device: Device) -> bool:
-        arithmetic = getattr(device, "arithmetic", None)  # a real engine has no choice of it
-        return self.ranges == "on" or (self.ranges == "auto" and arithmetic in (None, "engine"))
+        return self.ranges == "on" or (self.ranges == "auto" and device.arithmetic == "engine")
 
 
 @dataclass(eq=False)
@@ -94,7 +92,7 @@ class Compiled:
     """One captured graph with its backward: what tests, reports and `explain` look into. observers: of every step of its plans."""
 
     options: Options
-    device: Any
+    device: Device
     pool: SurfacePool
     inputs: Given
     numerics: Numerics
@@ -244,8 +242,7 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
 
 def _new(options: Options, inputs: Given) -> Compiled:
     device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
-    if isinstance(device, AneDevice):
-        device.respell = respell
+    device.respell = respell
     pool = SurfacePool(device)
     numerics = RangeControlled() if options.wants_ranges(device) else LossScaled()
     compiled = Compiled(options, device, pool, inputs, numerics, list(options.observers))
@@ -343,7 +340,7 @@ def _with_own_gradients(compiled: Compiled, execute: Executor, args: list[Any]) 
 def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Roles) -> Planned:
     name, options, has_ranges = progress.graph, compiled.options, compiled.ranges is not None
     keeps = options.cache == "on" and not options.without  # what is made for debugging is no other process's program
-    wrong = getattr(compiled.device, "wrong_ops", {})
+    wrong = compiled.device.wrong_ops
     chip = chips.of_machine(options.chip)
     stored = LoweredPrograms(default_root(), " without ".join([chip.name, *sorted(wrong)]), has_ranges) if keeps else None
     compiler = RegionCompiler(chips.probed(chip, wrong), has_ranges, stored, progress, options.without)

@@ -18,7 +18,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
         machine = request.getfixturevalue("machine")
         found = framework.opened([str(machine.path)])
         cache = CompileCache(request.getfixturevalue("tmp_path") / "cache", found.build)
-        on_standin = AneDevice(found, request.param, cache=cache, patience=0.0)
+        on_standin = AneDevice(found, request.param, cache=cache, patience=0.0, most_loaded=3)
         yield on_standin
         on_standin.close()
         assert not machine.loaded

@@ -216,6 +216,117 @@ def test_surfaces_that_do_not_fit_the_ports_are_refused(device: Device, ports: o
         device.run(ready, *ports(*buffers(device, ready)))  # type: ignore[operator]
 
 
+def added(value: float) -> Program:
+    b = Builder()
+    return b.program(b.add(x=b.input("a0_x", (1, 8, 1, 32)), y=value, name="z0_y"))
+
+
+def test_the_arithmetic_and_the_limits_are_declared(device: Device) -> None:
+    assert device.arithmetic in ("exact", "engine")
+    limits = device.limits
+    assert limits.loaded_programs is None or limits.loaded_programs > 0
+    assert limits.ports is None or limits.ports >= 60
+    assert limits.row_multiple >= 1
+    assert not device.wrong_ops
+
+
+def test_a_program_beyond_the_limits_is_refused_with_its_name_and_the_number(device: Device) -> None:
+    limits = device.limits
+    if limits.ports is not None:
+        b = Builder()
+        inputs = [b.input(f"a{i:03d}_x", (1, 4, 1, 32)) for i in range(limits.ports)]
+        with pytest.raises(DeviceError, match=f"layer7.*{limits.ports + 1} ports"):
+            load(device, b.program(b.add(x=inputs[0], y=inputs[-1], name="z0_y")), "layer7")
+    if limits.row_multiple > 1:
+        b = Builder()
+        with pytest.raises(DeviceError, match=f"layer7.*a0_x.*multiple of {limits.row_multiple}"):
+            load(device, b.program(b.add(x=b.input("a0_x", (1, 4, 1, limits.row_multiple + 1)), y=1.0, name="z0_y")), "layer7")
+
+
+def test_programs_beyond_the_cap_are_loaded_when_they_run(device: Device) -> None:
+    """And the numbers are those of a device with room for all."""
+    cap, before = device.limits.loaded_programs, device.loaded
+    programs = [load(device, added(value), f"layer{value}") for value in range(1, 6)]
+    assert device.loaded == (before + 5 if cap is None else min(cap, before + 5))
+    x, y = device.allocate(surface(1, 8, 1, 32)), device.allocate(surface(1, 8, 1, 32))
+    for _ in range(2):
+        for value, program in enumerate(programs, 1):
+            device.run(program, [x], [y])
+            assert (y.array == value).all()
+            assert cap is None or device.loaded <= cap
+
+
+def test_an_unloaded_program_runs_again(device: Device) -> None:
+    program = load(device, added(1))
+    surfaces = [device.allocate(surface(1, 8, 1, 32)) for _ in range(2)]
+    for _ in range(2):
+        device.run(program, surfaces[:1], surfaces[1:])
+        assert (surfaces[1].array == 1).all()
+        surfaces[1].array[...] = 0
+        device.unload(program)
+        device.unload(program)
+
+
+def test_what_is_submitted_is_carried_out_in_order_until_it_is_waited_for(device: Device) -> None:
+    programs = [load(device, added(value)) for value in (1, 2, 4)]
+    surfaces = [device.allocate(surface(1, 8, 1, 32)) for _ in range(4)]
+    submitted = [device.submit(program, [x], [y]) for program, (x, y) in zip(programs, pairwise(surfaces), strict=True)]
+    device.wait(submitted[-1])
+    assert [int(buffer.array[0, 0, 0, 0]) for buffer in surfaces] == [0, 1, 3, 7]
+    for one in submitted:
+        device.wait(one)
+
+
+def test_a_run_comes_after_what_was_submitted_before_it(device: Device) -> None:
+    doubled, surfaces = load(device, added(1)), [device.allocate(surface(1, 8, 1, 32)) for _ in range(9)]
+    for source, target in pairwise(surfaces[:-1]):
+        device.submit(doubled, [source], [target])
+    device.run(doubled, surfaces[-2:-1], surfaces[-1:])
+    assert (surfaces[-1].array == 8).all()
+
+
+def test_a_submitted_run_that_fails_says_so_and_those_behind_it_are_not_carried_out(device: Device) -> None:
+    first, second = load(device, added(1), "layer7"), load(device, added(2), "layer8")
+    x, y, z = (device.allocate(surface(1, 8, 1, 32)) for _ in range(3))
+    failing, behind = device.submit(first, [x, x], [y]), device.submit(second, [y], [z])
+    with pytest.raises(DeviceError, match="layer7 has 1 inputs|layer7.*input"):
+        device.wait(failing)
+    with pytest.raises(DeviceError, match="layer8: it was not run, since layer7, which was submitted before it, failed"):
+        device.wait(behind)
+    assert not z.array.any()
+    device.run(first, [x], [y])
+    device.wait(device.submit(second, [y], [z]))
+    assert (z.array == 3).all()
+
+
+def test_the_next_run_raises_what_nobody_waited_for(device: Device) -> None:
+    program = load(device, added(1), "layer7")
+    x, y = device.allocate(surface(1, 8, 1, 32)), device.allocate(surface(1, 8, 1, 32))
+    device.submit(program, [], [y])
+    with pytest.raises(DeviceError, match="layer7"):
+        device.run(program, [x], [y])
+    device.run(program, [x], [y])
+    assert (y.array == 1).all()
+
+
+def test_a_surface_may_be_larger_than_its_type(device: Device) -> None:
+    type_ = surface(1, 8, 1, 32)
+    assert device.allocate(type_).capacity_bytes >= type_.size_bytes
+    x, y = device.allocate(type_, capacity_bytes=200_000), device.allocate(type_, capacity_bytes=1)
+    assert x.capacity_bytes >= 200_000
+    assert y.capacity_bytes >= type_.size_bytes
+    assert x.type == type_ and x.array.shape == type_.shape
+    assert x.array.flags.c_contiguous and x.array.ctypes.data % 64 == 0 and not x.array.any()
+    device.run(load(device, added(1)), [x], [y])
+    assert (y.array == 1).all()
+
+
+def test_who_only_looks_sees_what_the_array_holds(device: Device) -> None:
+    buffer = device.allocate(surface(1, 8, 1, 32))
+    buffer.array[...] = 3
+    assert np.array_equal(buffer.look(), buffer.array)
+
+
 def test_a_surface_holds_fp16(device: Device) -> None:
     program = parse(HEAD + '{ func main<ios18>(tensor<fp32, [1, 8, 1, 32]> x) { tensor<fp32, [1, 8, 1, 32]> y = exp(x = x)[name = string("y")]; } -> (y); }')
     with pytest.raises(TorchaneError, match="fp32"):

@@ -12,6 +12,7 @@ from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import Program, literal
 from torchane.mil.name_constants import name_constants
 from torchane.mil.text import to_text
+from torchane.runtime.device import Limits
 from torchane.runtime.twin import TwinDevice, load_program
 
 
@@ -137,3 +138,10 @@ def test_a_pad_puts_its_number_around(pad: tuple[int, ...]) -> None:
         assert np.array_equal(got, wanted[var.name]), var.name
     with pytest.raises(DeviceError, match="it pads by reflect"):
         load_program(b.program(b.pad(x=y, pad=(0, 0, 0, 0, 1, 1), mode="reflect")), "test")
+
+
+def test_with_a_chip_it_has_the_chips_limits() -> None:
+    chip = chips.load("portable")
+    limits = TwinDevice(chip).limits
+    assert (limits.ports, limits.row_multiple) == (chip.limit("surfaces"), chip.limit("port_row_multiple"))
+    assert TwinDevice().limits == Limits()

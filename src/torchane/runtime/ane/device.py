@@ -26,7 +26,7 @@ from torchane import native
 from torchane.errors import AppleError, DeviceError, TorchaneError, TorchaneWarning
 from torchane.mil.check import check
 from torchane.mil.ir import Program
-from torchane.mil.types import FP16, TensorType
+from torchane.mil.types import TensorType
 from torchane.runtime.ane.cache import CompileCache, default_root
 from torchane.runtime.ane.framework import Framework, require_route
 from torchane.runtime.ane.policies import Meaning, Remedy, meaning_of
@@ -34,7 +34,8 @@ from torchane.runtime.ane.source import Source, places, source_of
 from torchane.runtime.ane.trust import Seen, verify
 from torchane.runtime.ane.verify import Verifier
 from torchane.runtime.ane.watchdog import COMPILE_S, DISPATCH_S, MOST_HANGS, Watchdog
-from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
+from torchane.runtime.device import Buffer, Limits, LoadedProgram, ProgramStats, Submitted, require_surface
+from torchane.runtime.submissions import Submissions
 from torchane.runtime.twin import TwinProgram, load_program, read_program
 
 #: Programs that one process may have loaded: 126 to 128 were counted on M4 Max and M5 Max; some are left for others.
@@ -59,12 +60,16 @@ class AneBuffer:
     __slots__ = ("__weakref__", "_view", "serial", "surface", "type", "version")
     _serials = iter(range(1 << 62))
 
-    def __init__(self, type: TensorType, route: str):
+    def __init__(self, type: TensorType, route: str, capacity_bytes: int = 0):
         self.type = type
-        self.surface = native.apple.Surface(route, type.size_bytes)
+        self.surface = native.apple.Surface(route, max(type.size_bytes, capacity_bytes))
         self.serial = next(AneBuffer._serials)
         self.version = 0
         self._view: np.ndarray | None = None
+
+    @property
+    def capacity_bytes(self) -> int:
+        return int(self.surface.capacity_bytes)
 
     @property
     def array(self) -> np.ndarray:
@@ -140,7 +145,6 @@ class AneDevice:
         self.dispatch_s = dispatch_s
         self.patience = patience
         self.wrong_ops = dict(wrong_ops or {})
-        #: Writes a program in other ops, for one whose numbers are wrong; handed in by the compiler, which the runtime does without.
         self.respell: Callable[[Program], Program] | None = None
         self.counts: Counter[str] = Counter()  # compiles, loads, unloads, dispatches, verified, retries, quarantined
         self._held: weakref.WeakSet[AneProgram] = weakref.WeakSet()
@@ -149,7 +153,16 @@ class AneDevice:
         self._watchdog = Watchdog(self.cache.root / "hangs.json")
         self._resident: dict[int, weakref.ref[AneProgram]] = {}  # by id
         self._lock = threading.RLock()
+        self._submissions = Submissions(self.run)
         self._finalizer = weakref.finalize(self, _close, self._resident, self._watchdog)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.most_loaded, MOST_SURFACES, WIDTH_MULTIPLE)
+
+    @property
+    def loaded(self) -> int:
+        return len(self._alive())
 
     @property
     def executed(self) -> Mapping[str, int]:
@@ -172,17 +185,18 @@ class AneDevice:
             raise DeviceError(f"{name}: the Neural Engine is not given this program. {error}") from error
         twin = load_program(program, name, "engine")
         input_names, output_names = (tuple(var.name for var in ports) for ports in (program.inputs, program.outputs))
-        for port, port_name in zip((*twin.inputs, *twin.outputs), (*input_names, *output_names)):
-            _require_port(port, name, port_name)
-        if len(twin.inputs) + len(twin.outputs) > MOST_SURFACES:
-            raise DeviceError(f"{name}: it has {len(twin.inputs) + len(twin.outputs)} ports, and a dispatch takes {MOST_SURFACES} surfaces.")
+        self.limits.require(name, dict(zip((*input_names, *output_names), (*twin.inputs, *twin.outputs), strict=True)))
         source = source_of(text, blobs, self.framework.architecture)
         made = AneProgram(name, twin.inputs, twin.outputs, twin.stats, source, twin, input_names, output_names)
         with self._lock:
             if self._watchdog.hangs(source.key) >= MOST_HANGS:
                 self.quarantine(made, f"it has hung {self._watchdog.hangs(source.key)} times on this machine")
             else:
-                self._make_resident(made)
+                if len(self._alive()) < self.most_loaded:
+                    self._make_resident(made)
+                else:  # it gets its place at its first run; a refusal to compile is told now
+                    self._compiled(made)
+                    self.cache.release(source)
         self._held.add(made)
         gone = weakref.finalize(made, _gone, self._resident, id(made), self.cache, source)
         counted = weakref.finalize(made, lambda total, stats, runs: total.update(_ops_run(stats, runs)), self._executed, made.stats, made.runs)
@@ -194,16 +208,17 @@ class AneDevice:
         with self._lock:
             self.drop(self._own(program))
 
-    def allocate(self, type: TensorType) -> AneBuffer:
-        if not isinstance(type, TensorType) or type.dtype is not FP16 or not type.is_fixed:
-            raise DeviceError(f"a surface is a {type}; the engine computes with fp16 tensors of fixed shape.")
+    def allocate(self, type: TensorType, *, capacity_bytes: int = 0) -> AneBuffer:
+        require_surface(type, "a surface")
         try:
-            return AneBuffer(type, self.route)
+            return AneBuffer(type, self.route, capacity_bytes)
         except AppleError as error:
             raise DeviceError(f"a surface of {type.size_bytes:,} bytes cannot be had: {error}. Close other programs, or train a smaller model.") from error
 
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         made = program if type(program) is AneProgram else self._own(program)
+        if not self._submissions.is_idle:
+            self._submissions.drain()
         with self._lock:
             ready, seen, every = made.ready, made.seen, self.verify_every
             is_due = self.verifies and (not seen.has_seen_changes or every and (made.dispatches + 1) % every == 0)
@@ -235,6 +250,12 @@ class AneDevice:
         if self.verifies and self._is_due(made, key, inputs):
             verify(self, made, key, inputs, outputs)
 
+    def submit(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> Submitted:
+        return self._submissions.submit(program, inputs, outputs)
+
+    def wait(self, submitted: Submitted) -> None:
+        self._submissions.wait(submitted)
+
     def close(self) -> None:
         """Unloads everything."""
         with self._lock:
@@ -248,17 +269,13 @@ class AneDevice:
         """Loads a program, after unloading the one used longest ago where there are too many."""
         for older in self._alive()[: max(0, len(self._resident) + 1 - self.most_loaded)]:
             self.drop(older)
-        folder = self.cache.prepare(made.source)
-        weights = [(path, data) for path, data in made.source.weights.items()]
-        text = made.source.text.encode()
-        ready = self._with_remedy(made, lambda: native.apple.make(self.route, str(folder), text, weights, list(made.input_names), list(made.output_names)))
-        if ready.directory != str(folder):
-            self.cache.rewrite(made.source, Path(ready.directory))
+        ready = self._compiled(made)
         self._watchdog.begin(made.name, made.source.key, COMPILE_S)
         try:
-            self._compile_and_load(made, ready)
+            self._with_remedy(made, ready.load, lambda: self._compile(made, ready, anew=True))
         finally:
             self._watchdog.end()
+        self.counts["loads"] += 1
         attributes = ready.attributes()
         ready.bind(
             places(made.input_names, False, attributes, made.name),
@@ -272,20 +289,31 @@ class AneDevice:
         made.used = self.counts["dispatches"]
         self._resident[id(made)] = weakref.ref(made)
 
-    def _compile_and_load(self, made: AneProgram, ready: Any) -> None:
+    def _compiled(self, made: AneProgram) -> Any:
+        """The program's form in the framework, compiled and not yet loaded."""
+        folder = self.cache.prepare(made.source)
+        weights = [(path, data) for path, data in made.source.weights.items()]
+        text = made.source.text.encode()
+        ready = self._with_remedy(made, lambda: native.apple.make(self.route, str(folder), text, weights, list(made.input_names), list(made.output_names)))
+        if ready.directory != str(folder):
+            self.cache.rewrite(made.source, Path(ready.directory))
+        self._watchdog.begin(made.name, made.source.key, COMPILE_S)
+        try:
+            if not ready.is_compiled():
+                self._compile(made, ready)
+        finally:
+            self._watchdog.end()
+        return ready
+
+    def _compile(self, made: AneProgram, ready: Any, anew: bool = False) -> None:
         def compile() -> None:
             self.counts["compiles"] += 1
             ready.compile()
 
-        def rebuild() -> None:
+        if anew:
             ready.purge()
             self.cache.rewrite(made.source, Path(ready.directory))
-            self._with_remedy(made, compile)
-
-        if not ready.is_compiled():
-            self._with_remedy(made, compile)
-        self._with_remedy(made, ready.load, rebuild)
-        self.counts["loads"] += 1
+        self._with_remedy(made, compile)
 
     def _alive(self) -> list[AneProgram]:
         """The loaded programs, the one used longest ago first."""
@@ -421,15 +449,6 @@ class AneDevice:
 
 def _are_equal(surfaces: list[Any]) -> bool:
     return len({surface.capacity_bytes for surface in surfaces}) <= 1
-
-
-def _require_port(port: TensorType, program: str, name: str) -> None:
-    width = port.shape[-1] if port.shape else 0
-    if width % WIDTH_MULTIPLE:  # type: ignore[operator]
-        raise DeviceError(
-            f"{program}: the port {name} is {port}, and its last axis must be a multiple of {WIDTH_MULTIPLE}: with other rows engines "
-            "give zeros or refuse to run. Pad it."
-        )
 
 
 def _ops_run(stats: ProgramStats, runs: list[int]) -> dict[str, int]:

@@ -9,9 +9,11 @@ number of threads. Reference: mil/evaluate.py.
 """
 
 import math
+import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,8 @@ from torchane.mil.ir import Arg, Literal, Op, Program, Var
 from torchane.mil.text import parse
 from torchane.mil.types import FP16, TensorType
 from torchane.native import pages
-from torchane.runtime.device import Buffer, LoadedProgram, ProgramStats
+from torchane.runtime.device import Buffer, Limits, LoadedProgram, ProgramStats, Submitted, require_surface
+from torchane.runtime.submissions import Submissions
 from torchane.runtime.twin.arena import ALIGNMENT, place_scratch
 from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, dense_strides, new
 from torchane.runtime.twin.chain import Micro
@@ -46,6 +49,7 @@ class TwinBuffer:
 
     type: TensorType
     array: np.ndarray
+    capacity_bytes: int
 
     def look(self) -> np.ndarray:
         return self.array
@@ -66,6 +70,9 @@ class TwinDevice:
     """Runs programs one at a time; may be used from any thread. With a chip, refuses what that chip refuses."""
 
     name = "twin"
+    #: Its numbers are right by definition.
+    wrong_ops: Mapping[str, str] = MappingProxyType({})
+    respell: Callable[[Program], Program] | None = None
 
     def __init__(self, chip: Chip | None = None, arithmetic: str = "exact"):
         if arithmetic not in ARITHMETICS:
@@ -76,6 +83,19 @@ class TwinDevice:
             require_known(chip)
             prepare()
         self._executor = native.Executor()
+        self._held: weakref.WeakSet[TwinProgram] = weakref.WeakSet()
+        self._submissions = Submissions(self.run)
+
+    @property
+    def limits(self) -> Limits:
+        """The chip's, where there is one; `load` refuses what breaks them with the chip's other rules. Memory alone ends the number of programs."""
+        if self.chip is None:
+            return Limits()
+        return Limits(None, self.chip.limit("surfaces"), self.chip.limit("port_row_multiple"))
+
+    @property
+    def loaded(self) -> int:
+        return len(self._held)
 
     @property
     def executed(self) -> Mapping[str, int]:
@@ -90,13 +110,20 @@ class TwinDevice:
                 require_legal(program, self.chip)
         except TorchaneError as error:
             raise DeviceError(f"{name}: the twin cannot load this program. {error}") from error
-        return load_program(program, name, self.arithmetic)
+        made = load_program(program, name, self.arithmetic)
+        self._held.add(made)
+        return made
 
-    def allocate(self, type: TensorType) -> TwinBuffer:
-        _require_fp16(type, "a surface")
-        return TwinBuffer(type, pages.zeros(type.shape, np.float16))  # type: ignore[arg-type]
+    def allocate(self, type: TensorType, *, capacity_bytes: int = 0) -> TwinBuffer:
+        require_surface(type, "a surface")
+        if capacity_bytes <= type.size_bytes:
+            return TwinBuffer(type, pages.zeros(type.shape, np.float16), type.size_bytes)  # type: ignore[arg-type]
+        memory = pages.zeros((-(-capacity_bytes // 2),), np.float16)
+        return TwinBuffer(type, memory[: type.size].reshape(type.shape), memory.nbytes)  # type: ignore[arg-type]
 
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        if not self._submissions.is_idle:
+            self._submissions.drain()
         if not isinstance(program, TwinProgram):
             raise DeviceError(f"{program.name} was loaded by another device. Load it on the twin to run it there.")
         self.run_arrays(program, [b.array for b in inputs], [b.array for b in outputs])
@@ -104,6 +131,12 @@ class TwinDevice:
     def run_arrays(self, program: TwinProgram, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """`run` on arrays of the ports' shapes: dense fp16, wherever they lie."""
         self._executor.run(program.tape, inputs, outputs)
+
+    def submit(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> Submitted:
+        return self._submissions.submit(program, inputs, outputs)
+
+    def wait(self, submitted: Submitted) -> None:
+        self._submissions.wait(submitted)
 
     def unload(self, program: LoadedProgram) -> None:
         """A program takes memory of the host alone, and gives it back when nobody holds it."""
@@ -236,12 +269,7 @@ class _Loader:
 
     def _require(self, value: Var | Literal, what: str) -> None:
         named = f"{self.name}: {what} {value.name}" if isinstance(value, Var) and what == "input" else f"{self.name}: {what}"
-        _require_fp16(value.type, named)
-
-
-def _require_fp16(type_: object, what: str) -> None:
-    if not isinstance(type_, TensorType) or type_.dtype is not FP16 or not type_.is_fixed:
-        raise DeviceError(f"{what} is a {type_}; the twin computes with fp16 tensors of fixed shape, as an engine does.")
+        require_surface(value.type, named)
 
 
 def _weights(blobs: Mapping[str, bytes], path: str) -> BlobFile:
