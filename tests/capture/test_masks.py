@@ -24,11 +24,31 @@ def with_sdpa(q, k, v, seen, low):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=4 / q.shape[-1] ** 0.5)
 
 
+def added(q, k, v, seen, low):
+    return (q @ k.transpose(-1, -2) * 4 / q.shape[-1] ** 0.5 + (1.0 - seen.float()) * low).softmax(-1) @ v
+
+
+def subtracted(q, k, v, seen, low):
+    return (q @ k.transpose(-1, -2) * 4 / q.shape[-1] ** 0.5 - low * (1.0 - seen.float())).softmax(-1) @ v
+
+
+def added_twice(q, k, v, seen, low):
+    """A causal mask and one of padding, each of them with -1e4, as old BERTs and GPTs have them: what both leave out has -2e4."""
+    causal = torch.ones(seen.shape[-2:]).tril()
+    scores = q @ k.transpose(-1, -2) * 4 / q.shape[-1] ** 0.5 + (1 - causal) * low
+    return (scores + (1.0 - seen[..., -1:, :].float()) * low).log_softmax(-1).exp() @ v
+
+
 WAYS = {
     "sdpa, bool": (with_sdpa, None),
     "sdpa, -inf": (with_sdpa, -torch.inf),
     "written out, -1e9": (written_out, -1e9),
     "written out, finfo.min": (written_out, LOWEST),
+    "sdpa, -1e4": (with_sdpa, -1e4),
+    "added, -1e4": (added, -1e4),
+    "added, -1e5": (added, -1e5),
+    "subtracted, 1e4": (subtracted, 1e4),
+    "added twice, -1e4": (added_twice, -1e4),
 }
 
 
@@ -88,6 +108,28 @@ def test_a_row_of_finite_lowest_numbers_is_even_as_in_the_plain_formula():
             attend(*leaves, seen, LOWEST).sum().backward()
         found.append(leaves[2].grad)
     assert distance(*found) < 8 * 2**-11
+
+
+def test_a_mask_that_is_given_may_leave_rows_out_with_a_number_that_float32_adds():
+    """-1e4 plus a score has no digits of the score in fp16. A learned bias is no mask."""
+    torch._dynamo.reset()
+    layer, bias = nn.Linear(8, 8), nn.Parameter(torch.randn(16, 16))
+    x, mask = torch.randn(2, 16, 8), torch.zeros(2, 16, 16)
+    mask[:, 3], mask[:, 5], mask[:, 5, :8] = -1e4, 20.0, 30.0
+    compiled = compile_for_twin(lambda x, mask: (layer(x) @ x.mT + bias + mask).softmax(-1) @ x)
+    got, want = compiled(x, mask), (layer(x) @ x.mT + bias + mask).softmax(-1) @ x
+    for gradient, right in zip(*(torch.autograd.grad(y.square().sum(), [bias, layer.weight]) for y in (got, want)), strict=True):
+        assert distance(gradient, right) < 8 * 2**-11
+    assert distance(got, want) < 8 * 2**-11
+
+
+def test_a_mask_of_minus_1e9_keeps_its_rows_even():
+    """float32 has no digits of a score beside -1e9, and neither have we."""
+    torch._dynamo.reset()
+    layer, x, mask = nn.Linear(8, 8), torch.randn(16, 8), torch.zeros(16, 16)
+    mask[3] = -1e9
+    got = compile_for_twin(lambda x, mask: (layer(x) @ x.T * 0.3 + mask).softmax(-1))(x, mask)
+    torch.testing.assert_close(got[3], torch.full((16,), 1 / 16), rtol=1e-3, atol=0)
 
 
 def test_scores_without_a_mask_or_with_a_causal_one_cost_nothing_more():

@@ -12,6 +12,8 @@ import numpy as np
 FP16_MAX = 65504.0
 FP16_SMALLEST = 2.0**-24
 FP16_SMALLEST_NORMAL = 2.0**-14
+#: A tensor whose numbers all lie below has at most four of fp16's digits, an error of 3 % and more.
+FAINT = 2.0**-20
 
 #: The largest finite sum of products that an engine gives: every chip measured so far (chips/portable.toml, limit
 #: accumulator_ceiling). A sum that reaches 32768 on its way is an infinity.

@@ -23,7 +23,7 @@ from torch import fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips, options
-from torchane.capture.float32 import BackwardOrFloat32, OrFloat32
+from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
 from torchane.capture.kept import Kept, Recent
@@ -309,10 +309,11 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
     planned = _plan(compiled, progress, gm, roles)
     execute = _executor(compiled, gm, planned, progress)
     positions = [placeholders.index(name) for name in tangents]
+    strict = is_repeatable(gm)
 
     def in_programs(held: Sequence[Any], scale: LossScale | None) -> list[Any]:
         largest = max((largest_of(held[i]) for i in positions), default=0.0)
-        return compiled.numerics.backward(largest, lambda factor: execute(held, factor), scale, strict=True)
+        return compiled.numerics.backward(largest, lambda factor: execute(held, factor, strict=strict), scale, strict=True)
 
     apart = ByMagnitude(positions, bool(gradients_of(gm.graph, compiled.inputs.raw)), in_programs)
     run = BackwardOrFloat32(execute, gm, apart, is_proportional(compiled.rows))

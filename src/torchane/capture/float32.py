@@ -2,25 +2,30 @@
 
     forward's programs ──► NotInFp16: the input x holds NaN ──► the captured graph, on the host, in float32
     backward ──► it was given float32, or overflows at every loss scale ──► its graph, on the host, in float32
+    either ──► a result is 0 or below 2^-20 throughout, and not in float32 (faint.py) ──► likewise
 Programs join and cut rows by products with constant zeros and ones, and 0 x NaN is NaN, so an infinity in one sample spoils others. Whoever
 compiles a model may rely on what eager gives, for the samples that are sound above all. So such a forward is run once more as
 PyTorch would run it; it is said, since it costs the time that programs were to save. What such a forward saves for its backward is float32, and no surface:
 that is how the backward knows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from torchane.capture.faint import Doubts, zeros_of
 from torchane.capture.tangents import ByMagnitude
 from torchane.capture.torch_private import HigherOrderOperator
 from torchane.errors import NumericsError
+from torchane.plan import Plan
 from torchane.runtime.execute import Executor
 from torchane.runtime.fp16_range import NotInFp16
 
 _INSTEAD = "PyTorch computes {what} in float32 wherever that is so. Scale inputs or weights down to have programs compute it."
+
+_OR_RANGES = ' options={"ranges": "on"} gives every tensor a scale of its own.'
 
 _FAR_APART = (
     "Incoming gradients differ by more than 2^20 in size, so that no one loss scale holds them, and this backward has ops that are not "
@@ -29,8 +34,16 @@ _FAR_APART = (
 
 _COMES_FROM = "Lower the learning rate, clip gradients, look for a loss or a layer that makes infinities, or resume from an earlier checkpoint."
 
+#: No power of two: roundings are others.
+_FACTOR = 0.7
+
 #: The first forwards look at what they save, which costs a reading of it: what overflows there is nearly always there from the start.
 _LOOKS = 2
+
+
+def is_repeatable(gm: fx.GraphModule) -> bool:
+    """A second run of a graph writes nothing twice."""
+    return not any(_writes(node) for node in gm.graph.nodes if node.op == "call_function")
 
 
 class OrFloat32:
@@ -39,26 +52,41 @@ class OrFloat32:
     def __init__(self, execute: Executor, gm: fx.GraphModule):
         self.execute = execute
         self.graph = _OnHost(gm)
-        nodes = [node for node in gm.graph.nodes if node.op == "call_function"]
-        self.is_repeatable = not any(_writes(node) for node in nodes)
-        self.draws = any(_draws(node) for node in nodes)
+        self.is_repeatable = is_repeatable(gm)
+        self.draws = any(_draws(node) for node in gm.graph.nodes if node.op == "call_function")
         self.looks = _LOOKS
+        self.doubts = Doubts()
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
         if not self.is_repeatable:  # a second run would write twice
             return self.execute(args)[0]
         state = torch.get_rng_state() if self.draws else None
         looks, self.looks = self.looks, max(0, self.looks - 1)
-        try:
-            return self.execute(args, strict=True, looks=looks > 0)[0]
-        except NotInFp16 as found:
-            self.looks = 1  # as long as it goes on
-            kept = self.execute.plan.kept
-            self.execute.say(found, _INSTEAD.format(what="the forward, and its backward," if kept else "the forward"))
-            if state is not None:
-                torch.set_rng_state(state)  # the random numbers of the first try
-            right = self.graph(args)
-            return [_saved(value) if position in kept else value for position, value in enumerate(right)]
+        while True:
+            try:
+                return self.execute(args, strict=True, looks=looks > 0, doubts=self.doubts.is_due)[0]
+            except NotInFp16 as found:
+                if state is not None:
+                    torch.set_rng_state(state)  # the random numbers of the first try
+                right = self._right(args, found)
+                if right is not None:
+                    self.looks = 1  # as long as it goes on
+                    return right
+                if state is not None:
+                    torch.set_rng_state(state)
+
+    def _right(self, args: Sequence[Any], found: NotInFp16) -> list[Any] | None:
+        """The results in float32; None where programs gave zeros, and they are right."""
+        plan = self.execute.plan
+        if found.is_zero and found.value in zeros_of(self.graph.gm.graph, _parameters(plan, args)):
+            self.doubts.confirm(found.value)
+            return None
+        right, seen = self.graph.watched(args, [found.value] if found.is_zero else [])
+        if found.is_zero and not bool(seen[found.value].any()):
+            self.doubts.confirm(found.value)
+            return None
+        self.execute.say(found, _INSTEAD.format(what="the forward, and its backward," if plan.kept else "the forward"))
+        return [_saved(value) if position in plan.kept else value for position, value in enumerate(right)]
 
 
 class BackwardOrFloat32:
@@ -70,7 +98,8 @@ class BackwardOrFloat32:
         self.graph = _OnHost(gm)
         self.apart = apart
         self.is_proportional = is_proportional
-        self.is_repeatable = not any(_writes(node) for node in gm.graph.nodes if node.op == "call_function")
+        self.is_repeatable = is_repeatable(gm)
+        self.doubts = Doubts()
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
         if self._is_of_float32(args):
@@ -78,11 +107,12 @@ class BackwardOrFloat32:
         parts = self.apart.parts(args)
         try:
             if len(parts) == 1 or not self.is_repeatable:
-                return self.apart([args])
+                found = self.apart([args])
+                return self._with_digits(args, found) if self.is_repeatable else found
             if self.is_proportional:
                 return self.apart(parts)
             raise NumericsError(_FAR_APART)
-        except NumericsError as error:
+        except (NumericsError, NotInFp16) as error:
             if not self.is_repeatable:
                 raise
             return self._repeated(args, error)
@@ -91,7 +121,42 @@ class BackwardOrFloat32:
         plan = self.execute.plan
         return any(arg.dtype != torch.float16 for name, arg in zip(plan.inputs, args, strict=True) if name in plan.surfaces_in)
 
-    def _repeated(self, args: Sequence[Any], error: NumericsError) -> list[Any]:
+    def _with_digits(self, args: Sequence[Any], results: list[Any]) -> list[Any]:
+        """The results, or float32's where some that are 0 or below 2^-20 throughout are not so there."""
+        faint = [name for name in self.execute.numerics.loss_scale.faint if self.doubts.is_due(name)]
+        faint = [name for name in faint if self.execute.unstages_whole(name)]
+        if not faint:
+            return results
+        proven = zeros_of(self.graph.gm.graph, _parameters(self.execute.plan, args))
+        left = [name for name in faint if name not in proven]
+        right, seen = self._watched(args, left) if left else ([], {})
+        lost = [name for name in left if bool(seen[name].any())]
+        for name in faint:
+            if name not in lost:
+                self.doubts.confirm(name)
+        if not lost or any(map(_is_not_finite, right)):
+            return results
+        text = (
+            f"The gradient {self.execute.named(lost[0])} is {float(seen[lost[0]].abs().max()):.2g} at most, too far below the incoming one "
+            "for one loss scale, and has few digits in programs or none"
+        )
+        self.execute.say(NotInFp16("the backward", text), _INSTEAD.format(what="the backward") + _OR_RANGES)
+        return right
+
+    def _watched(self, args: Sequence[Any], names: Collection[str]) -> tuple[list[Any], dict[str, torch.Tensor]]:
+        """The results in float32, and the gradients of these names, but zeros for what is nothing but roundings (the gradient of a key's
+        bias, which no softmax sees): these are others where the incoming gradients are multiplied by a number."""
+        given = self.execute.logical(args)
+        right, seen = self.graph.watched(given, names)
+        if self.is_proportional:
+            times = [value * _FACTOR if i in self.apart.positions else value for i, value in enumerate(given)]
+            again = self.graph.watched(times, names)[1]
+            for name, value in seen.items():
+                if float((again[name] / _FACTOR - value).norm()) > 0.1 * float(value.norm()):
+                    seen[name] = torch.zeros_like(value)
+        return right, seen
+
+    def _repeated(self, args: Sequence[Any], error: NumericsError | NotInFp16) -> list[Any]:
         """The results in float32. Raises NumericsError where they are not finite either, and says where that comes from."""
         given = self.execute.logical(args)
         bad = [name for name, value in zip(self.execute.plan.inputs, given, strict=True) if _is_not_finite(value)]
@@ -117,7 +182,36 @@ class _OnHost:
         if self.call is None:
             self.call = fx.GraphModule(self.gm, self.gm.graph)
         with torch.no_grad():
-            return list(self.call(*(_as_promised(arg, value) for arg, value in zip(args, self.values, strict=True))))
+            return list(self.call(*self._promised(args)))
+
+    def watched(self, args: Sequence[Any], names: Collection[str]) -> tuple[list[Any], dict[str, torch.Tensor]]:
+        """The results, and the values of these names on the way."""
+        if not names:
+            return self(args), {}
+        run = _Watching(self.gm, names)
+        with torch.no_grad():
+            return list(run.run(*self._promised(args))), run.seen
+
+    def _promised(self, args: Sequence[Any]) -> list[Any]:
+        return [_as_promised(arg, value) for arg, value in zip(args, self.values, strict=True)]
+
+
+class _Watching(fx.Interpreter):
+    def __init__(self, gm: fx.GraphModule, names: Collection[str]):
+        super().__init__(gm)
+        self.names = names
+        self.seen: dict[str, torch.Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.names:
+            self.seen[n.name] = value
+        return value
+
+
+def _parameters(plan: Plan, args: Sequence[Any]) -> dict[str, Any]:
+    """The inputs that did not come out of fp16."""
+    return {name: arg for name, arg in zip(plan.inputs, args, strict=True) if name not in plan.surfaces_in}
 
 
 def _as_promised(arg: Any, value: Any) -> Any:

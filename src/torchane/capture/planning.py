@@ -19,7 +19,7 @@ from torchane.capture.policies.facts import Forward
 from torchane.capture.policies.follow import sent_home
 from torchane.capture.policies.left_out import LeftOut, left_out_of
 from torchane.capture.policies.linearity import linearity_of
-from torchane.capture.policies.masks import add_what_is_subtracted, let_softmax_give_zeros
+from torchane.capture.policies.masks import add_what_is_subtracted, let_softmax_give_zeros, level_masks
 from torchane.capture.region import RegionCompiler, RegionError
 from torchane.capture.roles import Roles, Saved
 from torchane.capture.rules import why_not
@@ -33,7 +33,7 @@ from torchane.plan.pieces import border_in
 
 @dataclass(frozen=True)
 class Placed:
-    """What the policies decided of a graph. refused: why the host runs a node."""
+    """What the policies decided of a graph. refused: why the host runs a node. levelled: names of the masks that were."""
 
     source: Source
     static: frozenset[fx.Node]
@@ -41,6 +41,7 @@ class Placed:
     views: frozenset[fx.Node]
     refused: Mapping[fx.Node, str]
     forward: Forward
+    levelled: frozenset[str]
 
 
 def plan_graph(
@@ -83,17 +84,18 @@ def _placed(name: str, module: fx.GraphModule, roles: Roles, compiler: RegionCom
     roles = replace(roles, weights=roles.weights | blocks.weights)
     nodes = {node.name: node for node in graph.nodes}
     static = frozenset(nodes[one] for one in roles.static if one in nodes)
+    data = frozenset(nodes[one] for one in roles.data if one in nodes)
+    masks, levelled = level_masks(graph, static | data, roles.before.levelled)
     facts = _facts(graph, roles, static, compiler, blocks)
     linearity = linearity_of(graph, facts.tangents, facts.kept)
-    refused = host_reasons(graph, replace(facts, on_host={**linearity.reasons, **facts.on_host}))
+    refused = {**masks, **host_reasons(graph, replace(facts, on_host={**masks, **linearity.reasons, **facts.on_host}))}
     forward = sent_home(refused, FOLLOWED)
     left_out = LeftOut()
     if not roles.tangents:
-        data = [nodes[one] for one in roles.data if one in nodes]
         left_out = left_out_of(graph, static, data, facts.given, lambda node: node in refused or why_not(node, compiler.chip) is not None)
         refused = {**left_out.reasons, **refused}
     source = Source(name, module, roles, blocks, linearity.scaled, left_out.numbers)
-    return Placed(source, static, linearity.seeds, frozenset(views), refused, forward)
+    return Placed(source, static, linearity.seeds, frozenset(views), refused, forward, levelled)
 
 
 def _cut(
@@ -127,6 +129,7 @@ def _saved(planned: Planned, placed: Placed) -> Saved:
         roles.static | {node.name for node in planned.cut.static},  # the backward gets some of them, saved
         placed.source.blocks.shapes,
         placed.forward,
+        placed.levelled,
     )
 
 

@@ -47,7 +47,8 @@ class Saved:
 
     surfaces: values that stay in surfaces, and how they lie. true: of these, the ones that range control stored as they are. weights:
     names of parameters and of blocks of them. weight_layouts: of those that the forward staged. static: buffers, integers, masks and
-    what derives from them. wide: shapes of parameters whose products were cut. sent_home: what policies gave to the host.
+    what derives from them. wide: shapes of parameters whose products were cut. sent_home: what policies gave to the host. levelled: names of the masks
+    whose rows were levelled.
     """
 
     surfaces: Mapping[str, PortLayout] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Saved:
     static: frozenset[str] = frozenset()
     wide: frozenset[tuple[int, int]] = frozenset()
     sent_home: Forward = field(default_factory=Forward)
+    levelled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

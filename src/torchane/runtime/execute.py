@@ -18,7 +18,7 @@ from torchane.abi.ports import PortLayout
 from torchane.errors import TorchaneWarning
 from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
 from torchane.runtime.device import Buffer, Device, LoadedProgram
-from torchane.runtime.fp16_range import NotInFp16, RangeLook
+from torchane.runtime.fp16_range import Doubts, NotInFp16, RangeLook, no_doubts
 from torchane.runtime.host import Host
 from torchane.runtime.loss_scale import Reading
 from torchane.runtime.numerics import Numerics
@@ -58,9 +58,16 @@ class Executor:
         self.shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
         self.inputs_of = {step.inputs: _picking(step.inputs) for step in plan.steps if isinstance(step, Dispatch)}
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
+        self.pieces = frozenset(
+            copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies if copy.part is not None
+        )
         self.said: set[str] = set()
         for observer in observers:
             observer.compiled(plan, self.loaded)
+
+    def unstages_whole(self, value: str) -> bool:
+        """A value that leaves in one piece."""
+        return value in self.unstaged and value not in self.pieces
 
     def named(self, value: str) -> str:
         """A program's output, for people."""
@@ -85,15 +92,17 @@ class Executor:
             found.append(value)
         return found
 
-    def __call__(self, inputs: Sequence[Any], scale: float = 1.0, strict: bool = False, looks: bool = False) -> tuple[list[Any], Reading]:
+    def __call__(
+        self, inputs: Sequence[Any], scale: float = 1.0, strict: bool = False, looks: bool = False, doubts: Doubts = no_doubts
+    ) -> tuple[list[Any], Reading]:
         """The outputs, and what scaled gradients looked like.
 
-        Where a gradient overflows the run stops, and the outputs are meaningless: run again with a
-        smaller scale. strict: raises NotInFp16 where a forward meets infinities, NaN or numbers above 65504; else they are warned of.
-        looks: for infinities in what is saved, too.
+        Where a gradient overflows the run stops, and the outputs are meaningless: run again with a smaller scale.
+        strict: raises NotInFp16 where a run meets numbers that fp16 has not, or has no digits for; else a forward warns of them.
+        looks: at weights and at what is saved, too. doubts: as in RangeLook.
         """
         with self.weights.lock:
-            run = _Run(self, inputs, scale, strict)
+            run = _Run(self, inputs, scale, strict, looks, doubts)
             try:
                 do = run.watched_by(self.observers) if self.observers else run.step
                 for index, free in enumerate(self.frees):
@@ -102,7 +111,7 @@ class Executor:
                         return [], run.numbers.reading
                     if free:
                         run.release(free)
-                return run.outputs(looks), run.numbers.reading
+                return run.outputs(), run.numbers.reading
             finally:
                 run.release([name for name in run.surfaces if name not in run.borrowed])
 
@@ -116,11 +125,13 @@ class _Run:
     """What one call holds: host values by name, surfaces by name, and which of these it must not give back. version: of the weights
     that it reads; a backward's is its forward's. A weight is among the surfaces once it was staged, or found to hold that version."""
 
-    def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool):
+    def __init__(
+        self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool, looks: bool, doubts: Doubts
+    ):  # fmt: skip
         self.executor = executor
         self.numbers = executor.numerics.begin(executor, scale)
         self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
-        self.look = RangeLook(executor, self.values, self.numbers.is_beyond_fp16, strict)
+        self.look = RangeLook(executor, self.values, self.numbers.is_beyond_fp16, strict, looks, doubts)
         self.surfaces: dict[str, Buffer] = {}
         self.borrowed: set[str] = set()  # weights, and what other runs lent or are lent; the others go back to the pool
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
@@ -190,8 +201,7 @@ class _Run:
         for name, surface in staged:
             weights.staged(name, surface, self.version, self.numbers.lying(name))
             self._read_weight(name)
-        if not self.executor.plan.is_backward:
-            self.look.came(step.copies, self.surfaces)
+        self.look.came(step.copies, self.surfaces)
 
     def _read_weight(self, name: str) -> None:
         self.surfaces[name] = self.executor.weights.read(name, self.version).buffer
@@ -210,8 +220,8 @@ class _Run:
             source = copy.layout.logical_of(self.surfaces[copy.value].look())
             read = native.unstage(target, source, self.numbers.leaving(copy.value))
             self.numbers.left(copy.value, read)
-            if copy.value not in executor.plan.gradients and read[1] and not executor.plan.is_backward:
-                self.look.left(copy.value, read[1])
+            if copy.value not in executor.plan.gradients and not executor.plan.is_backward:
+                self.look.left(copy.value, read[0], read[1], is_whole=copy.part is None)
             is_complete = copy.part is None or copy.part.is_last
             self.values[name] = executor.host.finish(name, value) if is_complete else value
             if is_complete:
@@ -228,12 +238,9 @@ class _Run:
         room = slice(part.start, part.start + copy.layout.logical[part.axis])
         return part.whole, value, array[(slice(None),) * part.axis + (room,)]
 
-    def outputs(self, looks: bool) -> list[Any]:
+    def outputs(self) -> list[Any]:
         plan, executor = self.executor.plan, self.executor
-        for name in plan.kept_names if looks else ():
-            count = native.scan(self.surfaces[name].look())[1]
-            if count:
-                self.look.left(name, count)
+        self.look.kept(self.surfaces)
         lent: dict[str, Any] = {}
         for name in plan.kept_names:
             self.borrowed.add(name)

@@ -49,6 +49,7 @@ class Reading:
     zeros: int = 0
     count: int = 0
     where: str = ""  # the value that is largest or not finite
+    faint: list[str] = field(default_factory=list)  # results below 2^-20 throughout, which have few digits or none
 
     def add(self, name: str, largest: float, nonfinite: int, zeros: int, count: int) -> None:
         if nonfinite or largest > self.largest:
@@ -81,6 +82,9 @@ class LossScale:
     highest: int = FAINT_TARGET
     said_faded = False  # no field: a checkpoint has no use for it
 
+    def __post_init__(self) -> None:
+        self.faint: list[str] = []  # results of the last run that are below 2^-20 throughout; no field either
+
     def run(self, largest_tangent: float, backward: Callable[[float], tuple[Result, Reading]], strict: bool = False) -> Result:
         """Runs `backward(scale)` until nothing overflows, and not everything is faint for want of a larger scale.
 
@@ -104,6 +108,7 @@ class LossScale:
                 self.raises += 1
             else:
                 self._settle(reading)
+                self.faint = reading.faint
                 if self.target < FADED_TARGET and largest_tangent > 0:
                     self._say_faded(largest_tangent, reading, strict)
                 return result

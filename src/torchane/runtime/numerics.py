@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from torchane import native
-from torchane.abi.numbers import FP16_MAX
+from torchane.abi.numbers import FAINT, FP16_MAX
 from torchane.plan import Copy, Dispatch, Plan
 from torchane.runtime.device import Buffer, LoadedProgram
 from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_finite
@@ -170,6 +170,8 @@ class _ScaledCall:
     def left(self, name: str, read: tuple[float, int, int, int]) -> None:
         if self._is_gradient(name):
             self.reading.add(self.executor.named(name), *read)
+            if read[0] < FAINT and not read[1]:
+                self.reading.faint.append(name)
 
     def lying(self, name: str) -> Placed:
         return Placed()

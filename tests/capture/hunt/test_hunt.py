@@ -9,8 +9,6 @@ pytestmark = pytest.mark.long
 
 #: What differs and is known to, each with the reason.
 KNOWN = {
-    "mask: -1e4 added": "a row that is masked whole by a number that float32 still adds: eager gives what it would without its mask, "
-    "fp16 holds nothing beside -1e4 and gives equal shares (docs/limits.md)",
     "move: unfold": "torch's own: AOTAutograd's gradient of overlapping windows is wrong with backend='aot_eager' as well",
     "move: vander": "torch's own: eager's backward of vander ends in an error about an in-place operation",
 }
