@@ -23,6 +23,8 @@ _PRODUCTS = frozenset({aten.mm, aten.bmm, aten.mul})
 _OF_FIRST = frozenset({
     *(view.overloadpacket for view in VIEWS), aten.div, aten.sum, aten.neg, aten._to_copy, aten.slice, aten.select, aten.mean,
 })  # fmt: skip
+#: A sum with a product: zero where the first is and one of the others.
+_ADDED_PRODUCTS = frozenset({aten.addmm, aten.baddbmm})
 _SUMS = frozenset({aten.add, aten.sub, aten.cat, aten.stack})
 #: The name that torch gives a gradient which its op's result is proportional to.
 _GRADIENTS = ("grad", "grad_output", "grad_out", "out_grad")
@@ -73,6 +75,10 @@ def _stays_zero(node: fx.Node, is_zero: Callable[[fx.Node], bool]) -> bool:
         return False
     if packet in _PRODUCTS:
         return any(map(is_zero, sources))
+    if packet in _ADDED_PRODUCTS:
+        return is_zero(node.args[0]) and any(map(is_zero, node.args[1:3]))
+    if packet is aten.convolution:
+        return any(map(is_zero, node.args[:2])) and (node.args[2] is None or is_zero(node.args[2]))
     if packet in _SUMS:
         return all(map(is_zero, sources)) and not any(isinstance(arg, int | float) for arg in node.args)
     schema = getattr(node.target, "_schema", None)
