@@ -16,12 +16,15 @@ import torch
 from torch import fx
 
 from torchane.capture.faint import Doubts, zeros_of
+from torchane.capture.policies.homogeneous import packet_of
 from torchane.capture.tangents import ByMagnitude
 from torchane.capture.torch_private import HigherOrderOperator
 from torchane.errors import NumericsError
 from torchane.plan import Plan
 from torchane.runtime.execute import Executor
 from torchane.runtime.fp16_range import NotInFp16
+
+aten = torch.ops.aten
 
 _INSTEAD = "PyTorch computes {what} in float32 wherever that is so. Scale inputs or weights down to have programs compute it."
 
@@ -34,8 +37,9 @@ _FAR_APART = (
 
 _COMES_FROM = "Lower the learning rate, clip gradients, look for a loss or a layer that makes infinities, or resume from an earlier checkpoint."
 
-#: No power of two: roundings are others.
-_FACTOR = 0.7
+#: A sum that is so much smaller than what it adds up is nothing but roundings of that, which saved values have at 2^-11: the gradient of a
+#: key's bias, which no softmax sees.
+_CANCELS = 2.0**-9
 
 #: The first forwards look at what they save, which costs a reading of it: what overflows there is nearly always there from the start.
 _LOOKS = 2
@@ -129,7 +133,7 @@ class BackwardOrFloat32:
             return results
         proven = zeros_of(self.graph.gm.graph, _parameters(self.execute.plan, args))
         left = [name for name in faint if name not in proven]
-        right, seen = self._watched(args, left) if left else ([], {})
+        right, seen = self.graph.watched(self.execute.logical(args), left) if left else ([], {})
         lost = [name for name in left if bool(seen[name].any())]
         for name in faint:
             if name not in lost:
@@ -142,19 +146,6 @@ class BackwardOrFloat32:
         )
         self.execute.say(NotInFp16("the backward", text), _INSTEAD.format(what="the backward") + _OR_RANGES)
         return right
-
-    def _watched(self, args: Sequence[Any], names: Collection[str]) -> tuple[list[Any], dict[str, torch.Tensor]]:
-        """The results in float32, and the gradients of these names, but zeros for what is nothing but roundings (the gradient of a key's
-        bias, which no softmax sees): these are others where the incoming gradients are multiplied by a number."""
-        given = self.execute.logical(args)
-        right, seen = self.graph.watched(given, names)
-        if self.is_proportional:
-            times = [value * _FACTOR if i in self.apart.positions else value for i, value in enumerate(given)]
-            again = self.graph.watched(times, names)[1]
-            for name, value in seen.items():
-                if float((again[name] / _FACTOR - value).norm()) > 0.1 * float(value.norm()):
-                    seen[name] = torch.zeros_like(value)
-        return right, seen
 
     def _repeated(self, args: Sequence[Any], error: NumericsError | NotInFp16) -> list[Any]:
         """The results in float32. Raises NumericsError where they are not finite either, and says where that comes from."""
@@ -185,7 +176,7 @@ class _OnHost:
             return list(self.call(*self._promised(args)))
 
     def watched(self, args: Sequence[Any], names: Collection[str]) -> tuple[list[Any], dict[str, torch.Tensor]]:
-        """The results, and the values of these names on the way."""
+        """The results, and the values of these names on the way; zeros in place of sums that are nothing but roundings."""
         if not names:
             return self(args), {}
         run = _Watching(self.gm, names)
@@ -205,8 +196,15 @@ class _Watching(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.name in self.names:
-            self.seen[n.name] = value
+            self.seen[n.name] = torch.zeros_like(value) if self._cancels(n, value) else value
         return value
+
+    def _cancels(self, n: fx.Node, value: torch.Tensor) -> bool:
+        if packet_of(n) not in (aten.sum, aten.mm, aten.bmm):
+            return False
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        terms = n.target(*(arg.abs() if isinstance(arg, torch.Tensor) else arg for arg in args), **kwargs)  # type: ignore[operator]
+        return bool((value.abs() < _CANCELS * terms).all())
 
 
 def _parameters(plan: Plan, args: Sequence[Any]) -> dict[str, Any]:
