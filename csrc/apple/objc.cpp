@@ -25,7 +25,7 @@ struct Runtime {
 };
 
 std::atomic<Runtime*> runtime{nullptr};  // never freed: objects may outlive any moment to do so
-std::atomic<unsigned> opened{0};
+std::atomic<unsigned> opened{1};  // 0 is "never looked up": without open() nothing passes for found
 std::mutex opening;
 
 Preprocessor next_preprocessor = nullptr;

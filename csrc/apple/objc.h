@@ -47,7 +47,7 @@ void* required(const char* name);
 id class_named(const char* name);
 id required_class(const char* name);
 
-// Counts open(): what was looked up in an earlier one is looked up again.
+// Never 0, and changes with open(): what was looked up in an earlier one is looked up again.
 unsigned generation();
 SEL selector(const char* name);
 void* implementation(id receiver, SEL selector);

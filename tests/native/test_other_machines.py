@@ -1,59 +1,58 @@
 """The portable kernels elsewhere: run for arm64 Linux under emulation, compiled for macOS on arm64.
 
-Nothing here runs on a Mac: what is built for it is compiled and linked, no more.
+Nothing here runs on a Mac: what is built for it is compiled, no more (test_cross_compile.py links the bridge).
 """
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import recorded_plan
+from elsewhere import BRIDGE, KERNELS, link, objects, symbols
 
-ROOT = Path(__file__).resolve().parents[2]
-CHECK = Path(__file__).with_name("kernel_check.cpp")
-FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", "-DTORCHANE_ISA=base", "-pthread"]
-#: All but the door to Python and what only x86-64 has.
-SOURCES = [
-    path
-    for path in sorted([*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc" / "isa").glob("*.cpp")])
-    if path.name not in ("module.cpp", "arrays.cpp", "matmul_amx.cpp")
-]
+HERE = Path(__file__).parent
 
+#: Names that libc++ and the C++ runtime define, which every macOS has beside libSystem; and one that the linker makes.
+OF_CPP = re.compile(r"___dso_handle$|__Z(N|NK|TIN?|TSN?|TVN?|GVN?)?St|__ZTV?I?N10__cxxabiv1|__Z(nw|na|dl|da)|___cxa_|___gxx_personality_v0|__Unwind_")
 
-def build(compiler: list[str], target: Path) -> None:
-    done = subprocess.run([*compiler, *FLAGS, *map(str, SOURCES), str(CHECK), "-o", str(target)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.long
-def test_the_portable_kernels_agree_on_this_machine(tmp_path: Path) -> None:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler (c++)")
-    build([compiler], tmp_path / "check")
-    assert subprocess.run([tmp_path / "check"], capture_output=True, text=True, check=False).stdout == "all kernels agree\n"
-
-
-def build_check(compiler: list[str], check: str, target: Path, bridge: bool = False) -> None:
-    sources = [*SOURCES, *(path for path in sorted((ROOT / "csrc" / "apple").glob("*.cpp")) if bridge and path.name != "bindings.cpp")]
-    command = [*compiler, *FLAGS, *map(str, sources), str(CHECK.with_name(check)), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+Build = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def arm64() -> list[str]:
-    """A compiler for arm64 Linux, and that programs of it run here."""
+def here(tmp_path_factory) -> Build:
+    """Builds a check for this machine."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (c++)")
+    return builder([compiler], tmp_path_factory.mktemp("here"))
+
+
+@pytest.fixture(scope="module")
+def arm64(tmp_path_factory) -> Build:
+    """Builds a check for arm64 Linux, programs of which run here."""
     if shutil.which("qemu-aarch64-static") is None:
         pytest.skip("no emulator of arm64: apt-get install qemu-user-static")
+    folder = tmp_path_factory.mktemp("arm64")
     if compiler := shutil.which("aarch64-linux-gnu-g++"):
-        return [compiler, "-static"]
+        return builder([compiler, "-static"], folder)
     if importlib.util.find_spec("ziglang") is None:
-        pytest.skip("no compiler for arm64: pip install ziglang")
-    return [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl", "-static"]
+        pytest.skip("no compiler for arm64: apt-get install g++-aarch64-linux-gnu, or pip install ziglang")
+    return builder([sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl", "-static"], folder)
+
+
+def builder(compiler: list[str], folder: Path) -> Build:
+    """What every check is made of is compiled once."""
+    common = objects(compiler, [*KERNELS, *BRIDGE], folder)
+
+    def build(check: str) -> Path:
+        return link(compiler, [*common, *objects(compiler, [HERE / check], folder)], folder / Path(check).stem)
+
+    return build
 
 
 def run_on_arm64(program: Path, *arguments: Path) -> str:
@@ -62,42 +61,46 @@ def run_on_arm64(program: Path, *arguments: Path) -> str:
 
 
 @pytest.mark.long
-def test_the_portable_kernels_agree_on_arm64(tmp_path: Path, arm64: list[str]) -> None:
-    build(arm64, tmp_path / "check")
-    assert run_on_arm64(tmp_path / "check") == "all kernels agree\n"
+def test_the_portable_kernels_agree_on_this_machine(here: Build) -> None:
+    assert subprocess.run([here("kernel_check.cpp")], capture_output=True, text=True, check=False).stdout == "all kernels agree\n"
 
 
 @pytest.mark.long
-def test_the_bridge_refuses_by_name_on_arm64(tmp_path: Path, arm64: list[str]) -> None:
-    build_check(arm64, "bridge_check.cpp", tmp_path / "check", bridge=True)
-    assert run_on_arm64(tmp_path / "check") == "the bridge refuses by name\n"
+def test_the_portable_kernels_agree_on_arm64(arm64: Build) -> None:
+    assert run_on_arm64(arm64("kernel_check.cpp")) == "all kernels agree\n"
 
 
 @pytest.mark.long
-def test_a_recorded_training_step_runs_without_python(tmp_path: Path, monkeypatch, evidence) -> None:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler (c++)")
+def test_the_bridge_refuses_by_name_on_arm64(arm64: Build) -> None:
+    assert run_on_arm64(arm64("bridge_check.cpp")) == "the bridge refuses by name\n"
+
+
+@pytest.mark.long
+def test_a_recorded_training_step_runs_without_python(tmp_path: Path, here: Build, monkeypatch, evidence) -> None:
     runs = recorded_plan.record(tmp_path / "plan", monkeypatch)
-    build_check([compiler], "plan_check.cpp", tmp_path / "check")
-    done = subprocess.run([tmp_path / "check", tmp_path / "plan"], capture_output=True, text=True, check=False)
+    done = subprocess.run([here("plan_check.cpp"), tmp_path / "plan"], capture_output=True, text=True, check=False)
     evidence("a recorded training step by the portable kernels", done.stdout.strip())
     assert done.stdout.startswith(f"{runs} runs, ") and "FAILED" not in done.stdout
 
 
 @pytest.mark.long
-def test_a_recorded_training_step_runs_on_arm64(tmp_path: Path, arm64: list[str], monkeypatch, evidence) -> None:
+def test_a_recorded_training_step_runs_on_arm64(tmp_path: Path, arm64: Build, monkeypatch, evidence) -> None:
     """Forward and backward of a small network, recorded here: every number is there within two roundings."""
     runs = recorded_plan.record(tmp_path / "plan", monkeypatch)
-    build_check(arm64, "plan_check.cpp", tmp_path / "check")
-    said = run_on_arm64(tmp_path / "check", tmp_path / "plan")
+    said = run_on_arm64(arm64("plan_check.cpp"), tmp_path / "plan")
     evidence("a recorded training step on arm64", said.strip())
     assert said.startswith(f"{runs} runs, ") and "FAILED" not in said
 
 
 @pytest.mark.long
-def test_the_portable_kernels_compile_for_macos_on_arm64(tmp_path: Path) -> None:
-    if importlib.util.find_spec("ziglang") is None:
-        pytest.skip("no compiler for macOS: pip install ziglang")
-    build([sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos.12.0"], tmp_path / "check")
-    assert (tmp_path / "check").read_bytes()[:4] == bytes.fromhex("cffaedfe")  # Mach-O, 64 bits
+def test_kernels_and_bridge_compile_for_macos_and_want_nothing_beyond_libsystem(tmp_path: Path) -> None:
+    ziglang = pytest.importorskip("ziglang", reason="no compiler for macOS: pip install ziglang")
+    compiler = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos.12.0", "-fno-sanitize=undefined"]  # which -O0 turns on
+    bridge = tmp_path / "bridge.cpp"  # in one piece: most of the time goes into the same headers
+    bridge.write_text("".join(f'#include "{path}"\n' for path in BRIDGE))
+    found = [symbols(path.read_bytes()) for path in objects(compiler, [*KERNELS, bridge], tmp_path / "macos")]
+    wanted = set().union(*(names for _, names in found)) - set().union(*(names for names, _ in found))
+    stub = Path(ziglang.__file__).parent / "lib" / "libc" / "darwin" / "libSystem.tbd"
+    of_system = set(re.findall(r"[\w$.]+", stub.read_text()))
+    assert {"_dlopen", "_dlsym"} <= wanted  # it is by these that the bridge finds Apple's classes
+    assert sorted(name for name in wanted - of_system if not OF_CPP.match(name)) == []
