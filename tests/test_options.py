@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from torchane import options
-from torchane.capture.backend import Options
+from torchane.capture.compile_options import Options
 from torchane.cli.training import Request
 from torchane.errors import UsageError
 

@@ -8,6 +8,7 @@ from capture_helpers import distance
 from torch import nn
 
 from torchane.capture import backend
+from torchane.capture.compiled import told
 from torchane.capture.kept import Kept, Recent
 
 
@@ -98,9 +99,9 @@ def test_a_graph_goes_with_its_model() -> None:
 def test_a_listener_is_told_of_each_graph_and_of_no_other_ones():
     outer, inner, count = [], [], len(backend.COMPILED)
     first, second = (torch.compile(nn.Linear(4, out), backend="ane", options={"device": "twin"}) for out in (4, 6))
-    with backend.told(outer.append):
+    with told(outer.append):
         first(torch.ones(1, 4))
-        with backend.told(inner.append, keeps=False):
+        with told(inner.append, keeps=False):
             second(torch.ones(1, 4))
     torch.compile(nn.Linear(4, 5), backend="ane", options={"device": "twin"})(torch.ones(1, 4))
     assert len(outer) == 2 and outer[1:] == inner and outer[0].plans["forward"].programs

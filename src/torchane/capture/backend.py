@@ -1,4 +1,4 @@
-"""`torch.compile(model, backend="ane")`: the door through which PyTorch comes in.
+"""`torch.compile(model, backend="ane")`: the entry point for PyTorch.
 
     Dynamo graph ── AOTAutograd ──► forward, backward (ATen) ── planning ──► Plans ── Executors
 PyTorch finds this function by the entry-point group `torch_dynamo_backends`; nobody needs to import
@@ -7,14 +7,9 @@ under the loss scale. Options: `torch.compile(model, backend="ane", options={"de
 """
 
 import gc
-import threading
 import time
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +17,25 @@ import torch
 from torch import fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from torchane import chips, options
+from torchane import chips
+from torchane.capture.compile_options import Options, check_mode
+from torchane.capture.compiled import COMPILED, Compiled, new_compiled
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
-from torchane.capture.kept import Kept, Recent
+from torchane.capture.kept import Recent
 from torchane.capture.lowered import LoweredPrograms, default_root
 from torchane.capture.marks import mark_float32
+from torchane.capture.planned import Planned
 from torchane.capture.planning import plan_graph
 from torchane.capture.progress import Progress, tracing
 from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
-from torchane.capture.report import Row, host_bytes_of, rows_of
+from torchane.capture.report import host_bytes_of, rows_of
 from torchane.capture.resident import Resident
-from torchane.capture.roles import Given, Roles, Saved, given, gradients_of, named, returned, users_names, written
+from torchane.capture.roles import Roles, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
-from torchane.capture.schedule import Planned
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, keep_shapes_exact
 from torchane.capture.tangents import ByMagnitude, is_proportional
 from torchane.capture.torch_private import (
@@ -46,116 +43,16 @@ from torchane.capture.torch_private import (
     aot_autograd,
     disable,
     functorch_config,
-    list_mode_options,
     unset_fake_temporarily,
     use_lazy_graph_module,
 )
 from torchane.capture.varied import Varied
 from torchane.capture.watch import Watch
-from torchane.errors import TorchaneWarning, UsageError
-from torchane.native import pages
-from torchane.passes import pass_list
-from torchane.passes.respell import respell
-from torchane.plan import Plan
-from torchane.plan.dump import dump_plan
 from torchane.plan.constants import pricing_if_known
+from torchane.plan.dump import dump_plan
 from torchane.plan.search import searched
-from torchane.runtime.device import Device
-from torchane.runtime.devices import open_device
 from torchane.runtime.execute import Executor
 from torchane.runtime.loss_scale import LossScale, Reading
-from torchane.runtime.numerics import LossScaled, Numerics, RangeControlled
-from torchane.runtime.observers import Observer
-from torchane.runtime.range_control import RangeControl
-from torchane.runtime.surfaces import SurfacePool
-from torchane.runtime.weights import Weights
-
-
-@dataclass(frozen=True)
-class Options(options.record("BackendOptions", "backend")):  # type: ignore[misc]
-    """What `torch.compile(..., options={...})` may say: the rows of torchane/options.py for "backend", each with its help."""
-
-    @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> "Options":
-        values = options.parse("backend", given, "torch.compile(backend='ane')")
-        without = values["without"].split(",") if isinstance(values["without"], str) else values["without"]
-        made = cls(**{**values, "without": tuple(name.strip() for name in without if name.strip())})
-        pass_list(control=True, without=made.without)  # an unknown name is refused before anything is compiled
-        return made
-
-    def wants_ranges(self, device: Device) -> bool:
-        return self.ranges == "on" or (self.ranges == "auto" and device.arithmetic == "engine")
-
-
-@dataclass(eq=False)
-class Compiled:
-    """One captured graph with its backward: what tests, reports and `explain` look into. observers: of every step of its plans."""
-
-    options: Options
-    device: Device
-    pool: SurfacePool
-    inputs: Given
-    numerics: Numerics
-    observers: list[Observer] = field(default_factory=list)
-    weights: Weights = field(default_factory=Weights)
-    memory: pages.Reused = field(default_factory=pages.Reused)
-    saved: Saved = field(default_factory=Saved)
-    plans: dict[str, Plan] = field(default_factory=dict)
-    input_names: Mapping[str, str] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
-    begun_s: float = field(default_factory=time.monotonic)
-    traced: threading.Timer | None = None
-    times_s: Counter[str] = field(default_factory=Counter)
-    """Seconds spent on "trace" (AOTAutograd), "lower" and "load"."""
-
-    @property
-    def loss_scale(self) -> LossScale:
-        return self.numerics.loss_scale
-
-    @loss_scale.setter
-    def loss_scale(self, state: LossScale) -> None:
-        self.numerics.loss_scale = state
-
-    @property
-    def ranges(self) -> RangeControl | None:
-        """The memory of range control, where that is the policy."""
-        return self.numerics.ranges
-
-    def rest(self) -> None:
-        """Frees the surfaces that no tensor holds, and the memory of results that are gone."""
-        self.memory.trim()
-        self.weights.forget()
-        self.pool.trim()
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.times_s[part] += time.perf_counter() - start
-
-
-#: Every graph compiled in this process, oldest first, as long as torch keeps it.
-COMPILED: Kept[Compiled] = Kept()
-
-#: Who is told of each graph that this thread begins to compile.
-_listeners: ContextVar[tuple[Callable[[Compiled], None], ...]] = ContextVar("listeners", default=())
-
-
-@contextmanager
-def told(listener: Callable[[Compiled], None], *, keeps: bool = True) -> Iterator[None]:
-    """Within it, `listener` is given every graph that this thread compiles, as its compilation begins; its plans come later.
-    keeps: the graphs stay among COMPILED afterwards."""
-    before, known = _listeners.set((*_listeners.get(), listener)), len(COMPILED)
-    try:
-        yield
-    finally:
-        _listeners.reset(before)
-        if not keeps:
-            del COMPILED[known:]
-
 
 #: Graphs that hold surfaces for their next run: training and validation, a few shapes of each. The others keep their
 #: programs and allocate again, so that memory does not grow with the number of shapes.
@@ -166,7 +63,7 @@ _warm = Recent[Compiled](lambda compiled: compiled.rest())
 
 def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Callable[..., Any]:
     """The backend. Raises UsageError for unknown options, CompileError where a graph has no legal form."""
-    _check_mode(mode)
+    check_mode(mode)
     parsed = Options.parse(options or {})
     check_inputs(gm, example_inputs)
     record = keep_shapes_exact() or Varied("The graph")
@@ -175,7 +72,7 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
 
     def compile_exact(graph: fx.GraphModule, example_inputs: Sequence[Any], numbers: Sequence[str] = ()) -> tuple[Callable[..., Any], Compiled]:
         with _no_garbage_collection():
-            compiled = _new(parsed, inputs.with_numbers(numbers))
+            compiled = new_compiled(parsed, inputs.with_numbers(numbers))
             return _compile(compiled, graph, example_inputs), compiled
 
     if has_symbols(example_inputs) or has_numbers(gm):
@@ -200,22 +97,7 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _check_mode(mode: str | None) -> None:
-    """torch's modes choose among Inductor's ways to compile; here there is one."""
-    if mode in (None, "default"):
-        return
-    known = list_mode_options()
-    if mode not in known:
-        raise UsageError(f"torch.compile has no mode {mode!r}. Its modes are {', '.join(known)}.")
-    warnings.warn(
-        f"mode={mode!r} tunes PyTorch's own compiler and changes nothing for backend=\"ane\", which has one way to "
-        "compile a graph. Leave it out.",
-        TorchaneWarning,
-        stacklevel=2,
-    )
-
-
-def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
     """Hands the graph to AOTAutograd, and its forward and backward to us."""
     compile_with = aot_autograd(
         fw_compiler=lambda graph, inputs: _compile_forward(compiled, graph),
@@ -238,18 +120,6 @@ def _compile(compiled: "Compiled", gm: fx.GraphModule, example_inputs: Sequence[
         call = compile_with(gm, example_inputs)
         compiled.times_s["trace"] = time.perf_counter() - start - compiled.times_s["lower"] - compiled.times_s["load"]
         return call
-
-
-def _new(options: Options, inputs: Given) -> Compiled:
-    device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
-    device.respell = respell
-    pool = SurfacePool(device)
-    numerics = RangeControlled() if options.wants_ranges(device) else LossScaled()
-    compiled = Compiled(options, device, pool, inputs, numerics, list(options.observers))
-    COMPILED.append(compiled)
-    for listener in _listeners.get():
-        listener(compiled)
-    return compiled
 
 
 def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = False) -> Callable[..., Any]:
@@ -365,17 +235,9 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned, progress
         for spec in planned.plan.programs:
             loaded.append(compiled.device.load(spec.text, spec.blobs, name=spec.name))
             progress.loaded(len(loaded), len(planned.plan.programs))
-    return Executor(
-        planned.plan,
-        compiled.device,
-        compiled.pool,
-        compiled.weights,
-        TorchHost(gm.graph, compiled.memory, compiled.input_names),
-        planned.host_calls,
-        loaded,
-        compiled.numerics,
-        compiled.observers,
-    )
+    host = TorchHost(gm.graph, compiled.memory, compiled.input_names)
+    held = compiled.device, compiled.pool, compiled.weights
+    return Executor(planned.plan, *held, host, planned.host_calls, loaded, compiled.numerics, compiled.observers)
 
 
 #: Says what Dynamo leaves to eager before it hands us anything.

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from torchane.capture import backend
+from torchane.capture.compiled import Compiled, told
 from torchane.capture.report import Row
 from torchane.capture.torch_private import functorch_config
 from torchane.plan import Plan
@@ -82,11 +83,11 @@ def explain(
     options: those of the backend; the device is the twin unless they say otherwise, since nothing but one
     forward runs. Raises what torch.compile would raise: CaptureError for what no program can take.
     """
-    found: list[backend.Compiled] = []
+    found: list[Compiled] = []
     chosen = {"device": "twin", **(options or {})}
 
     def recording(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        with backend.told(found.append, keeps=False):
+        with told(found.append, keeps=False):
             return backend.ane(gm, example_inputs, options=chosen)
 
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if isinstance(model, nn.Module) else []

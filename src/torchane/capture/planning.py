@@ -14,6 +14,7 @@ from torch import fx
 from torchane.capture.aliases import keep_views_of_results
 from torchane.capture.draws import draw_from_shapes
 from torchane.capture.graph import Cut, cut
+from torchane.capture.planned import Planned, Source
 from torchane.capture.policies import FOLLOWED, Facts, State, host_reasons
 from torchane.capture.policies.facts import Forward
 from torchane.capture.policies.follow import sent_home
@@ -23,7 +24,7 @@ from torchane.capture.policies.masks import add_what_is_subtracted, let_softmax_
 from torchane.capture.region import RegionCompiler, RegionError
 from torchane.capture.roles import Roles, Saved
 from torchane.capture.rules import why_not
-from torchane.capture.schedule import Planned, Scheduler, Source
+from torchane.capture.schedule import Scheduler
 from torchane.capture.tidy import fill_missing_values, leave_out_empty_tensors
 from torchane.capture.wide import Blocks, cut_wide_products
 from torchane.plan.constants import Pricing

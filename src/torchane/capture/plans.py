@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from torchane.capture import backend
+from torchane.capture.compiled import Compiled, told
 from torchane.capture.torch_private import BackendCompilerFailed, FakeTensorMode, functorch_config
 from torchane.errors import CaptureError, DeviceError, TorchaneError, TorchaneWarning
 from torchane.plan import Plan
@@ -43,11 +44,11 @@ def compile_step(
     Raises CaptureError where its forward is more than one graph, for what follows the first would need the numbers of it;
     DeviceError where this machine cannot hold what is worked out while compiling.
     """
-    found: list[backend.Compiled] = []
+    found: list[Compiled] = []
     chosen = {"device": "twin", **(options or {})}
 
     def recording(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        with backend.told(found.append, keeps=False):
+        with told(found.append, keeps=False):
             backend.ane(gm, example_inputs, options=chosen)
         raise _Compiled
 

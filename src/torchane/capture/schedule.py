@@ -8,7 +8,6 @@ backward pass stays in its surface.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,40 +17,15 @@ from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import ZERO
 from torchane.capture.crossing import Crossing
 from torchane.capture.graph import Cut, Region
-from torchane.capture.host_graph import add_rows_in_place
+from torchane.capture.host_segment import host_segment, read_by
+from torchane.capture.planned import Planned, Source
 from torchane.capture.policies.left_out import is_absorbed
 from torchane.capture.policies.masks import factors_of
 from torchane.capture.policies.selections import selects
 from torchane.capture.region import Known, Ports, RegionCompiler, RegionError
-from torchane.capture.roles import Roles
-from torchane.capture.wide import BLOCK, Blocks
+from torchane.capture.wide import BLOCK
 from torchane.plan import Copy, Dispatch, HostCall, Part, Plan, Stage, Unstage
 from torchane.plan.step_graph import Place
-
-
-@dataclass(frozen=True)
-class Source:
-    """A graph and what is known of it, whichever way it is cut. scaled: what the loss scale multiplies. numbers: values of the host that
-    are none of masks, whatever they hold."""
-
-    name: str
-    module: fx.GraphModule
-    roles: Roles
-    blocks: Blocks
-    scaled: frozenset[fx.Node]
-    numbers: frozenset[fx.Node]
-
-
-@dataclass
-class Planned:
-    """A plan, its host segments by key, the layout of every surface by the value's name, the graph
-    as it was cut, and the values that range control stored as they are."""
-
-    plan: Plan
-    host_calls: dict[str, Callable[..., Sequence[Any]]]
-    layouts: dict[str, PortLayout]
-    cut: Cut
-    true: frozenset[str] = frozenset()
 
 
 class Scheduler:
@@ -224,61 +198,20 @@ class Scheduler:
 
     def _host_call(self, key: str, nodes: list[fx.Node]) -> None:
         """Adds a segment that computes `nodes` from what the host has, views and constants made on the way."""
-        self._bring_home(nodes)
-        segment = fx.Graph()
-        made: dict[fx.Node, fx.Node] = {}
-        sources: dict[fx.Node, None] = {}
-        ran: list[tuple[str, str]] = []
-
-        def make(node: fx.Node) -> fx.Node:
-            if node in made:
-                return made[node]
-            if node in self.on_host:
-                sources[node] = None
-                made[node] = segment.placeholder(node.name)
-                return made[node]
-            for arg in node.all_input_nodes:
-                make(arg)
-            made[node] = segment.node_copy(node, made.__getitem__)
-            if self.cut.place[node] is Place.HOST:
-                ran.append((str(node.target), self.cut.reasons.get(node, "")))
-            return made[node]
-
-        read = self._read_by(nodes, self.on_host)
-        for node in self.graph.nodes:  # placeholders first, in the graph's order
-            if node in read:
-                make(node)
-        for node in nodes:
-            make(node)
-        own = set(nodes)
-        leaving = [node for node in nodes if not own.issuperset(node.users)]
-        segment.output(tuple(made[node] for node in leaving))
-        add_rows_in_place(segment, self.cut, made)
-        self.host_calls[key] = fx.GraphModule(self.source.module, segment)
-        self.steps.append(HostCall(key, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in leaving)))
+        self._unstage_for(nodes)
+        made = host_segment(self.graph, self.cut, nodes, self.on_host)
+        self.host_calls[key] = fx.GraphModule(self.source.module, made.graph)
+        self.steps.append(HostCall(key, made.ops, made.sources, made.leaving))
         self.on_host.update(nodes)
 
-    def _bring_home(self, nodes: list[fx.Node]) -> None:
+    def _unstage_for(self, nodes: list[fx.Node]) -> None:
         """Unstages what the forward kept in surfaces and these nodes read on the host."""
         saved = {node for node in self.surfaces_in if node not in self.on_host}
-        read = self._read_by(nodes, self.on_host | saved)
+        read = read_by(nodes, self.on_host | saved)
         wanted = [node for node in self.inputs if node in saved & read]
         if wanted:
             self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in wanted)))
             self.on_host.update(wanted)
-
-    def _read_by(self, nodes: list[fx.Node], there: set[fx.Node]) -> set[fx.Node]:
-        """Which values that are there these nodes are made from."""
-        pending, seen = list(nodes), set(nodes)
-        read = {node for node in nodes if node in there}
-        while pending:
-            for arg in pending.pop().all_input_nodes:
-                if arg in there:
-                    read.add(arg)
-                elif arg not in seen:
-                    seen.add(arg)
-                    pending.append(arg)
-        return read
 
     # ---- values
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchane.capture import backend
+from torchane.capture.compiled import Compiled, told
 from torchane.data.batches import Batch
 from torchane.errors import UsageError
 from torchane.mil.ir import Function, Var
@@ -68,14 +68,14 @@ def _audited(model: nn.Module, plain: nn.Module, loss_exact: float, loss_of: Cal
     def look(moment: Moment, function: Function, values: Mapping[Var, np.ndarray]) -> None:
         records[moment.plan.name].append(_looked_at(function, values))
 
-    graphs: list[backend.Compiled] = []
+    graphs: list[Compiled] = []
     options = {"device": "twin", "arithmetic": "engine", "ranges": ranges, "observers": [Inside(look)]}
     compiled = torch.compile(model, backend="ane", options=options, dynamic=False, fullgraph=True)
     for _ in range(STEPS):
         records.clear()
         model.zero_grad()
         reruns = _reruns(graphs)
-        with torch.random.fork_rng(devices=[]), backend.told(graphs.append):  # so all forwards draw the same
+        with torch.random.fork_rng(devices=[]), told(graphs.append):  # so all forwards draw the same
             loss = loss_of(compiled)
         loss.backward()
         if _reruns(graphs) == reruns:
@@ -92,7 +92,7 @@ def _audited(model: nn.Module, plain: nn.Module, loss_exact: float, loss_of: Cal
     )
 
 
-def _reruns(graphs: list[backend.Compiled]) -> int:
+def _reruns(graphs: list[Compiled]) -> int:
     return sum(graph.ranges.reruns for graph in graphs if graph.ranges is not None)
 
 

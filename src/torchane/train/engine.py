@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from torchane.capture import backend
+from torchane.capture.compile_options import Options
+from torchane.capture.compiled import Compiled, told
 from torchane.capture.torch_private import BackendCompilerFailed, functorch_config
 from torchane.errors import RunFolderError, TorchaneError, shown
 from torchane.plan.memory import forecast, require_fits
@@ -67,7 +69,7 @@ class EngineModel:
 
     def __init__(self, model: nn.Module, device: str = "auto", **options: Any) -> None:
         self._options = {"device": device, "progress": "off", **options}  # the command says it
-        self.device = open_device(device, backend.Options.parse(self._options).arithmetic).name
+        self.device = open_device(device, Options.parse(self._options).arithmetic).name
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self.announce: Callable[[str], None] = lambda text: None
         require_fits(forecast((), self._parameters, param_copies=0))
@@ -112,9 +114,9 @@ class EngineModel:
             ) from error
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        graphs: list[backend.Compiled] = []
+        graphs: list[Compiled] = []
         # the forecast wants the backward's plan
-        with functorch_config.patch(force_non_lazy_backward_lowering=True), backend.told(graphs.append):
+        with functorch_config.patch(force_non_lazy_backward_lowering=True), told(graphs.append):
             run = backend.ane(gm, example_inputs, options=self._options)
         for compiled in graphs:
             self._take_up(compiled)
@@ -131,7 +133,7 @@ class EngineModel:
                 self._scales.append(compiled.loss_scale)
         return run
 
-    def _take_up(self, compiled: backend.Compiled) -> None:
+    def _take_up(self, compiled: Compiled) -> None:
         """Gives a graph the range control that the checkpoint has of it. A validation's graph is among them: its last
         bits depend on it too. Graphs are told apart by their programs, for a resumed run compiles in another order."""
         if compiled.ranges is None:

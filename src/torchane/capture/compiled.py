@@ -1,0 +1,108 @@
+"""Compiled graphs: what is known of each, all of them, and who is told of a new one."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from torchane.capture.compile_options import Options
+from torchane.capture.kept import Kept
+from torchane.capture.report import Row
+from torchane.capture.roles import Given, Saved
+from torchane.native import pages
+from torchane.passes.respell import respell
+from torchane.plan import Plan
+from torchane.runtime.device import Device
+from torchane.runtime.devices import open_device
+from torchane.runtime.loss_scale import LossScale
+from torchane.runtime.numerics import LossScaled, Numerics, RangeControlled
+from torchane.runtime.observers import Observer
+from torchane.runtime.range_control import RangeControl
+from torchane.runtime.surfaces import SurfacePool
+from torchane.runtime.weights import Weights
+
+
+@dataclass(eq=False)
+class Compiled:
+    """One captured graph with its backward: what tests, reports and `explain` look into. observers: of every step of its plans."""
+
+    options: Options
+    device: Device
+    pool: SurfacePool
+    inputs: Given
+    numerics: Numerics
+    observers: list[Observer] = field(default_factory=list)
+    weights: Weights = field(default_factory=Weights)
+    memory: pages.Reused = field(default_factory=pages.Reused)
+    saved: Saved = field(default_factory=Saved)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    input_names: Mapping[str, str] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
+    begun_s: float = field(default_factory=time.monotonic)
+    traced: threading.Timer | None = None
+    times_s: Counter[str] = field(default_factory=Counter)
+    """Seconds spent on "trace" (AOTAutograd), "lower" and "load"."""
+
+    @property
+    def loss_scale(self) -> LossScale:
+        return self.numerics.loss_scale
+
+    @loss_scale.setter
+    def loss_scale(self, state: LossScale) -> None:
+        self.numerics.loss_scale = state
+
+    @property
+    def ranges(self) -> RangeControl | None:
+        """The memory of range control, where that is the policy."""
+        return self.numerics.ranges
+
+    def rest(self) -> None:
+        """Frees the surfaces that no tensor holds, and the memory of results that are gone."""
+        self.memory.trim()
+        self.weights.forget()
+        self.pool.trim()
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times_s[part] += time.perf_counter() - start
+
+
+#: Every graph compiled in this process, oldest first, as long as torch keeps it.
+COMPILED: Kept[Compiled] = Kept()
+
+#: Who is told of each graph that this thread begins to compile.
+_listeners: ContextVar[tuple[Callable[[Compiled], None], ...]] = ContextVar("listeners", default=())
+
+
+@contextmanager
+def told(listener: Callable[[Compiled], None], *, keeps: bool = True) -> Iterator[None]:
+    """Within it, `listener` is given every graph that this thread compiles, as its compilation begins; its plans come later.
+    keeps: the graphs stay among COMPILED afterwards."""
+    before, known = _listeners.set((*_listeners.get(), listener)), len(COMPILED)
+    try:
+        yield
+    finally:
+        _listeners.reset(before)
+        if not keeps:
+            del COMPILED[known:]
+
+
+def new_compiled(options: Options, inputs: Given) -> Compiled:
+    """One whose compilation begins; those who listen are told of it. Raises DeviceError where its device is not there."""
+    device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
+    device.respell = respell
+    pool = SurfacePool(device)
+    numerics = RangeControlled() if options.wants_ranges(device) else LossScaled()
+    compiled = Compiled(options, device, pool, inputs, numerics, list(options.observers))
+    COMPILED.append(compiled)
+    for listener in _listeners.get():
+        listener(compiled)
+    return compiled
