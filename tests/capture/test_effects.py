@@ -17,6 +17,11 @@ def posed(a: torch.Tensor) -> torch.Tensor:
     return a @ a.mT + torch.eye(len(a))
 
 
+def _of_spectrum(values: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """A function of a matrix by its spectrum: its gradient reaches the vectors."""
+    return vectors @ torch.diag(values.log1p()) @ vectors.mT
+
+
 #: Each checks its result by an op with an effect, or calls one that does.
 WITH_EFFECTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "inv": torch.linalg.inv,
@@ -30,6 +35,21 @@ WITH_EFFECTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Cayley": lambda a: torch.linalg.solve(torch.eye(len(a)) + a - a.mT, torch.eye(len(a)) - a + a.mT),
     "inv twice": lambda a: torch.linalg.inv(torch.linalg.inv(a) + torch.eye(len(a))),
     "a Gaussian's log density": lambda a: a * torch.distributions.MultivariateNormal(a[0], posed(a)).log_prob(a[1]),
+}
+
+#: Others of torch.linalg, each once.
+SIBLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "eigh with vectors": lambda a: _of_spectrum(*torch.linalg.eigh(posed(a) + torch.diag(torch.arange(8.0)))),
+    "svd with vectors": lambda a: torch.linalg.svd(a + torch.diag(torch.arange(8.0)))[0],
+    "qr": lambda a: sum(torch.linalg.qr(a)),
+    "solve_triangular": lambda a: torch.linalg.solve_triangular(posed(a).tril(), a, upper=False),
+    "lu_factor": lambda a: torch.linalg.lu_factor(posed(a))[0],
+    "lu_factor and lu_solve": lambda a: torch.linalg.lu_solve(*torch.linalg.lu_factor(posed(a)), a),
+    "lu": lambda a: torch.linalg.lu(posed(a))[2],
+    "pinv": lambda a: torch.linalg.pinv(posed(a)),
+    "matrix_exp": lambda a: torch.linalg.matrix_exp(a / 4),
+    "cholesky_solve": lambda a: torch.cholesky_solve(a, torch.linalg.cholesky(posed(a))),
+    "inv_ex": lambda a: torch.linalg.inv_ex(posed(a))[0],
 }
 
 
@@ -77,6 +97,20 @@ def assert_agrees(model: nn.Module) -> None:
 def test_outputs_and_gradients_agree_with_eager(name: str) -> None:
     torch.manual_seed(0)
     assert_agrees(Stack(Mix(WITH_EFFECTS[name])))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_siblings_agree_with_eager(name: str) -> None:
+    torch.manual_seed(0)
+    assert_agrees(Stack(Mix(SIBLINGS[name])))
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot trace all of:torchane.errors.TorchaneWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo reads it after a cut
+def test_lstsq_whose_shapes_depend_on_numbers_is_cut_around() -> None:
+    torch.manual_seed(0)
+    assert_agrees(Stack(Mix(lambda a: torch.linalg.lstsq(posed(a), a).solution)))
 
 
 @pytest.mark.parametrize("name", ["inv", "solve", "cholesky"])

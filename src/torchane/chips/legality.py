@@ -34,8 +34,13 @@ class Finding:
     verdict: Verdict
     level: Level = Level.REFUSE
 
+    @property
+    def fault(self) -> str:
+        """The finding without advice: a program that we write is no user's to change."""
+        return f"{self.name}: {self.reason} ({self.source}; {self.certainty.value})."
+
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason} ({self.source}; {self.certainty.value}). {self.do}."
+        return f"{self.fault} {self.do}."
 
 
 def refusals(program: Program, chip: Chip) -> tuple[Finding, ...]:
@@ -54,20 +59,22 @@ def warnings(program: Program, chip: Chip) -> tuple[Finding, ...]:
 
 
 def require_legal(program: Program, chip: Chip) -> None:
-    """Raises LegalityError that lists the first few refusals."""
-    _require(refusals(program, chip), chip)
+    """Raises LegalityError that lists the first few refusals, with what mends them."""
+    found = refusals(program, chip)
+    _require(found, [str(finding) for finding in found], chip)
 
 
 def require_settled(program: Program, chip: Chip) -> None:
     """Raises LegalityError that lists the first few refusals and doubts."""
-    _require(tuple(_binding(program, chip)), chip)
+    found = tuple(_binding(program, chip))
+    _require(found, [finding.fault for finding in found], chip)
 
 
-def _require(found: tuple[Finding, ...], chip: Chip) -> None:
+def _require(found: tuple[Finding, ...], texts: list[str], chip: Chip) -> None:
     if found:
         is_refused = any(finding.verdict is Verdict.REFUSES for finding in found)
         what = f"the chip {chip.name} {'does not take' if is_refused else 'is not known to take'} this program"
-        lines = [f"  {finding}" for finding in found[:_SHOWN]]
+        lines = [f"  {text}" for text in texts[:_SHOWN]]
         if len(found) > _SHOWN:
             lines.append(f"  and {len(found) - _SHOWN} more")
         shown = "\n".join(lines)

@@ -250,7 +250,7 @@ def _product(b: Builder, x: Var | Literal, selection: _Selection, entries: np.nd
     if rows * columns > MAX_ELEMENTS:
         raise CompileError(
             f"{x.name if isinstance(x, Var) else 'a constant'} {x.type}: joining along axis {axis} to {columns} entries needs a constant matrix of {rows} x "
-            f"{columns}, and the most is {MAX_ELEMENTS} entries. Return the parts as outputs and join them on the host."
+            f"{columns}, and the most is {MAX_ELEMENTS} entries."
         )
     matrix = np.zeros((rows, columns))
     matrix[selection.index[entries], entries] = selection.sign[entries]

@@ -103,7 +103,7 @@ def test_what_a_choice_reaches_is_all_that_has_to_be_assigned_again(batch):
     for _ in range(200):
         index = random_.randrange(len(program.ops))
         option = random_.choice(asked.options(index, asked.given(index, base.orders)))
-        choices = {program.ops[index].output: option.writes}
+        choices = {program.ops[index].output: option.way.writes}
         trial = attempt(asked, choices, base)
         again = trial.taken()
         assert trial.cost == again.cost

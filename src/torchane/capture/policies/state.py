@@ -48,8 +48,8 @@ def keep_state_exact(graph: fx.Graph, facts: Facts) -> Mapping[fx.Node, str]:
     products = {node for node in graph.nodes if node.target in CONTRACTIONS}
     products -= _made_of(graph, old | facts.static) | _of_recurrences(graph, facts, products)
     activations = _from(graph, products) & _towards(graph, products)
-    carrying = _carrying(graph, old, products)
-    stored = {node for node in state.returned if node in _carrying(graph, state.lasting, products)}
+    carrying = _carrying(old, products)
+    stored = {node for node in state.returned if node in _carrying(state.lasting, products)}
     found = _above({*state.written, *stored}, products | (activations - carrying))
     if state.is_inference:
         moved = {node for node in state.returned if _is_moved(node, products | activations)}
@@ -84,7 +84,7 @@ def _of_recurrences(graph: fx.Graph, facts: Facts, products: Collection[fx.Node]
     found: set[fx.Node] = set()
     weighted = _from(graph, {node for node in products if any(_origin(source) in facts.weights for source in node.all_input_nodes)})
     for result, old in facts.state.written.items():
-        if old is not None and result not in _carrying(graph, {old}, products):
+        if old is not None and result not in _carrying({old}, products):
             leading = _from(graph, {old}) & products & _above({result}, facts.weights)
             found |= leading - weighted
     return found
@@ -116,16 +116,21 @@ def _towards(graph: fx.Graph, products: Collection[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _carrying(graph: fx.Graph, old: Collection[fx.Node], products: Collection[fx.Node]) -> set[fx.Node]:
+def _carrying(old: Collection[fx.Node], products: Collection[fx.Node]) -> set[fx.Node]:
     """Values that an old value is moved on in: no product lies between, and none is larger. A bias that is added to a batch is
     no longer carried."""
-    found = set(old)
-    for node in graph.nodes:
-        if node.op == "call_function" and node not in products:
-            sources = node.args[1:2] if node.target is aten.copy.default else node.all_input_nodes
-            if any(_is_as_small(node, source) for source in sources if source in found):
+    found, pending = set(old), list(old)
+    while pending:
+        source = pending.pop()
+        for node in source.users:
+            if node not in found and node.op == "call_function" and node not in products and _moves_on(node, source):
                 found.add(node)
+                pending.append(node)
     return found
+
+
+def _moves_on(node: fx.Node, source: fx.Node) -> bool:
+    return (node.target is not aten.copy.default or source is node.args[1]) and _is_as_small(node, source)
 
 
 def _is_as_small(node: fx.Node, source: fx.Node) -> bool:

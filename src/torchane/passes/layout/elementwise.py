@@ -57,7 +57,7 @@ def _gathered_by_holders(op: Op) -> Order:
         shown = " and ".join(str(tensor.type) for tensor in operands(op))
         raise CompileError(
             f"{op.name}: {op.kind.name} of {shown} broadcasts over more than four separate axes, and a program's "
-            "tensors have four. Write it as two steps, or join axes by a reshape before."
+            "tensors have four."
         )
     return order
 

@@ -26,6 +26,8 @@ class Emitter:
         self.b = Builder(taken)
         self._home: dict[Var, tuple[Order, Var]] = {}
         self._made: dict[tuple[object, ...], Var] = {}
+        self._viewed: dict[Var, Var] = {}
+        self._ops_seen = 0
 
     def define(self, value: Var, order: Order, physical: Var) -> None:
         """Says where a natural value lies from now on."""
@@ -53,6 +55,16 @@ class Emitter:
 
     def view(self, physical: Var, shape: Shape4) -> Var:
         return physical if physical.shape == shape else self._once("reshape", physical, shape=shape)
+
+    def root(self, physical: Var) -> Var:
+        """What a value is a mere view of: itself, unless a reshape made it."""
+        for op in self.b.ops[self._ops_seen :]:
+            if op.kind.name == "reshape" and op.inputs:
+                self._viewed[op.output] = op.inputs[0]
+        self._ops_seen = len(self.b.ops)
+        while physical in self._viewed:
+            physical = self._viewed[physical]
+        return physical
 
     def emit(self, op: Op, reads: tuple[Arg, ...], **changed: object) -> Var:
         """The op on physical tensors (one per operand of `operands(op)`), its other arguments kept or changed."""

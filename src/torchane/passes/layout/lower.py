@@ -123,7 +123,7 @@ def _written_outputs(
     """The outputs in their ports' views, each a value of its own: an alias becomes an identity."""
     names: list[str] = []
     results: list[Var] = []
-    seen = {root(e.b.ops, port) for port in e.b.inputs}
+    seen = {e.root(port) for port in e.b.inputs}
     for var in program.outputs:
         if var in program.inputs:
             raise CompileError(
@@ -138,14 +138,14 @@ def _written_outputs(
         result = e.view(e.stored(var, order), (*layout.shape[:3], layout.used))
         if layout.is_padded:
             result = _padded(e, result, layout)
-        if root(e.b.ops, result) in seen:
+        if e.root(result) in seen:
             if len(program.outputs) == 1:
                 raise CompileError(
                     f"the output {var.name} is an input under another shape, and the only output: engines refuse a "
                     "program that computes nothing. Hand it around the program, on the host."
                 )
             result = e.b.identity(x=result, name=name)
-        seen.add(root(e.b.ops, result))
+        seen.add(e.root(result))
         names.append(name)
         results.append(result)
     return names, results
@@ -157,14 +157,6 @@ def _padded(e: Emitter, value: Var, layout: PortLayout) -> Var:
     eye = literal(np.eye(layout.used, width, dtype=np.float16).reshape(1, 1, layout.used, width))
     wide = e.b.matmul(x=e.view(value, (1, 1, rows, layout.used)), y=eye, name=f"{value.name}_wide")
     return e.view(wide, layout.shape)
-
-
-def root(ops: list[Op], var: Var) -> Var:
-    """What a value is a mere view of: itself, unless a reshape made it."""
-    for op in reversed(ops):
-        if var in op.outputs and op.kind.name == "reshape":
-            var = op.inputs[0]
-    return var
 
 
 def _named(program: Program, b: Builder, names: list[str], results: list[Var]) -> Program:

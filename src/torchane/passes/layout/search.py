@@ -12,15 +12,15 @@ Pure functions: nothing is emitted here.
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchane.mil.ir import Function, Var
 from torchane.passes.layout.order import Order, channels_first
 from torchane.passes.layout.rules import MOVES, rule_of
-from torchane.passes.layout.ways import Tensor, Way, operands
+from torchane.passes.layout.ways import Tensor, Way, likeness, operands
 
 Choices = Mapping[Var, Order]
 Move = tuple[Var, Order]
@@ -29,19 +29,30 @@ Move = tuple[Var, Order]
 _MOST_SWEEPS = 4
 
 
+class Step(NamedTuple):
+    """What an op does: its way, and what it reads in another order than it is stored in."""
+
+    way: Way
+    moves: tuple[Move, ...]
+
+
 @dataclass(frozen=True)
 class Assignment:
-    """The order of every value, the way of every op, and how many readers each move has."""
+    """The order of every value, what every op does, and how many readers each move has."""
 
     orders: Mapping[Var, Order]
-    ways: tuple[Way, ...]
+    steps: tuple[Step, ...]
     readers: Mapping[Move, int]
     choices: Choices
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        return tuple(step.way for step in self.steps)
 
     @cached_property
     def cost(self) -> tuple[int, int]:
         """Bytes moved; then how much is awkward, operands that matmuls take transposed above all."""
-        return sum(var.type.size_bytes for var, _ in self.readers), sum(way.awkward for way in self.ways)
+        return sum(var.type.size_bytes for var, _ in self.readers), sum(step.way.awkward for step in self.steps)
 
 
 @dataclass
@@ -63,31 +74,43 @@ class Question:
                 self.readers.setdefault(var, []).append(index)
         self.free = {var: channels_first(var.shape) for var in self.function.inputs}
         self.index = {op.output: index for index, op in enumerate(ops)}
-        self._options: dict[tuple[int, tuple[Order | None, ...]], tuple[Way, ...]] = {}
+        alike: dict[Hashable, int] = {}
+        self._alike = [alike.setdefault(likeness(op, self.weights), index) for index, op in enumerate(ops)]
+        self._ways: dict[tuple[int, tuple[Order | None, ...]], tuple[Way, ...]] = {}
+        self._options: dict[tuple[int, tuple[Order | None, ...]], tuple[Step, ...]] = {}
 
     def given(self, index: int, orders: Choices) -> tuple[Order | None, ...]:
         """The orders of an op's operands; None for a constant."""
-        return tuple(orders[tensor] if isinstance(tensor, Var) else None for tensor in self.tensors[index])
+        return tuple([orders[tensor] if isinstance(tensor, Var) else None for tensor in self.tensors[index]])
 
-    def options(self, index: int, given: tuple[Order | None, ...]) -> tuple[Way, ...]:
+    def options(self, index: int, given: tuple[Order | None, ...]) -> tuple[Step, ...]:
         """The ways to run an op, cheapest first; one per order of the result."""
         key = (index, given)
-        if key not in self._options:
+        found = self._options.get(key)
+        if found is None:
+            ways = self._ways_of(self._alike[index], given)
+            found = self._options[key] = tuple(Step(way, self._moves(index, given, way)) for way in ways)
+        return found
+
+    def _ways_of(self, index: int, given: tuple[Order | None, ...]) -> tuple[Way, ...]:
+        """`options` without the names: worked out once for all ops that are alike."""
+        key = (index, given)
+        if key not in self._ways:
             op = self.function.ops[index]
 
             def price(way: Way) -> tuple[int, int]:
-                return sum(var.type.size_bytes for var, _ in self.moves(index, given, way)), way.awkward
+                return sum(var.type.size_bytes for var, _ in self._moves(index, given, way)), way.awkward
 
             best: dict[Order, Way] = {}
             for way in sorted(rule_of(op).options(op, given, self.weights), key=price):
                 best.setdefault(way.writes, way)
-            self._options[key] = tuple(best.values())
-        return self._options[key]
+            self._ways[key] = tuple(best.values())
+        return self._ways[key]
 
-    def moves(self, index: int, given: tuple[Order | None, ...], way: Way) -> set[Move]:
-        """What an op reads in another order than it is stored in."""
+    def _moves(self, index: int, given: tuple[Order | None, ...], way: Way) -> tuple[Move, ...]:
+        """What an op reads in another order than it is stored in; what it reads so twice is moved once."""
         found = zip(self.tensors[index], given, way.reads)
-        return {(tensor, read) for tensor, order, read in found if order is not None and order != read}  # type: ignore[misc]
+        return tuple(dict.fromkeys((tensor, read) for tensor, order, read in found if order is not None and order != read))  # type: ignore[misc]
 
 
 class _Over(dict[Any, Any]):
@@ -108,7 +131,7 @@ class Trial:
     base: Assignment
     asked: Choices
     orders: _Over
-    ways: _Over
+    steps: _Over
     readers: Counter[Move]
 
     @property
@@ -118,20 +141,20 @@ class Trial:
         for move, change in self.readers.items():
             before = self.base.readers.get(move, 0)
             moved += ((before + change > 0) - (before > 0)) * move[0].type.size_bytes
-        return moved, awkward + sum(way.awkward - self.base.ways[index].awkward for index, way in self.ways.items())
+        return moved, awkward + sum(step.way.awkward - self.base.steps[index].way.awkward for index, step in self.steps.items())
 
     def taken(self) -> Assignment:
         readers = Counter(self.base.readers)
         for move, change in self.readers.items():
             readers[move] += change
-        ways = tuple(self.ways.get(index, way) for index, way in enumerate(self.base.ways))
-        return Assignment({**self.base.orders, **self.orders}, ways, +readers, self.asked)
+        steps = tuple(self.steps.get(index, step) for index, step in enumerate(self.base.steps))
+        return Assignment({**self.base.orders, **self.orders}, steps, +readers, self.asked)
 
 
 def assign(question: Question, choices: Choices) -> Assignment:
     """The orders that follow from choices, in one walk through the program."""
     orders: dict[Var, Order] = {}
-    ways: list[Way] = []
+    steps: list[Step] = []
     readers: Counter[Move] = Counter()
 
     def store(var: Var, order: Order) -> None:
@@ -143,20 +166,27 @@ def assign(question: Question, choices: Choices) -> Assignment:
     for var in question.function.inputs:
         store(var, question.bound.get(var) or choices.get(var) or question.free[var])
     for index, op in enumerate(question.function.ops):
-        given = question.given(index, orders)
-        options = question.options(index, given)
-        way = next((option for option in options if option.writes == choices.get(op.output)), options[0])
-        readers.update(question.moves(index, given, way))
-        ways.append(way)
-        store(op.output, way.writes)
-    return Assignment(orders, tuple(ways), +readers, choices)
+        step = _chosen(question.options(index, question.given(index, orders)), choices.get(op.output))
+        readers.update(step.moves)
+        steps.append(step)
+        store(op.output, step.way.writes)
+    return Assignment(orders, tuple(steps), +readers, choices)
+
+
+def _chosen(options: tuple[Step, ...], wanted: Order | None) -> Step:
+    """The option that writes the order asked for, where one does; else the cheapest."""
+    if wanted is not None:
+        for option in options:
+            if option.way.writes == wanted:
+                return option
+    return options[0]
 
 
 def attempt(question: Question, choices: Choices, base: Assignment) -> Trial:
     """The base with `choices` added to its own; only what they reach is walked through again."""
     function = question.function
-    trial = Trial(base, {**base.choices, **choices}, _Over(base.orders), _Over(base.ways), Counter())
-    orders, ways, readers = trial.orders, trial.ways, trial.readers
+    trial = Trial(base, {**base.choices, **choices}, _Over(base.orders), _Over(base.steps), Counter())
+    orders, steps, readers, asked = trial.orders, trial.steps, trial.readers, trial.asked
     waiting = [question.index[var] for var in choices if var in question.index]
     heapq.heapify(waiting)
 
@@ -173,19 +203,21 @@ def attempt(question: Question, choices: Choices, base: Assignment) -> Trial:
 
     for var in choices:
         if var in question.free:
-            store(var, question.bound.get(var) or trial.asked[var])
+            store(var, question.bound.get(var) or asked[var])
     while waiting:
         index = heapq.heappop(waiting)
         while waiting and waiting[0] == index:
             heapq.heappop(waiting)
-        given = question.given(index, orders)
-        options = question.options(index, given)
         output = function.ops[index].output
-        way = next((option for option in options if option.writes == trial.asked.get(output)), options[0])
-        readers.subtract(question.moves(index, question.given(index, base.orders), ways[index]))
-        readers.update(question.moves(index, given, way))
-        ways[index] = way
-        store(output, way.writes)
+        before, after = steps[index], _chosen(question.options(index, question.given(index, orders)), asked.get(output))
+        if after is before:
+            continue
+        for move in before.moves:
+            readers[move] -= 1
+        for move in after.moves:
+            readers[move] += 1
+        steps[index] = after
+        store(output, after.way.writes)
     return trial
 
 
@@ -233,10 +265,10 @@ def _mended(question: Question, current: Assignment) -> Iterator[Choices]:
 def _alternatives(question: Question, current: Assignment) -> Iterator[Choices]:
     """Every op that could write another order, writing it: with its operands as they are, and with them in step."""
     for index, op in enumerate(question.function.ops):
-        for option in question.options(index, question.given(index, current.orders)):
-            if option.writes != current.orders[op.output]:
-                yield {op.output: option.writes}
-                yield _wish(question, current, op.output, option.writes)
+        for way, _ in question.options(index, question.given(index, current.orders)):
+            if way.writes != current.orders[op.output]:
+                yield {op.output: way.writes}
+                yield _wish(question, current, op.output, way.writes)
 
 
 def _wish(question: Question, current: Assignment, var: Var, order: Order) -> Choices:

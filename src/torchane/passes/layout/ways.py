@@ -1,6 +1,6 @@
 """What the analysis of layouts decides about one op: in which order it reads what, and writes what."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from torchane.mil.ir import Literal, Op, Var
@@ -35,3 +35,15 @@ def keyed_operands(op: Op) -> Iterator[tuple[str, Tensor]]:
         arg = op.args.get(key)
         if arg is not None:
             yield from ((key, item) for item in (arg if isinstance(arg, tuple) else (arg,)))
+
+
+def likeness(op: Op, weights: Set[Var]) -> Hashable:
+    """All that the ways of an op depend on, names left out: equal for ops that have the same ways. Which operands are one
+    value is part of it, since what is read twice in one order is moved once."""
+    seen: dict[Var, int] = {}
+    tensors = tuple(
+        (key, tensor.type, seen.setdefault(tensor, len(seen)), tensor in weights) if isinstance(tensor, Var) else (key, tensor.type)
+        for key, tensor in keyed_operands(op)
+    )
+    rest = tuple((key, arg) for key, arg in op.args.items() if key not in op.kind.operands)
+    return op.kind.name, tensors, rest, op.output.type
