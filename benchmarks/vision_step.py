@@ -1,9 +1,13 @@
-"""How long do a training step and the first step of networks for images take?    python benchmarks/vision_step.py [--network resnet18]
+"""How long do a training step and the first step of networks for images take?
 
-Batch 2 x 3 x 224 x 224, random weights of transformers' models, seed 0, SGD. torch.compile(backend="ane") on the twin and eager fp32
-take turns, one thread; 1 step to warm up, 5 timed: median, least and most, by the wall and by the processor's time of the process,
-which other work on the machine moves little. The first step compiles: with an empty cache of lowered programs, and, in
-another process, with what that left. The last line of output is JSON. It says nothing of an engine's time.
+    python benchmarks/vision_step.py [--network resnet18 ...] [--steps 5] [--json out.json]
+
+Batch 2 x 3 x 224 x 224, random weights, seed 0, SGD, one thread; the networks of the gradient tests. torch.compile(backend="ane") on the
+twin and eager fp32 take turns: 1 step to warm up, then the timed ones: median, least and most, by the wall and by the processor's time
+of the process, which other work on the machine moves little. The first step traces and compiles: with an empty cache of lowered
+programs, and, in another process, with what that left; "torch's part" is the same first step by torch.compile(backend="aot_eager"),
+which traces the network as we do and lowers nothing. The last line of output is JSON, which --json writes too, after each network.
+It says nothing of an engine's time.
 """
 
 import argparse
@@ -17,72 +21,81 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 
 from torchane import native
 from torchane.errors import TorchaneWarning
+from torchane.train.provenance import provenance
 
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet18": ("ResNet", {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}),
-    "resnet50": ("ResNet", {}),
-    "mobilenet_v2": ("MobileNetV2", {}),
-    "convnext_tiny": ("ConvNext", {}),
-}
-WARMUP, TIMED = 1, 5
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "capture"))
+from vision_models import NETWORKS
+
+WARMUP = 1
+BACKENDS: dict[str, dict[str, Any]] = {"ane": {"device": "twin", "progress": "off"}, "aot_eager": {}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--network", choices=NETWORKS, action="append")
-    parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS, nargs="+", default=list(NETWORKS))
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the results")
+    parser.add_argument("--in-this-process", choices=BACKENDS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    names = chosen.network or list(NETWORKS)
     if chosen.in_this_process:
-        print(json.dumps(measured(names[0])))
+        print(json.dumps(measured(chosen.network[0], chosen.in_this_process, chosen.steps)))
         return
-    found = {}
-    for name in names:
+    conditions = {"benchmark": "vision-step", **provenance(), "isa": native.get_isa(), "timed_steps": chosen.steps}
+    found: dict[str, Any] = {}
+    for name in chosen.network:
+        load = os.getloadavg()[0]
         with tempfile.TemporaryDirectory() as folder:
-            runs = [in_another_process(name, folder) for _ in range(2)]
-        found[name] = {**runs[0], "first step from the cache": runs[1]["first step"]}
-        print(name, json.dumps(found[name], indent=1))
-    print(json.dumps({"torch": torch.__version__, "isa": native.get_isa(), "load": os.getloadavg()[0], "results": found}))
+            empty, filled = (in_another_process(name, "ane", folder, chosen.steps) for _ in range(2))
+        torchs = in_another_process(name, "aot_eager", "", 0)
+        first = {**empty["first step"], "twin, from the cache": filled["first step"]["twin"], "torch's part": torchs["first step"]["aot_eager"]}
+        found[name] = {"load": load, "first step": first, "step": empty["step"]}
+        print(name, json.dumps(found[name], indent=1), flush=True)
+        if chosen.json is not None:
+            chosen.json.write_text(json.dumps({**conditions, "results": found}) + "\n", encoding="utf-8")
+    print(json.dumps({**conditions, "results": found}))
 
 
-def in_another_process(name: str, cache: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--in-this-process", "--network", name]
+def in_another_process(name: str, backend: str, cache: str, steps: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--in-this-process", backend, "--network", name, "--steps", str(steps)]
     ended = subprocess.run(command, env={**os.environ, "TORCHANE_CACHE": cache}, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def measured(name: str) -> dict[str, Any]:
+def measured(name: str, backend: str, steps: int) -> dict[str, Any]:
     native.set_threads(1)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", TorchaneWarning)
     torch.manual_seed(0)
-    family, config = NETWORKS[name]
-    made = getattr(transformers, f"{family}ForImageClassification")(getattr(transformers, f"{family}Config")(num_labels=1000, **config))
-    ours, x, labels = copy.deepcopy(made), torch.randn(2, 3, 224, 224), torch.tensor([1, 2])
-    calls = {"twin": (ours, torch.compile(ours, backend="ane", options={"device": "twin"}, dynamic=False)), "eager fp32": (made, made)}
-    first = {variant: timed(lambda both=both: step(*both, x, labels)) for variant, both in calls.items()}
+    model, x = NETWORKS[name]().train(), torch.randn(2, 3, 224, 224)
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend, options=BACKENDS[backend] or None, dynamic=False)
+    variant = "twin" if backend == "ane" else backend
+    calls = {variant: (model, compiled), "eager fp32": (eager, eager)}
+    first = {variant: timed(lambda both=both: step(*both, x)) for variant, both in calls.items()}
     seconds: dict[str, list[tuple[float, float]]] = {variant: [] for variant in calls}
-    for _ in range(WARMUP + TIMED):
+    for _ in range(WARMUP + steps if steps else 0):
         for variant, both in calls.items():
-            seconds[variant].append(timed(lambda both=both: step(*both, x, labels)))
-    shown = {variant: both[WARMUP:] for variant, both in seconds.items()}
+            seconds[variant].append(timed(lambda both=both: step(*both, x)))
+    shown = {variant: both[WARMUP:] for variant, both in seconds.items() if both}
     return {
         "first step": {variant: {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2)} for variant, (wall, cpu) in first.items()},
         "step": {variant: {"wall_s": spread([w for w, _ in both]), "cpu_s": spread([c for _, c in both])} for variant, both in shown.items()},
     }
 
 
-def step(model: nn.Module, call: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> None:
+def step(model: nn.Module, call: nn.Module, x: torch.Tensor) -> None:
+    """The loss weighs the outputs at random, as the gradient tests do: U-Net gives an image."""
     model.zero_grad()
-    nn.functional.cross_entropy(call(x).logits, labels).backward()
+    logits = call(x)
+    (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))).mean().backward()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter -= 1e-3 * parameter.grad

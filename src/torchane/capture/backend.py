@@ -176,8 +176,9 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
         precision=compiled.options.precision,
     )
     progress = Progress("backward", time.monotonic(), compiled.options.progress == "on")
-    planned = _plan(compiled, progress, gm, roles)
-    execute = _executor(compiled, gm, planned, progress)
+    with _no_garbage_collection():  # torch asks for the backward when it first runs, long after the forward was compiled
+        planned = _plan(compiled, progress, gm, roles)
+        execute = _executor(compiled, gm, planned, progress)
     positions = [placeholders.index(name) for name in tangents]
     strict = is_repeatable(gm)
 

@@ -10,7 +10,7 @@ the result's name (made unique). Constants stay inline as Literals: `mil.name_co
 into the named `const` statements that engines want.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Builder:
     def emit(self, kind: OpKind, args: dict[str, Any], name: str | None = None) -> tuple[Var, ...]:
         """Appends an op of `kind` and returns its results. None arguments are left out."""
         args = {key: self._arg(kind, key, value, args) for key, value in args.items() if value is not None}
-        types = kind.infer({key: typed(kind, key, arg) for key, arg in args.items()})
+        types = _types(kind, args)
         base = name or kind.name
         outputs = tuple(Var(self.fresh(base), type_) for type_ in types)
         attrs = {"name": literal(outputs[0].name)} if outputs else {}
@@ -108,10 +108,44 @@ def arguments(op: Op) -> dict[str, Arg]:
 
 def inferred(op: Op) -> tuple[Type, ...]:
     """The types that an op's own rule gives its results. Raises CompileError where its arguments do not fit."""
-    args = {key: typed(op.kind, key, arg) for key, arg in arguments(op).items()}
+    args = arguments(op)
     if op.kind.nested:
-        args["blocks"] = op.blocks
-    return op.kind.infer(args)
+        return op.kind.infer({**{key: typed(op.kind, key, arg) for key, arg in args.items()}, "blocks": op.blocks})
+    return _types(op.kind, args)
+
+
+#: What rules gave before. A network is a few hundred different ops, each built and checked thousands of times.
+_INFERRED: dict[Hashable, tuple[Type, ...]] = {}
+_MOST_INFERRED = 1 << 16
+#: A larger constant that a rule may look into would be kept alive by what is remembered of it.
+_MOST_ENTRIES = 64
+
+
+def _types(kind: OpKind, args: Mapping[str, Arg]) -> tuple[Type, ...]:
+    """The types of the results, by the kind's rule: once for equal arguments."""
+    seen = [_seen_by_rule(kind, name, arg) for name, arg in args.items()]
+    if not kind.known or None in seen:
+        return kind.infer({name: typed(kind, name, arg) for name, arg in args.items()})
+    key = (kind.name, *args, *seen)
+    found = _INFERRED.get(key)
+    if found is None:
+        found = kind.infer({name: typed(kind, name, arg) for name, arg in args.items()})
+        if len(_INFERRED) >= _MOST_INFERRED:
+            _INFERRED.clear()
+        _INFERRED[key] = found
+    return found
+
+
+def _seen_by_rule(kind: OpKind, name: str, arg: Arg) -> Hashable:
+    """As much of an argument as a rule may look at; a Literal knows its dtype, so that True is not 1. None: too much."""
+    if isinstance(arg, tuple):
+        items = tuple([_seen_by_rule(kind, name, item) for item in arg])
+        return None if None in items else items
+    if isinstance(arg, Var):
+        return Var, arg.type
+    if name in kind.operands and name not in kind.dynamic:
+        return arg.type
+    return None if isinstance(arg.value, np.ndarray) and arg.value.size > _MOST_ENTRIES else arg
 
 
 def _float_beside(kind: OpKind, key: str, args: dict[str, Any]) -> DType:

@@ -58,6 +58,8 @@ class DType(enum.Enum):
     def __repr__(self) -> str:
         return self.mil_name
 
+    __hash__ = object.__hash__  # there is one of each; enum's own goes by the name, through Python
+
 
 _FLOATS = {DType.FP16, DType.FP32, DType.FP64, DType.BF16, DType.FP8E4M3FN, DType.FP8E5M2}
 

@@ -252,11 +252,14 @@ def _product(b: Builder, x: Var | Literal, selection: _Selection, entries: np.nd
             f"{x.name if isinstance(x, Var) else 'a constant'} {x.type}: joining along axis {axis} to {columns} entries needs a constant matrix of {rows} x "
             f"{columns}, and the most is {MAX_ELEMENTS} entries."
         )
-    matrix = np.zeros((rows, columns))
-    matrix[selection.index[entries], entries] = selection.sign[entries]
+    dtype = x.type.dtype
     if axis == x.rank - 1 and x.rank > 1:
-        return b.matmul(x=x, y=literal(matrix, x.type.dtype), transpose_x=False, transpose_y=False)
-    left = literal(np.ascontiguousarray(matrix.T), x.type.dtype)
+        matrix = np.zeros((rows, columns), dtype.numpy)
+        matrix[selection.index[entries], entries] = selection.sign[entries]
+        return b.matmul(x=x, y=literal(matrix, dtype), transpose_x=False, transpose_y=False)
+    turned = np.zeros((columns, rows), dtype.numpy)
+    turned[entries, selection.index[entries]] = selection.sign[entries]
+    left = literal(turned, dtype)
     if axis == x.rank - 2:
         return b.matmul(x=left, y=x, transpose_x=False, transpose_y=False)
     # the axes behind the selected one are one row to it

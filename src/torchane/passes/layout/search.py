@@ -227,20 +227,24 @@ def search(question: Question) -> Assignment:
     A move is mended by having its value produced in the order in which it is read: the wish is handed up
     through ops that keep the order of what they read, to the inputs and matmuls that can grant it.
     """
-    best = assign(question, {})
+    best, failed = assign(question, {}), {}
     for _ in range(_MOST_SWEEPS):
         before = best.cost
-        best = _improved(question, best, _mended)
-        best = _improved(question, best, _alternatives)
+        best = _improved(question, best, _mended, failed)
+        best = _improved(question, best, _alternatives, failed)
         if best.cost == before:
             break
     return best
 
 
 def _improved(
-    question: Question, best: Assignment, proposals: Callable[[Question, Assignment], Iterator[Choices]]
+    question: Question,
+    best: Assignment,
+    proposals: Callable[[Question, Assignment], Iterator[Choices]],
+    failed: dict[tuple[tuple[Var, Order], ...], Assignment],
 ) -> Assignment:
-    """Takes every proposal that makes things cheaper, until none does."""
+    """Takes every proposal that makes things cheaper, until none does. failed: the assignment that a proposal made no cheaper;
+    it is not tried on that one again."""
     tried: set[tuple[tuple[Var, Order], ...]] = set()
     while True:
         for choices in proposals(question, best):
@@ -248,10 +252,13 @@ def _improved(
             if key in tried:
                 continue
             tried.add(key)
+            if failed.get(key) is best:
+                continue
             trial = attempt(question, choices, best)
             if trial.cost < best.cost:
                 best = trial.taken()
                 break
+            failed[key] = best
         else:
             return best
 
