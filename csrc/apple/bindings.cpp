@@ -103,7 +103,7 @@ bool run_again(Program& program, nb::handle inputs, nb::handle outputs) {
 
 nb::object running_now(int64_t owner) {
     const auto found = running(owner);
-    return found ? nb::object(nb::make_tuple(found->name, found->key, found->limit_s, found->for_s)) : nb::none();
+    return found ? nb::object(nb::make_tuple(found->name, found->key, found->limit_s, found->serial)) : nb::none();
 }
 
 }  // namespace
@@ -161,7 +161,7 @@ void bind_bridge(nb::module_& parent) {
         .def("run_again", &run_again, "inputs"_a, "outputs"_a,
              "For buffers, which have a surface each. True: it has run. False: it has not, for these surfaces are new to it, or it is not loaded.")
         .def("watch", &Program::watch, "owner"_a, "name"_a, "key"_a, "limit_s"_a, "What running(owner) tells while it runs. owner: not 0.");
-    m.def("running", &running_now, "owner"_a, "(name, key, limit_s, for_s) of the run that is on the engine now, if it is this owner's; else None.");
+    m.def("running", &running_now, "owner"_a, "(name, key, limit_s, serial) of the run that is on the engine now, if it is this owner's; else None.");
     m.def("make", &make, "route"_a, "directory"_a, "text"_a, "weights"_a, "inputs"_a, "outputs"_a, "bytes_alone"_a = false,
           "A program that is neither compiled nor loaded yet. bytes_alone: another form of the weights' entries, for a probe.");
 }

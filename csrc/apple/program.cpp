@@ -1,7 +1,6 @@
 #include "program.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
 #include "selectors.h"
@@ -77,12 +76,11 @@ SurfaceSet set_of(const Surfaces& inputs, const Surfaces& outputs) {
     return set;
 }
 
-using Clock = std::chrono::steady_clock;
-
-// What is on the engine, for a thread that looks after it. Its own mutex: the one of runs is held while a run hangs.
+// What is on the engine, for a thread that looks after it. Its own mutex: the one of runs is held while a run hangs. There is no
+// clock here: how long is too long is for the watchdog to say, which knows whether the process was stopped or asleep meanwhile.
 std::mutex watching;
 const Watched* watched_now = nullptr;
-Clock::time_point watched_since;
+uint64_t runs_shown = 0;
 
 class Shown {
 public:
@@ -91,9 +89,8 @@ public:
 
 private:
     static void show(const Watched* run) {
-        const auto now = Clock::now();
         std::lock_guard<std::mutex> guard(watching);
-        watched_now = run, watched_since = now;
+        watched_now = run, ++runs_shown;
     }
 };
 
@@ -131,7 +128,7 @@ std::optional<Watched> running(int64_t owner) {
     std::lock_guard<std::mutex> guard(watching);
     if (watched_now == nullptr || watched_now->owner != owner) return std::nullopt;
     Watched found = *watched_now;
-    found.for_s = std::chrono::duration<double>(Clock::now() - watched_since).count();
+    found.serial = runs_shown;
     return found;
 }
 

@@ -31,11 +31,12 @@ struct Source {
 using Surfaces = std::vector<Surface*>;
 using SurfaceSet = std::vector<const Surface*>;
 
-// A run, for a watchdog. for_s: since when it is on the engine.
+// A run, for a watchdog. serial: another one for each run.
 struct Watched {
     int64_t owner = 0;
     std::string name, key;
-    double limit_s = 0, for_s = 0;
+    double limit_s = 0;
+    uint64_t serial = 0;
 };
 
 // Sets of surfaces that a program has run with, as long as all of a set live.

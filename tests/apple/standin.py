@@ -10,11 +10,13 @@ Nothing here says what a Mac does; it behaves as documented, no more.
 import ctypes
 import hashlib
 import itertools
+import os
 import shutil
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -250,7 +252,11 @@ class StandIn:
             return COMPILER, "InvalidMILProgram"
         kept = self._kept(identifier)
         if not kept.exists():  # the same identifier is the same program, whatever the files say
-            shutil.copytree(directory, kept)
+            part = kept.with_suffix(f".{os.getpid()}")  # a real daemon is one process; this one is in each that uses it
+            shutil.copytree(directory, part)
+            with suppress(OSError):  # another was faster
+                part.rename(kept)
+            shutil.rmtree(part, ignore_errors=True)
         return WORKS, ""
 
     def _load(self, identifier: str) -> tuple[int, str]:

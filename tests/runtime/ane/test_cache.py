@@ -1,9 +1,13 @@
 """The folders of compiled programs: private, whole or absent, limited in size, and errors that say what to do."""
 
+import errno
+import fcntl
 import os
 import shutil
 import stat
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -83,9 +87,73 @@ def test_a_half_written_folder_is_written_anew(tmp_path):
     folder = cache.folder(source("a").key)
     folder.mkdir(parents=True)
     (folder / "weights").mkdir()
-    with pytest.raises(DeviceError):
-        cache.prepare(source("a"))
     assert (cache.prepare(source("a")) / "model.mil").is_file()
+
+
+def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
+    """A system administrator's, or a disk that is mounted so; the superuser may write anywhere, so it is the call that fails here."""
+    cache = CompileCache(tmp_path, "25A1")
+    monkeypatch.setattr(tempfile, "mkdtemp", refusing(errno.EROFS))
+    with pytest.raises(DeviceError, match=r"Read-only file system.*TORCHANE_CACHE"):
+        cache.prepare(source("a"))
+
+
+def test_a_disk_that_fills_while_a_program_is_written_leaves_nothing(tmp_path, monkeypatch):
+    cache = CompileCache(tmp_path, "25A1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", refusing(errno.ENOSPC))
+        with pytest.raises(DeviceError, match=r"No space left on device.*Make room"):
+            cache.prepare(source("a"))
+    assert cache.entries() == [] and not list(tmp_path.glob("*/*"))
+    assert (cache.prepare(source("a")) / "model.mil").is_file()
+
+
+def refusing(number):
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_a_folder_that_goes_between_writing_and_locking_is_written_again(tmp_path, monkeypatch):
+    cache, other = (CompileCache(tmp_path, "25A1") for _ in range(2))
+    plain, times = cache._lock, iter(range(3))
+
+    def lock(folder):
+        if next(times, None) is not None:
+            assert other.clear() == 1
+        return plain(folder)
+
+    monkeypatch.setattr(cache, "_lock", lock)
+    folder = cache.prepare(source("a"))
+    assert (folder / "model.mil").is_file() and other.clear() == 0
+
+
+def test_a_lock_on_what_was_removed_is_none(tmp_path, monkeypatch):
+    """The other process held its lock while it removed the folder, and this one waited for it."""
+    cache, other = (CompileCache(tmp_path, "25A1") for _ in range(2))
+    cache.release(source("a")) if cache.prepare(source("a")) else None
+    plain, first = fcntl.flock, iter([True])
+
+    def flock(lock, how):
+        if how == fcntl.LOCK_SH and next(first, False):
+            monkeypatch.setattr(fcntl, "flock", plain)
+            assert other.clear() == 1
+        plain(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = cache.prepare(source("a"))
+    assert (folder / "model.mil").is_file() and other.clear() == 0
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path):
+    cache = CompileCache(tmp_path, "25A1")
+    cache.prepare(source("a"))
+    new = tmp_path / "25A1" / ".new-x"
+    new.mkdir()
+    assert cache.clear() == 0 and new.is_dir()
+    os.utime(new, (time.time() - 7200,) * 2)
+    assert cache.clear() == 1 and not new.exists()
 
 
 def test_the_environment_names_another_place(tmp_path, monkeypatch):

@@ -249,3 +249,13 @@ def test_a_buffer_without_a_surface_is_refused_by_name(engine):
     loaded.run().run()
     with pytest.raises(DeviceError, match="layer3: input 1 is no surface of this device"):
         engine.run(loaded.program, [loaded.inputs[0], TwinDevice().allocate(loaded.program.inputs[1])], loaded.outputs)
+
+
+def test_an_error_between_load_and_first_run_is_told_and_unloads(machine: StandIn, engine, monkeypatch):
+    def refuse(*_):
+        raise DeviceError("the ports have other names here")
+
+    monkeypatch.setattr("torchane.runtime.ane.device.places", refuse)
+    with pytest.raises(DeviceError, match="other names"):
+        Loaded(engine)
+    assert machine.loaded == 0

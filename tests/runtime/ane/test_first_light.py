@@ -90,6 +90,15 @@ def test_on_linux_the_child_says_what_is_missing(tmp_path):
         first_light.in_child(tmp_path)
 
 
+@pytest.mark.parametrize(("system", "machine", "said"), [("Darwin", "x86_64", "An Intel Mac has none"), ("Windows", "AMD64", "Windows on AMD64")])
+def test_a_machine_of_another_kind_is_told_before_anything_is_opened(monkeypatch, system, machine, said):
+    monkeypatch.setattr(framework.platform, "system", lambda: system)
+    monkeypatch.setattr(framework.platform, "machine", lambda: machine)
+    monkeypatch.setattr(framework, "opened", lambda *_: pytest.fail("opened"))
+    with pytest.raises(MissingDeviceError, match=f"{said}.*--device twin"):
+        framework.find()
+
+
 def test_a_virtual_machine_is_told(machine: StandIn):
     machine.is_virtual = True
     with pytest.raises(MissingDeviceError, match="virtual machine"):

@@ -8,11 +8,13 @@ The compiled form itself is the framework's and lies in its own cache; a folder 
 Folders of other builds are dead (the system drops their compiled form) and go first when room is needed.
 """
 
+import errno
 import fcntl
 import os
 import shutil
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +29,10 @@ MOST_BYTES = 4 << 30
 #: A compile that meets a full disk has left damaged files and reported success, so there must be room beforehand: the
 #: service's own copies of the weights, and some.
 ROOM_FACTOR, ROOM_BYTES = 4, 256 << 20
+#: Folders that are being written; what a process that died left of them is removed after so long.
+NEW, LEFT_OVER_S = ".new-", 3600.0
+#: Another process may remove a folder between its writing and its locking: so often it is written again.
+MOST_WRITES = 10
 
 
 def users_folder() -> Path:
@@ -70,7 +76,10 @@ class CompileCache:
         folder = self.folder(source.key)
         try:
             self._make_private(folder.parent)
-            self._lock_written(folder, source)
+            is_new = self._lock_written(folder, source)
+            os.utime(folder)
+            if is_new:
+                self.evict()
         except OSError as error:
             raise DeviceError(
                 f"The folder for compiled programs, {self.root}, cannot be used: {error.strerror or error}. Make room, or let "
@@ -111,49 +120,67 @@ class CompileCache:
     def _entries(self) -> Iterator[Entry]:
         for path in self.root.glob("*/*/"):
             with suppress(FileNotFoundError):  # another process evicts too
+                used_s = path.stat().st_mtime
+                if path.name.startswith(NEW) and time.time() - used_s < LEFT_OVER_S:
+                    continue
                 size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                yield Entry(path, path.parent.name, size, path.stat().st_mtime)
+                yield Entry(path, path.parent.name, size, used_s)
 
     def _make_private(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.chmod(0o700)  # a parent that mkdir made has the process's own mode
 
-    def _lock_written(self, folder: Path, source: Source) -> None:
-        is_new = not (folder / "model.mil").is_file()
-        if is_new:
-            self._require_room(sum(map(len, source.weights.values())) + len(source.text))
-            self._write(folder, source)
-        self._lock(folder)
-        os.utime(folder)
-        if is_new:
-            self.evict()
+    def _lock_written(self, folder: Path, source: Source) -> bool:
+        """Whether it had to be written."""
+        is_new = False
+        for _ in range(MOST_WRITES):
+            if not (folder / "model.mil").is_file():
+                is_new = True
+                self._require_room(sum(map(len, source.weights.values())) + len(source.text))
+                self._write(folder, source)
+            if self._lock(folder):
+                return is_new
+        raise OSError(f"{folder} is removed by other processes as often as it is written")
 
     def _write(self, folder: Path, source: Source) -> None:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as new:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=NEW) as new:
             part = Path(new) / "program"
             part.mkdir(mode=0o700)
             self.rewrite(source, part)
-            with suppress(OSError):  # another process was faster, with the same bytes
+            try:
                 part.rename(folder)
-        if not (folder / "model.mil").is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # what an interrupted eviction left
-            raise OSError(f"{folder} could not be written")
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                if not (folder / "model.mil").is_file():  # what an interrupted eviction left; else another process was faster
+                    self._remove(folder)
 
     def _require_room(self, size_bytes: int) -> None:
         free, needed = shutil.disk_usage(self.root).free, ROOM_FACTOR * size_bytes + ROOM_BYTES
         if free < needed:
             raise OSError(f"the disk has {free >> 20:,} MiB free and compiling needs {needed >> 20:,} MiB")
 
-    def _lock(self, folder: Path) -> None:
-        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        self._locks.setdefault(folder, []).append(lock)
+    def _lock(self, folder: Path) -> bool:
+        """False where another process has removed the folder meanwhile."""
+        with suppress(FileNotFoundError):
+            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if (folder / "model.mil").is_file() and os.path.samestat(os.fstat(lock), (folder / "lock").stat()):
+                    self._locks.setdefault(folder, []).append(lock)
+                    return True
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+        return False
 
     def _remove(self, folder: Path) -> bool:
         """False where some process uses it."""
         try:
             with (folder / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (folder / "model.mil").unlink(missing_ok=True)  # from here on nobody takes it for whole
                 shutil.rmtree(folder)
         except OSError:
             return False

@@ -7,13 +7,15 @@ The record (hangs.json beside the compile cache) counts by program; the device t
 the twin. `torchane train` writes checkpoints, so `--resume` goes on from the last one.
 """
 
+import fcntl
 import itertools
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from torchane import native
@@ -38,14 +40,14 @@ class Watchdog:
         self.record = record
         self._expire = expire or _end_process
         self.owner = next(Watchdog._owners)
-        self._current: tuple[str, str, float, float] | None = None  # name, key, since, limit
+        self._current: tuple[str, str, float, object] | None = None  # name, key, limit, number
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         self._shortest_s = DISPATCH_S
 
     def begin(self, name: str, key: str, limit_s: float) -> None:
         self.runs(limit_s)
-        self._current = (name, key, time.monotonic(), limit_s)
+        self._current = (name, key, limit_s, object())
 
     def runs(self, limit_s: float) -> None:
         self._shortest_s = min(self._shortest_s, limit_s)
@@ -64,31 +66,50 @@ class Watchdog:
         return int(_read(self.record).get(key, {}).get("count", 0))
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(LOOK_S, self._shortest_s / 10)):
-            name, key, limit_s, for_s = self._under_way() or ("", "", 0.0, 0.0)
-            if for_s > limit_s:
-                self._current = None
-                self._expire(self._recorded(name, key, limit_s, for_s))
+        """Adds up the time between its looks, and of each no more than twice what it meant to wait: while the machine slept or the
+        process was stopped (Ctrl-Z), the engine's answer could not arrive either."""
+        serial: object = None
+        waited_s, before_s = 0.0, time.monotonic()
+        while not self._closed.wait(tick_s := min(LOOK_S, self._shortest_s / 10)):
+            now_s = time.monotonic()
+            passed_s, before_s = min(now_s - before_s, 2 * tick_s), now_s
+            under_way = self._under_way()
+            if under_way is None or under_way[3] != serial:
+                serial, waited_s = under_way[3] if under_way else None, 0.0
+                continue
+            waited_s += passed_s
+            if waited_s > under_way[2]:
+                self._current = serial = None
+                self._expire(self._recorded(*under_way[:3], waited_s))
 
-    def _under_way(self) -> tuple[str, str, float, float] | None:
-        """Name, key, limit, and for how long."""
+    def _under_way(self) -> tuple[str, str, float, object] | None:
+        """Name, key, limit and number."""
         if (current := self._current) is not None:
-            name, key, since, limit_s = current
-            return name, key, limit_s, time.monotonic() - since
+            return current
         return native.apple.running(self.owner) if native.is_built() else None
 
     def _recorded(self, name: str, key: str, limit_s: float, for_s: float) -> str:
         count = 1
         if self.record is not None:
-            known = _read(self.record)
-            count += int(known.get(key, {}).get("count", 0))
-            known[key] = {"name": name, "count": count, "limit_s": limit_s}
-            _write(self.record, known)
+            with _alone(self.record):
+                known = _read(self.record)
+                count += int(known.get(key, {}).get("count", 0))
+                known[key] = {"name": name, "count": count, "limit_s": limit_s}
+                _write(self.record, known)
         then = "From now on the twin computes it." if count >= MOST_HANGS else "Start again, a training run with --resume."
         return (
             f"DeviceError: {name}: the Neural Engine has not answered for {for_s:.0f} s, and a dispatch cannot "
             f"be cancelled, so this process ends. It is hang {count} of this program on this machine. {then}"
         )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Two processes that hang at once both count. Where no lock can be had the record is written all the same."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            fcntl.flock(held.enter_context(path.with_suffix(".lock").open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def _read(path: Path | None) -> dict[str, dict[str, object]]:
