@@ -1,4 +1,4 @@
-"""How long does one training step take, beside PyTorch?    python benchmarks/train_step.py --preset stories15m
+"""How long does one training step take, compared with PyTorch?    python benchmarks/train_step.py --preset stories15m
 
 The same as `torchane bench train-step --json`; conditions in src/torchane/train/bench.py.
 """

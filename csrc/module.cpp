@@ -1,4 +1,4 @@
-// The Python door of the native code. Python checks meaning; C++ checks shapes and computes.
+// The native code as a Python module. Python checks meaning; C++ checks shapes and computes.
 // The interpreter lock is released around every loop over numbers.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>

@@ -20,7 +20,7 @@ from torchane.mil.constants import inline_constants, load_blobs
 from torchane.mil.engine import Settings, engine, products
 from torchane.mil.engine.numbers import halves, rounded
 from torchane.mil.engine.settings import Softmax
-from torchane.mil.engine.softmax import exponentials, nearest_reciprocal, row_sum
+from torchane.mil.engine.softmax import exponentials, row_sum
 from torchane.mil.text import parse
 
 HEADS, TOKENS, SIZE = 12, 64, 64
@@ -30,6 +30,11 @@ SOURCE = (
     "christopherkarani/Espresso, training/golden_outputs at cb98863c77fd, MIT: attention of 12 heads over 64 tokens on a real "
     "engine, chip and macOS build not recorded. Derived by scripts/derive_reciprocals.py."
 )
+
+
+def nearest_reciprocal(mantissa: int) -> int:
+    """The bits of the fp16 number nearest to 1 / (1 + mantissa / 1024)."""
+    return int(halves(np.array(1 / (1 + mantissa / 1024))).view(np.uint16))
 
 
 def captured(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

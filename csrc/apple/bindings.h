@@ -1,4 +1,4 @@
-// The bridge's part of the Python door: module `apple` of the extension.
+// The bridge's part of the Python module: module `apple` of the extension.
 #pragma once
 
 #include <nanobind/nanobind.h>

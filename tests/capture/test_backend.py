@@ -1,4 +1,4 @@
-"""`torch.compile(model, backend="ane")` on the twin, beside PyTorch eager in fp32.
+"""`torch.compile(model, backend="ane")` on the twin, compared with PyTorch eager in fp32.
 
 Tolerances: a gradient passes about 50 fp16 roundings of 2^-11; 2 % of its norm is the bar for training.
 """

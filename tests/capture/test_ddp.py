@@ -87,15 +87,20 @@ def gloo(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip(f"needs two gloo processes that reach each other: {said[0].strip().splitlines()[-1:]}")
 
 
-def test_two_processes_match_one_on_the_joined_batch(gloo, tmp_path: Path) -> None:
-    workers = torch.multiprocessing.spawn(work, (tmp_path,), nprocs=2, join=False)
+def in_two_processes(work, folder: Path) -> None:
+    """work(rank, folder) in each; raises what a worker raised."""
+    workers = torch.multiprocessing.spawn(work, (folder,), nprocs=2, join=False)
     try:
         ends = time.monotonic() + ANSWER_S
-        while not workers.join(timeout=1):  # raises what a worker raised
+        while not workers.join(timeout=1):
             assert time.monotonic() < ends, f"the workers did not answer within {ANSWER_S} s"
     finally:
         for process in workers.processes:
             process.kill()
+
+
+def test_two_processes_match_one_on_the_joined_batch(gloo, tmp_path: Path) -> None:
+    in_two_processes(work, tmp_path)
     alone = make_model()
     alone(batch()).square().mean().backward()
     found = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(2)]

@@ -4,14 +4,13 @@ torch gathers a parameter into a storage that it empties again after use; what h
 """
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from capture_helpers import distance
-from test_ddp import ANSWER_S, gloo, start  # noqa: F401  (a fixture)
+from test_ddp import gloo, in_two_processes, start  # noqa: F401  (a fixture)
 from torch import nn
 
 from torchane.capture import backend
@@ -67,14 +66,7 @@ def work(rank: int, folder: Path) -> None:
 
 @pytest.mark.long
 def test_two_processes_with_sharded_parameters_train_as_one_eager_process(gloo, tmp_path: Path) -> None:  # noqa: F811
-    workers = torch.multiprocessing.spawn(work, (tmp_path,), nprocs=2, join=False)
-    try:
-        ends = time.monotonic() + ANSWER_S
-        while not workers.join(timeout=1):  # raises what a worker raised
-            assert time.monotonic() < ends, f"the workers did not answer within {ANSWER_S} s"
-    finally:
-        for process in workers.processes:
-            process.kill()
+    in_two_processes(work, tmp_path)
     alone, start_of = make_model(), make_model()
     losses = train(alone, slice(0, 8))
     found = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(2)]

@@ -1,4 +1,4 @@
-"""Whole models in training mode, beside PyTorch eager in fp32: gradients, buffers, and a falling loss.
+"""Whole models in training mode, compared with PyTorch eager in fp32: gradients, buffers, and a falling loss.
 
 Ours and eager draw the same dropout masks. A gradient that is zero but for rounding (a key's bias: the
 softmax does not see it) has no relative error: it must stay below 1e-3 of the largest gradient.

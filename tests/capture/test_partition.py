@@ -12,6 +12,7 @@ from torch import nn
 from torchane.capture import backend
 from torchane.models import build, presets
 from torchane.plan.partition import by_layer
+from torchane.plan.step_graph import Role
 
 BAR = 4e-3  # two fp16 roundings of a value that passes between programs, as of one that does not
 
@@ -82,7 +83,7 @@ def test_another_cut_gives_the_same_gradients(make, partition) -> None:
 def test_a_partitioner_that_loses_a_node_is_refused() -> None:
     def losing(graph, chip, cost):
         cut = two_layers_a_program(graph, chip, cost)
-        return type(cut)(cut.groups[:-1], cut.stages, cut.sent_home)
+        return type(cut)(cut.groups[:-1], cut.stages, cut.sent_to_host)
 
     with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="is in no program"):
         trained(*residual(), losing)
@@ -102,3 +103,18 @@ def test_a_partitioner_is_given_what_prices_programs_on_the_chip(chip, machine) 
     model, inputs = residual()
     torch.compile(model, backend=backend.ane, options={"device": "twin", "partition": asking, "chip": chip})(*inputs)
     assert set(priced) == {machine}
+
+
+def test_a_partitioner_sees_what_every_value_is_in_training() -> None:
+    roles = {}
+
+    def asking(graph, chip, cost):
+        found = roles.setdefault("backward" if "forward" in roles else "forward", {})
+        found.update({name: node.role for name, node in graph.nodes.items()})
+        return by_layer(graph, chip, cost)
+
+    torch._dynamo.reset()
+    model, inputs = residual()
+    torch.compile(model, backend=backend.ane, options={"device": "twin", "partition": asking})(*inputs).backward()
+    assert {Role.TRAINED, Role.BATCH, Role.ACTIVATION} == set(roles["forward"].values())
+    assert {Role.TRAINED, Role.SAVED, Role.TANGENT, Role.GRADIENT} <= set(roles["backward"].values())

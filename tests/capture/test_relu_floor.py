@@ -1,4 +1,4 @@
-"""What fp16 leaves of the gradients of networks with ReLU and max-pooling, ours beside PyTorch's own fp16.
+"""What fp16 leaves of the gradients of networks with ReLU and max-pooling, ours compared with PyTorch's own fp16.
 
 A ReLU's gradient is a step: where a pre-activation lies within a rounding of zero, it takes the other side. Of n entries
 that differ at random a share of 2^-12 or so does, and the gradient moves by the root of that share in every layer: with

@@ -130,7 +130,7 @@ def test_what_a_model_does_with_wide_scores_runs_on_the_host_between_blocks() ->
 def test_a_layer_of_too_many_inputs_sums_over_blocks() -> None:
     model, exact = seeded(lambda: nn.Sequential(nn.Conv2d(3, 10, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(40960, 10)))
     x = torch.randn(2, 3, 64, 64)
-    with pytest.warns(TorchaneWarning, match="aten.slice.Tensor in .*a program's value is brought home to be cut into blocks"):
+    with pytest.warns(TorchaneWarning, match="aten.slice.Tensor in .*a program's value is unstaged to be cut into blocks"):
         ours = step(compile_for_twin(model), model, x)
     assert_alike(ours, step(exact, exact, x.double()), 0.004)
     assert ops_on_the_host() == {"aten.slice.Tensor"}

@@ -6,7 +6,7 @@ import pytest
 from golden import main, same_text
 
 from torchane import chips, passes
-from torchane.abi.ranges import ZERO, Form, Inputs
+from torchane.abi.ranges import UNSCALED, Form, Inputs
 from torchane.mil.constants import inline_constants
 from torchane.mil.evaluate import evaluate
 from torchane.passes.control_ranges import control_ranges
@@ -14,13 +14,13 @@ from torchane.passes.control_ranges import control_ranges
 V0, I0, I1 = Form.var("v0"), Form.var("i0"), Form.var("i1")
 
 
-def runs_alike(program, pinned=(), seed=0, chip=None):
+def runs_alike(program, unscaled=(), seed=0, chip=None):
     """Inputs and variables under powers of two drawn at random, multipliers as the forms say: what leaves is the old
     program's result times the power that its form says, and rows hold the largest magnitudes. True if there were any."""
-    controlled, ranges = control_ranges(program, chip, Inputs(true=frozenset(pinned)))
+    controlled, ranges = control_ranges(program, chip, Inputs(unscaled=frozenset(unscaled)))
     rng = np.random.default_rng(seed)
     inputs = {var.name: rng.uniform(-2, 2, var.shape) for var in program.inputs}
-    powers = {f"i{i}": int(rng.integers(-6, 7)) for i, var in enumerate(program.inputs) if var.name not in pinned}
+    powers = {f"i{i}": int(rng.integers(-6, 7)) for i, var in enumerate(program.inputs) if var.name not in unscaled}
     powers |= {name: int(rng.integers(-6, 7)) for name in ranges.variables}
     stored = {var.name: inputs[var.name] * 2.0 ** powers.get(f"i{i}", 0) for i, var in enumerate(program.inputs)}
     port = controlled.inputs[-1]
@@ -56,7 +56,7 @@ def test_a_constant_that_leaves_is_a_true_number():
         tensor<fp16, [1, 1, 1, 32]> z = identity(x = tensor<fp16, [1, 1, 1, 32]>([[[[{", ".join(["2.0"] * 32)}]]]]));
     }} -> (y, z)""")
     assert runs_alike(program)
-    assert control_ranges(program)[1].outputs == (V0, ZERO)
+    assert control_ranges(program)[1].outputs == (V0, UNSCALED)
 
 
 def test_a_product_that_stays_inside_is_measured_through_the_statistics_port_and_brought_down_for_elements():
@@ -94,7 +94,7 @@ def test_a_softmax_reads_true_numbers():
         tensor<fp16, [1, 4, 32, 32]> p = softmax(x = s, axis = int32(-1));
     } -> (p)""")
     controlled, ranges = control_ranges(program)
-    assert ranges.outputs == (ZERO,)
+    assert ranges.outputs == (UNSCALED,)
     assert ranges.multipliers == (V0 - I0 - I1, -V0)
     assert runs_alike(program)
 
@@ -152,7 +152,7 @@ def test_a_step_of_zero_and_one_reads_its_operand_as_it_lies():
         tensor<fp16, [1, 1, 32, 64]> y = real_div(x = p, y = d);
     } -> (y)""")
     _, ranges = control_ranges(program)
-    assert ranges.multipliers == () and ranges.outputs == (ZERO,)
+    assert ranges.multipliers == () and ranges.outputs == (UNSCALED,)
 
 
 def test_a_constant_that_only_selects_is_no_product():
@@ -188,7 +188,7 @@ NORM = """(tensor<fp16, [1, 64, 1, 64]> x, tensor<fp16, [1, 1, 1, 64]> s) {
 
 def test_what_a_norm_divides_comes_out_as_it_is():
     _, ranges = control_ranges(main(NORM))
-    assert ranges.outputs == (ZERO,) and ranges.multipliers == (-I1, -I0)
+    assert ranges.outputs == (UNSCALED,) and ranges.multipliers == (-I1, -I0)
     assert runs_alike(main(NORM))
 
 

@@ -34,14 +34,14 @@ def half_a_layer_a_program(graph, chip, cost) -> Cut:
 def sums_again(graph, chip, cost) -> Cut:
     """Element-wise ops that read only what comes into a stage are computed in every program that reads them."""
     cut = by_layer(graph, chip, cost)
-    home = {name: i for i, group in enumerate(cut.groups) for name in group.nodes}
+    place = {name: i for i, group in enumerate(cut.groups) for name in group.nodes}
     groups = []
     for i, group in enumerate(cut.groups):
         sources = {graph.base(source) for name in group.nodes for source in graph.nodes[name].inputs}
         again = {
             source for source in sources
-            if home.get(source, i) < i and cut.stages[source] == group.stage and graph.nodes[source].op.startswith(("aten.add.", "aten.mul."))
-            and all(home.get(graph.base(one)) != home[source] for one in graph.nodes[source].inputs)
+            if place.get(source, i) < i and cut.stages[source] == group.stage and graph.nodes[source].op.startswith(("aten.add.", "aten.mul."))
+            and all(place.get(graph.base(one)) != place[source] for one in graph.nodes[source].inputs)
         }  # fmt: skip
         nodes = tuple(sorted({*group.nodes, *again}, key=graph.order.__getitem__))
         groups.append(Group(group.stage, group.where, nodes, frozenset(again)))

@@ -72,7 +72,7 @@ def test_host_work_between_products_parts_their_stages() -> None:
 
 def test_a_stage_without_a_product_goes_to_the_host_with_the_reason() -> None:
     cut = by_layer(graph_of(product("a", "x"), on_host("b", "a"), sum_of("c", "b")), CHIP)
-    assert cut.sent_home == {"c": TOO_SMALL}
+    assert cut.sent_to_host == {"c": TOO_SMALL}
 
 
 def test_sums_alone_are_a_program_where_nothing_multiplies() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from torchane.abi.ranges import ZERO, Bound, Form, Measure, Ranges
+from torchane.abi.ranges import UNSCALED, Bound, Form, Measure, Ranges
 from torchane.errors import NumericsError
 from torchane.runtime.range_control import (
     ABOVE,
@@ -30,7 +30,7 @@ PRODUCT = Ranges(
     rows=0,
 )  # fmt: skip
 #: The same read as it is.
-TRUE = Ranges((), (), (ZERO,), (Measure("output", 0, ZERO),), (Bound(0, ZERO, 8, 16, None, "y"),), rows=0)
+TRUE = Ranges((), (), (UNSCALED,), (Measure("output", 0, UNSCALED),), (Bound(0, UNSCALED, 8, 16, None, "y"),), rows=0)
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""Training through engine programs on the twin: beside PyTorch, stopped and resumed, on any number of threads."""
+"""Training through engine programs on the twin: compared with PyTorch, stopped and resumed, on any number of threads."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""The presets trained through engine programs on the twin, beside PyTorch eager in float32: same weights, same batches."""
+"""The presets trained through engine programs on the twin, compared with PyTorch eager in float32: same weights, same batches."""
 
 from dataclasses import replace
 

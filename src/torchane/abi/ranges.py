@@ -63,7 +63,7 @@ class Form:
         return " + ".join(f"{count} {name}" if count != 1 else name for name, count in self.terms) or "0"
 
 
-ZERO = Form()
+UNSCALED = Form()
 
 #: Where a sum of products, and any other value, is no longer a number: the ceilings of bounds, as powers of two.
 SUM_END, VALUE_END = 15, 16
@@ -71,11 +71,11 @@ SUM_END, VALUE_END = 15, 16
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is known of a program's inputs, by name. true: stored as they are, of which `fixed` come from no tensor that a
-    program computed (masks, tables). gradients: linear in the gradient that came in."""
+    """What is known of a program's inputs, by name. unscaled: stored as they are, of which the `static` come from no tensor
+    that a program computed (masks, tables). gradients: linear in the gradient that came in."""
 
-    true: frozenset[str] = frozenset()
-    fixed: frozenset[str] = frozenset()
+    unscaled: frozenset[str] = frozenset()
+    static: frozenset[str] = frozenset()
     gradients: frozenset[str] = frozenset()
 
 

@@ -31,7 +31,7 @@ VIEWS = frozenset({
     aten.lift_fresh_copy.default,
 })  # fmt: skip
 
-#: Products of matrices. A segment without one is not worth a dispatch beside segments that have one.
+#: Products of matrices. A segment without one is not worth a dispatch where other segments have one.
 CONTRACTIONS = frozenset({
     aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.convolution.default,
     aten.convolution_backward.default, aten.linear.default, aten.matmul.default,
@@ -108,7 +108,7 @@ def cut(
     found = partition(step, chip, cost)
     check(step, found)
     by_name = {node.name: node for node in place}
-    for name, reason in found.sent_home.items():
+    for name, reason in found.sent_to_host.items():
         place[by_name[name]], reasons[by_name[name]] = Place.HOST, reason
     regions = [
         Region(group.stage, group.where, [by_name[name] for name in group.nodes], frozenset(by_name[name] for name in group.again))

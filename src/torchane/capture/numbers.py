@@ -49,7 +49,7 @@ class Hoisted:
     _roots: Mapping[fx.Node, int]
 
     def inputs(self, args: Sequence[Any]) -> tuple[list[torch.Tensor], dict[int, Any]]:
-        """The tensors to add to a call's arguments, and what it returns beside the graph's results, by position."""
+        """The tensors to add to a call's arguments, and what it returns besides the graph's results, by position."""
         made: dict[fx.Node, Any] = {}
 
         def value(node: fx.Node) -> Any:

@@ -35,4 +35,4 @@ class Planned:
     host_calls: dict[str, Callable[..., Sequence[Any]]]
     layouts: dict[str, PortLayout]
     cut: Cut
-    true: frozenset[str] = frozenset()
+    unscaled: frozenset[str] = frozenset()

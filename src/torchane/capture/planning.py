@@ -17,7 +17,7 @@ from torchane.capture.graph import Cut, cut
 from torchane.capture.planned import Planned, Source
 from torchane.capture.policies import FOLLOWED, Facts, State, host_reasons
 from torchane.capture.policies.facts import Forward
-from torchane.capture.policies.follow import sent_home
+from torchane.capture.policies.follow import sent_to_host
 from torchane.capture.policies.left_out import LeftOut, left_out_of
 from torchane.capture.policies.linearity import linearity_of
 from torchane.capture.policies.masks import add_what_is_subtracted, let_softmax_give_zeros, level_masks
@@ -30,6 +30,7 @@ from torchane.capture.wide import Blocks, cut_wide_products
 from torchane.plan.constants import Pricing
 from torchane.plan.partition import Partitioner, by_layer
 from torchane.plan.pieces import border_in
+from torchane.plan.step_graph import Role
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _placed(name: str, module: fx.GraphModule, roles: Roles, compiler: RegionCom
     facts = _facts(graph, roles, static, compiler, blocks)
     linearity = linearity_of(graph, facts.tangents, facts.kept)
     refused = {**masks, **host_reasons(graph, replace(facts, on_host={**masks, **linearity.reasons, **facts.on_host}))}
-    forward = sent_home(refused, FOLLOWED)
+    forward = sent_to_host(refused, FOLLOWED)
     left_out = LeftOut()
     if not roles.tangents:
         left_out = left_out_of(graph, static, data, facts.given, lambda node: node in refused or why_not(node, compiler.chip) is not None)
@@ -111,7 +112,10 @@ def _cut(
         compiler.chip,
         seeds=placed.seeds,
         views=placed.views,
-        roles={node: roles.of(node.name) for node in graph.find_nodes(op="placeholder")},
+        roles={
+            **dict.fromkeys(placed.source.scaled, Role.GRADIENT),
+            **{node: roles.of(node.name) for node in graph.find_nodes(op="placeholder")},
+        },
         own_ports=2 if compiler.ranges else 0,  # range control's
         begins=begins,
         partition=partition,
@@ -124,7 +128,7 @@ def _saved(planned: Planned, placed: Placed) -> Saved:
     kept = planned.plan.kept_names
     return Saved(
         {name: layout for name, layout in planned.layouts.items() if name in kept},
-        planned.true & kept,
+        planned.unscaled & kept,
         roles.weights,
         {name: layout for name, layout in planned.layouts.items() if name in roles.weights},
         roles.static | {node.name for node in planned.cut.static},  # the backward gets some of them, saved
@@ -149,7 +153,7 @@ def _facts(graph: fx.Graph, roles: Roles, static: Collection[fx.Node], compiler:
         frozenset(inputs[name] for name in roles.raw if name in inputs),
         frozenset(node for i, node in enumerate(results) if i not in roles.kept and isinstance(node, fx.Node)),
         roles.precision,
-        roles.saved.sent_home if roles.saved is not None else None,
+        roles.saved.sent_to_host if roles.saved is not None else None,
         _state(results, inputs, roles),
     )
 

@@ -49,18 +49,18 @@ class Known:
     """What range control must know of nodes: those stored as they are, of these those that no program computed, and those
     linear in the incoming gradients."""
 
-    true: frozenset[fx.Node] = frozenset()
-    fixed: frozenset[fx.Node] = frozenset()
+    unscaled: frozenset[fx.Node] = frozenset()
+    static: frozenset[fx.Node] = frozenset()
     gradients: frozenset[fx.Node] = frozenset()
 
     def of(self, node: fx.Node) -> tuple[bool, bool, bool]:
-        return node in self.true, node in self.fixed, node in self.gradients
+        return node in self.unscaled, node in self.static, node in self.gradients
 
     def inputs(self, ports: Ports, names: Mapping[fx.Node, str]) -> Inputs:
         def named(nodes: frozenset[fx.Node]) -> frozenset[str]:
             return frozenset(names[node] for node in ports.inputs if node in nodes)
 
-        return Inputs(named(self.true), named(self.fixed), named(self.gradients))
+        return Inputs(named(self.unscaled), named(self.static), named(self.gradients))
 
 
 class RegionError(CaptureError):

@@ -65,7 +65,7 @@ def _why(cut: Cut, node: fx.Node) -> str:
     if cut.reasons.get(node) == WHOLE and not _leaves_in_parts(cut, node):
         return "joined by PyTorch: not all of its blocks are programs'"
     if cut.reasons.get(node) == BLOCK and cut.place[cut.base(node.args[0])] is Place.PROGRAM:
-        return "a program's value is brought home to be cut into blocks, which are staged again"
+        return "a program's value is unstaged to be cut into blocks, which are staged again"
     if place is Place.HOST:
         return cut.reasons.get(node) or "it belongs to an op on the host"
     return NOWHERE[place]

@@ -42,22 +42,22 @@ class Given:
 
 @dataclass(frozen=True)
 class Saved:
-    """All that a forward leaves for its backward beside the tensors that autograd saves: one record, and the names in it are those of
+    """All that a forward leaves for its backward besides the tensors that autograd saves: one record, and the names in it are those of
     the backward's inputs.
 
-    surfaces: values that stay in surfaces, and how they lie. true: of these, the ones that range control stored as they are. weights:
+    surfaces: values that stay in surfaces, and how they lie. unscaled: of these, the ones that range control stored as they are. weights:
     names of parameters and of blocks of them. weight_layouts: of those that the forward staged. static: buffers, integers, masks and
-    what derives from them. wide: shapes of parameters whose products were cut. sent_home: what policies gave to the host. levelled: names of the masks
+    what derives from them. wide: shapes of parameters whose products were cut. sent_to_host: what policies gave to the host. levelled: names of the masks
     whose rows were levelled.
     """
 
     surfaces: Mapping[str, PortLayout] = field(default_factory=dict)
-    true: frozenset[str] = frozenset()
+    unscaled: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
     weight_layouts: Mapping[str, PortLayout] = field(default_factory=dict)
     static: frozenset[str] = frozenset()
     wide: frozenset[tuple[int, int]] = frozenset()
-    sent_home: Forward = field(default_factory=Forward)
+    sent_to_host: Forward = field(default_factory=Forward)
     levelled: frozenset[str] = frozenset()
 
 

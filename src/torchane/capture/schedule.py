@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from torchane.abi.ports import PortLayout
-from torchane.abi.ranges import ZERO
+from torchane.abi.ranges import UNSCALED
 from torchane.capture.crossing import Crossing
 from torchane.capture.graph import Cut, Region
 from torchane.capture.host_segment import host_segment, read_by
@@ -45,7 +45,7 @@ class Scheduler:
         known = {**before.weight_layouts, **before.surfaces}
         self.layouts: dict[fx.Node, PortLayout] = {nodes[name]: layout for name, layout in known.items() if name in nodes}
         self.surfaces_in = {nodes[name] for name in before.surfaces if name in nodes}
-        self.true: set[fx.Node] = {*cut.static, *(nodes[name] for name in before.true if name in nodes)}
+        self.unscaled: set[fx.Node] = {*cut.static, *(nodes[name] for name in before.unscaled if name in nodes)}
         self.masks = factors_of(self.graph, cut.is_on_host)
         self.constants: dict[fx.Node, torch.Tensor] = {}
         self.data = self._data()
@@ -111,7 +111,7 @@ class Scheduler:
             bool(self.roles.tangents),
         )
         layouts = {node.name: layout for node, layout in self.layouts.items()}
-        return Planned(plan, self.host_calls, layouts, self.cut, frozenset(node.name for node in self.true))
+        return Planned(plan, self.host_calls, layouts, self.cut, frozenset(node.name for node in self.unscaled))
 
     def _program_stage(self, stage: int) -> None:
         indices = [i for i, region in enumerate(self.cut.regions) if region.stage == stage]
@@ -125,7 +125,7 @@ class Scheduler:
                 known = self.layouts.setdefault(node, port.layout)
                 assert known == port.layout, f"{node.name} lies as {known}, and {spec.name} takes or gives {port.layout}"
             if spec.ranges is not None:
-                self.true |= {node for node, form in zip(ports.outputs, spec.ranges.outputs, strict=True) if form == ZERO}
+                self.unscaled |= {node for node, form in zip(ports.outputs, spec.ranges.outputs, strict=True) if form == UNSCALED}
             if needed:
                 self.steps.append(Stage(tuple(self._copy_in(node) for node in needed)))
             names = tuple(node.name for node in ports.inputs), tuple(node.name for node in ports.outputs)
@@ -150,7 +150,7 @@ class Scheduler:
         return Copy(node.name, self.layouts[node], part=Part(whole.name, tuple(whole.meta["val"].shape), made.axis, start, is_last))
 
     def _known(self) -> Known:
-        return Known(frozenset(self.true), frozenset(self.cut.static), self.source.scaled)
+        return Known(frozenset(self.unscaled), frozenset(self.cut.static), self.source.scaled)
 
     def _copy_in(self, node: fx.Node) -> Copy:
         origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
@@ -159,7 +159,7 @@ class Scheduler:
         may_mask = is_exact and not {node, origin, base} & self.source.numbers
         masks = () if {node, origin, base} & self.source.numbers else self.masks.get(base, ())
         return Copy(
-            node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.true, masks=masks,
+            node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.unscaled, masks=masks,
             is_kept=node.name in self.roles.before.weight_layouts,
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
     grad of logits 1, of a second head 1e-9 ──► backward(1, 0) + backward(0, 1e-9), each at a scale of its own
 A backward whose every op is proportional to the incoming gradient gives the sum of what it gives for parts of it. Where one is not
 (a clip, a gradient that begins inside), it is run by PyTorch. Apart are taken whole gradients, and the samples of one where the
-gradient of an input is wanted, which keeps them apart: what a parameter's gradient sums is lost beside its largest part anyway.
+gradient of an input is wanted, which keeps them apart: what a parameter's gradient sums is lost in the rounding of its largest part anyway.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence

@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("torchane.cli.train", "Train a language model; without arguments, a small one in two minutes."),
     "generate": ("torchane.cli.generate", "Continue a prompt with a trained model."),
     "explain": ("torchane.cli.explain", "Say of each op of a model where it runs and why."),
-    "bench": ("torchane.cli.bench", "Measure, beside PyTorch, on this machine."),
+    "bench": ("torchane.cli.bench", "Measure on this machine, compared with PyTorch."),
     "inspect": ("torchane.cli.inspect", "Show what a MIL, Core ML, .hwx or weight file holds."),
     "plan": ("torchane.cli.plan", "Predict time and energy on a Neural Engine that need not be here."),
     "doctor": ("torchane.cli.doctor", "Probe this machine's Neural Engine and write a report."),

@@ -19,7 +19,7 @@ def command() -> None:
 @command.command("train-step", cls=Command)
 @takes("bench train-step")
 def train_step(device: str, preset: str, variants: tuple[str, ...], as_json: bool, **options: int | None) -> None:
-    """How long does one training step take, beside PyTorch?
+    """How long does one training step take, compared with PyTorch?
 
     Measures forward, loss, backward, clipping and AdamW on the device, and the same in PyTorch: eager and
     torch.compile, in float32 and under bf16 autocast. Each variant is a process of its own, so that peak memory can

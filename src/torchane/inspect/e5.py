@@ -25,12 +25,6 @@ from torchane.mil.text import parse as parse_text
 #: The root table's fields.
 _SYMBOL_NAMES, _BUILD_INFO, _SECTIONS, _FORMAT_VERSION = 4, 8, 12, 16
 
-#: Kinds of operations, GDE; the names are certain, the numbers inferred.
-OPERATION_KINDS = (
-    "Cast", "AneInference", "EirInference", "CpuInference", "BnnsCpuInference", "MlcCpuInference",
-    "MpsGraphInference", "E5MinimalCpu", "Quant", "Dequant", "Barrier", "JitCall",
-)  # fmt: skip
-
 ANALYTICS = "analytics.mil"
 _SELECTED, _ESTIMATED = "SelectedBackend", "EstimatedRuntime"
 _FUNCTIONS = ("main", "main_ane", "main_classic_cpu")

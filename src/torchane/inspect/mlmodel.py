@@ -19,7 +19,7 @@ from torchane.inspect.ports import ARRAY_CODES, Description, read_description
 from torchane.inspect.proto_read import ProgramReader
 from torchane.inspect.proto_values import Malformed
 from torchane.inspect.proto_write import write_program
-from torchane.inspect.wire import Step, fault, locate
+from torchane.inspect.wire import FieldKey, fault, locate
 from torchane.mil.ir import Function, Program, Var
 from torchane.mil.types import DType, StateType, TensorType
 
@@ -29,7 +29,7 @@ _PORT_VERSIONS = {DType.FP16: 7, DType.INT8: 10}
 _ML_PROGRAM = 502
 
 #: Where the models of each kind of pipeline lie.
-_PIPELINES: dict[str, tuple[Step, ...]] = {
+_PIPELINES: dict[str, tuple[FieldKey, ...]] = {
     "pipeline": ((202, None),),
     "pipelineClassifier": ((200, None), (1, None)),
     "pipelineRegressor": ((201, None), (1, None)),
@@ -62,8 +62,8 @@ def parse(data: bytes, path: str = "<model>") -> MLModel:
     return _model(_parsed(data, path), data, path, ())
 
 
-def _model(message: Message, data: bytes, path: str, steps: tuple[Step, ...]) -> MLModel:
-    """The model of a message that lies in the data where the steps lead."""
+def _model(message: Message, data: bytes, path: str, field_path: tuple[FieldKey, ...]) -> MLModel:
+    """The model of a message that lies in the data where the path leads."""
     kind = message.WhichOneof("Type")
     wrong = None
     if kind is None:
@@ -71,7 +71,7 @@ def _model(message: Message, data: bytes, path: str, steps: tuple[Step, ...]) ->
     elif message.specificationVersion < 1:
         wrong = "this is no Core ML model: it says no specification version."
     if wrong is not None:
-        raise FormatError(wrong, locate(data, steps) if steps else len(data), path)
+        raise FormatError(wrong, locate(data, field_path) if field_path else len(data), path)
     description = message.description
     return MLModel(
         specification_version=message.specificationVersion,
@@ -79,25 +79,25 @@ def _model(message: Message, data: bytes, path: str, steps: tuple[Step, ...]) ->
         description=read_description(description),
         functions={function.name: read_description(function) for function in description.functions},
         metadata=_metadata(description.metadata),
-        size_bytes=message.ByteSize() if steps else len(data),
-        program=_program(message, data, path, steps) if kind == "mlProgram" else None,
-        stages=tuple(_stages(message, kind, data, path, steps)),
+        size_bytes=message.ByteSize() if field_path else len(data),
+        program=_program(message, data, path, field_path) if kind == "mlProgram" else None,
+        stages=tuple(_stages(message, kind, data, path, field_path)),
         dropped=tuple(_dropped(message, kind)),
     )
 
 
-def _stages(message: Message, kind: str, data: bytes, path: str, steps: tuple[Step, ...]) -> Iterator[tuple[str, MLModel]]:
+def _stages(message: Message, kind: str, data: bytes, path: str, field_path: tuple[FieldKey, ...]) -> Iterator[tuple[str, MLModel]]:
     if kind not in _PIPELINES:
         return
     pipeline = message.pipeline if kind == "pipeline" else getattr(message, kind).pipeline
     if len(pipeline.models) > _MOST_STAGES:
         raise FormatError(
             f"a pipeline has {len(pipeline.models):,} models; the most that is read is {_MOST_STAGES:,}.",
-            locate(data, (*steps, *_PIPELINES[kind])), path,
+            locate(data, (*field_path, *_PIPELINES[kind])), path,
         )  # fmt: skip
     for place, model in enumerate(pipeline.models):
         name = pipeline.names[place] if place < len(pipeline.names) else ""
-        yield name, _model(model, data, path, (*steps, *_PIPELINES[kind], (_PIPELINE_MODELS, place)))
+        yield name, _model(model, data, path, (*field_path, *_PIPELINES[kind], (_PIPELINE_MODELS, place)))
 
 
 def _dropped(message: Message, kind: str) -> Iterator[str]:
@@ -137,12 +137,12 @@ def _unknown_fields(message: Message) -> Iterator[str]:
                 yield from _unknown_fields(inner)
 
 
-def _program(message: Message, data: bytes, path: str, steps: tuple[Step, ...]) -> Program:
-    reader = ProgramReader([*steps, (_ML_PROGRAM, None)])
+def _program(message: Message, data: bytes, path: str, field_path: tuple[FieldKey, ...]) -> Program:
+    reader = ProgramReader([*field_path, (_ML_PROGRAM, None)])
     try:
         program = reader.program(message.mlProgram)
     except Malformed as error:
-        raise FormatError(str(error), locate(data, reader.steps), path) from None
+        raise FormatError(str(error), locate(data, reader.field_path), path) from None
     default = message.description.defaultFunctionName
     usual = {"", "main"} if len(program.functions) > 1 else {"", program.functions[0].name}
     return program if default in usual else replace(program, default_function=default)

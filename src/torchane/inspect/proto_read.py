@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from torchane.inspect import opsets
 from torchane.inspect.proto_values import Malformed, read_type, read_value
-from torchane.inspect.wire import Step
+from torchane.inspect.wire import FieldKey
 from torchane.mil import ops as _ops  # noqa: F401  (fills the op table)
 from torchane.mil.ir import Arg, Block, Function, Literal, Op, Program, Var
 from torchane.mil.kinds import OpKind, kind_of
@@ -24,10 +24,10 @@ _BLOCK_OPERATIONS, _OPERATION_BLOCKS = 3, 4
 
 
 class ProgramReader:
-    """Reads one message. After Malformed, `steps` leads to the part that was being read, for `wire.locate`."""
+    """Reads one message. After Malformed, `field_path` leads to the part that was being read, for `wire.locate`."""
 
-    def __init__(self, steps: Iterable[Step] = ()):
-        self.steps: list[Step] = list(steps)
+    def __init__(self, field_path: Iterable[FieldKey] = ()):
+        self.field_path: list[FieldKey] = list(field_path)
         self._scope: dict[str, Var] = {}
         self._undo: list[tuple[str, Var | None]] = []  # what each definition within a block hid
 
@@ -45,26 +45,26 @@ class ProgramReader:
         return Program(_main_first(functions), version, pairs or (), attrs)
 
     def _function(self, name: str, message: Message) -> Function:
-        self.steps += [(_FUNCTIONS, name), (_ENTRY_VALUE, None)]
+        self.field_path += [(_FUNCTIONS, name), (_ENTRY_VALUE, None)]
         self._scope, self._undo = {}, []
         inputs = tuple(self._defined(port) for port in message.inputs)
         attrs = {key: read_value(message.attributes[key]) for key in sorted(message.attributes)}
         if message.opset not in message.block_specializations:
             found = ", ".join(sorted(message.block_specializations)) or "none"
             raise Malformed(f"the function {name} is of opset {message.opset!r} and has blocks for {found}.")
-        self.steps += [(_BLOCK_OF_OPSET, message.opset), (_ENTRY_VALUE, None)]
+        self.field_path += [(_BLOCK_OF_OPSET, message.opset), (_ENTRY_VALUE, None)]
         block = message.block_specializations[message.opset]
         operations = self._operations(block)
         outputs = tuple(self._known(output) for output in block.outputs)
-        del self.steps[-4:]
+        del self.field_path[-4:]
         return Function(name, inputs, operations, outputs, opsets.from_protobuf(message.opset), attrs)
 
     def _operations(self, block: Message) -> tuple[Op, ...]:
         ops = []
         for place, operation in enumerate(block.operations):
-            self.steps.append((_BLOCK_OPERATIONS, place))
+            self.field_path.append((_BLOCK_OPERATIONS, place))
             ops.append(self._operation(operation))
-            self.steps.pop()
+            self.field_path.pop()
         return tuple(ops)
 
     def _operation(self, message: Message) -> Op:
@@ -93,7 +93,7 @@ class ProgramReader:
 
     def _block(self, place: int, message: Message) -> Block:
         """A block within an operation: what it defines is unknown outside."""
-        self.steps.append((_OPERATION_BLOCKS, place))
+        self.field_path.append((_OPERATION_BLOCKS, place))
         mark = len(self._undo)
         inputs = tuple(self._defined(port) for port in message.inputs)
         ops = self._operations(message)
@@ -104,7 +104,7 @@ class ProgramReader:
             else:
                 self._scope[name] = hidden
         del self._undo[mark:]
-        self.steps.pop()
+        self.field_path.pop()
         return Block(inputs, ops, outputs)
 
     def _defined(self, message: Message) -> Var:

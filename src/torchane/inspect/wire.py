@@ -17,7 +17,7 @@ MAX_DEPTH = 100
 _VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
 
 #: A field number, and which of its occurrences: its place, its key in a map, or None for the last.
-Step = tuple[int, int | str | None]
+FieldKey = tuple[int, int | str | None]
 
 
 class Field(NamedTuple):
@@ -47,10 +47,10 @@ def fault(data: bytes, descriptor: Descriptor) -> tuple[int, str]:
     return len(data), "the data ends where more is needed."
 
 
-def locate(data: bytes, steps: Sequence[Step]) -> int:
-    """Where the content of the field begins that the steps lead to; as far as they lead."""
+def locate(data: bytes, field_path: Sequence[FieldKey]) -> int:
+    """Where the content of the field begins that a path leads to; as far as it leads."""
     start, end, found = 0, len(data), 0
-    for number, which in steps:
+    for number, which in field_path:
         try:
             field = _find(data, start, end, number, which)
         except Unreadable:
@@ -63,7 +63,7 @@ def locate(data: bytes, steps: Sequence[Step]) -> int:
 
 
 def _find(data: bytes, start: int, end: int, number: int, which: int | str | None) -> Field | None:
-    """The field of bytes that a step means; of several with one key the last, as maps have it."""
+    """The field of bytes that a part of a path means; of several with one key the last, as maps have it."""
     found, place = None, 0
     for field in walk(data, start, end):
         if field.number != number or field.wire != _BYTES:

@@ -109,7 +109,7 @@ class _Checker:
         self._constants[op.output] = value
 
     def _types(self, op: Op, where: object) -> None:
-        """The types that the op's rule gives, beside those that the program says."""
+        """The types that the op's rule gives, compared with those that the program says."""
         for key in op.args.keys() - op.kind.signature.parameters.keys():
             self._fail(where, f"it takes no argument {key!r}. Its signature is {op.kind.usage}.")
         try:

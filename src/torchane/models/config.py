@@ -13,7 +13,7 @@ from typing import Any
 from torchane.errors import ParseError, UsageError, shown
 from torchane.models import ranges
 
-# What `config.json` may say beside our own keys without changing the model that we build.
+# What `config.json` may say besides our own keys without changing the model that we build.
 REQUIRED_VALUES: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("llama",),
     "hidden_act": ("silu", "swish"),
@@ -225,7 +225,7 @@ class GPT2Config:
 
 Config = LlamaConfig | Qwen3Config | GPT2Config
 
-# What a GPT-2's `config.json` may say beside our own keys without changing the model that we build.
+# What a GPT-2's `config.json` may say besides our own keys without changing the model that we build.
 GPT2_ONLY = (
     ("activation_function", "gelu_new"), ("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False),
     ("add_cross_attention", False), ("tie_word_embeddings", True),

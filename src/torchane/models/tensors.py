@@ -23,8 +23,6 @@ from torchane.errors import RunFolderError, shown
 from torchane.models.files import Writer, open_regular, parse_json, read_error, write_atomically
 
 METADATA = "torchane"
-#: safetensors itself takes no longer header.
-LARGEST_HEADER_BYTES = 100_000_000
 #: Programs hold weights in fp16, and no trained model has larger ones; a flipped exponent gives 1e30.
 LARGEST_WEIGHT = FP16_MAX
 #: A file may say so; what follows is converted to float32.

@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from torchane.abi.numbers import FP16_SMALLEST
-from torchane.abi.ranges import SUM_END, VALUE_END, ZERO, Bound, Form, Inputs, Measure, Ranges, port_type
+from torchane.abi.ranges import SUM_END, VALUE_END, UNSCALED, Bound, Form, Inputs, Measure, Ranges, port_type
 from torchane.chips import Chip
 from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Literal, Op, Program, Var
@@ -70,10 +70,10 @@ class _Control:
         self.private: dict[Var, str] = {}
         self.scaled_already: dict[tuple[Var, Form], Var] = {}
         self.leaves_as = self._leaving()
-        self.fixed = {var for var in program.inputs if var.name in inputs.fixed}
+        self.static = {var for var in program.inputs if var.name in inputs.static}
         self.gradients = {var for var in program.inputs if var.name in inputs.gradients}
         for index, var in enumerate(program.inputs):
-            self.forms[var] = ZERO if var.name in inputs.true else Form.var(f"i{index}")
+            self.forms[var] = UNSCALED if var.name in inputs.unscaled else Form.var(f"i{index}")
             self.measured[var] = self._measure("input", index, var)
 
     def run(self, chip: Chip | None) -> tuple[Program, Ranges]:
@@ -117,8 +117,8 @@ class _Control:
         kind = op.kind.name
         if any(var in self.gradients for var in op.inputs):
             self.gradients.update(op.outputs)
-        if kind in MOVES and any(var in self.fixed for var in op.inputs):
-            self.fixed.update(op.outputs)
+        if kind in MOVES and any(var in self.static for var in op.inputs):
+            self.static.update(op.outputs)
         if kind in PRODUCTS and op.args.get("bias") is None:
             self._product(op)
         elif kind in SUMS:
@@ -138,9 +138,9 @@ class _Control:
             if isinstance(x, Var) and kind in MOVES and x in self.private and self._read_once(op.output):
                 self.private[op.output] = self.private[x]
         else:
-            op = op.reading({var: self._true(var) for var in op.inputs if self._form(var) != ZERO})
+            op = op.reading({var: self._true(var) for var in op.inputs if self._form(var) != UNSCALED})
             for out in op.outputs:
-                self.forms[out] = ZERO
+                self.forms[out] = UNSCALED
                 if kind in BOUNDED:
                     self.small.add(out)
             self.b.ops.append(op)
@@ -153,9 +153,9 @@ class _Control:
             if (
                 isinstance(small, Var)
                 and isinstance(large, Var)
-                and self._form(small) == ZERO != self._form(large)
+                and self._form(small) == UNSCALED != self._form(large)
                 and _size(small) * SMALL <= _size(large)
-                and small not in self.fixed
+                and small not in self.static
                 and not {small, large} & self.gradients
             ):
                 return replace(op, args={**op.args, key: self._scaled(small, -self._form(large))})
@@ -166,7 +166,7 @@ class _Control:
         this program places it, so its smaller factor is multiplied."""
         forms = [self._form(op.args[key]) for key in "xy"]
         goes_far = op.output in self.leaves_as or any(reader.kind.name in PRODUCTS for reader in self._readers(op.output))
-        if not goes_far or ZERO in (*forms, forms[0] + forms[1]) or self._last(forms[0] + forms[1]) is not None:
+        if not goes_far or UNSCALED in (*forms, forms[0] + forms[1]) or self._last(forms[0] + forms[1]) is not None:
             return op
         key = min("yx", key=lambda one: _size(op.args[one]))
         return replace(op, args={**op.args, key: self._scaled(op.args[key], self._variable())})
@@ -218,7 +218,7 @@ class _Control:
         wants_truth = isinstance(x, Literal) or isinstance(y, Literal) or self._is_read_as_truth(op.output)
         if wants_truth:
             x, y = (self._true(side) if isinstance(side, Var) else side for side in (x, y))
-            self._emit(replace(op, args={**op.args, "x": x, "y": y}), ZERO)
+            self._emit(replace(op, args={**op.args, "x": x, "y": y}), UNSCALED)
             return
         assert isinstance(x, Var) and isinstance(y, Var)
         x, y = self._aligned(x, y)
@@ -271,7 +271,7 @@ class _Control:
         return Form.var(self.variables[-1])
 
     def _form(self, arg: Arg) -> Form:
-        return self.forms[arg].replacing(self.known) if isinstance(arg, Var) else ZERO
+        return self.forms[arg].replacing(self.known) if isinstance(arg, Var) else UNSCALED
 
     def _knob(self, form: Form) -> str | None:
         """A variable of this program that moves the form one to one."""
@@ -289,7 +289,7 @@ class _Control:
     def _true(self, var: Var) -> Var:
         """The value under exponent 0, for this reader and all later ones."""
         form = self._form(var)
-        if form == ZERO:
+        if form == UNSCALED:
             return var
         true = self._scaled(var, -form)
         for old, new in [*self.now.items(), (var, var)]:
@@ -299,7 +299,7 @@ class _Control:
 
     def _scaled(self, side: Arg, factor: Form) -> Var:
         factor = factor.replacing(self.known)
-        if factor == ZERO:
+        if factor == UNSCALED:
             return side  # type: ignore[return-value]
         key = (side, factor)
         if not isinstance(side, Var) or key not in self.scaled_already:

@@ -19,12 +19,12 @@ def dump_plan(plan: Plan, folder: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         (folder / f"{plan.name}.txt").write_text(f"{plan}\n", encoding="utf-8")
         for program in plan.programs:
-            home = target / program.name
-            home.mkdir(exist_ok=True)
-            (home / "model.mil").write_text(program.text, encoding="utf-8")
-            (home / "passes.txt").write_text(_passes(program), encoding="utf-8")
+            own = target / program.name
+            own.mkdir(exist_ok=True)
+            (own / "model.mil").write_text(program.text, encoding="utf-8")
+            (own / "passes.txt").write_text(_passes(program), encoding="utf-8")
             for path, content in program.blobs.items():
-                file = home / PurePosixPath(path).relative_to("@model_path")
+                file = own / PurePosixPath(path).relative_to("@model_path")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
     except OSError as error:

@@ -5,7 +5,7 @@
     optimizer    AdamW's two averages       8
     staged       fp16 surfaces of weights, alive as long as the model
     saved        surfaces that the forward keeps for the backward
-    surfaces     the most that one plan has in use at once beside those
+    surfaces     the most that one plan has in use at once besides those
     results      fp32, what the forward gives to the loss, and what the loss makes of it: torch's cross-entropy keeps
                  logarithms and makes a gradient, so three times
     host         fp32, what PyTorch computes between programs: ops without a rule, a softcap of scores too wide for programs

@@ -33,12 +33,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Cut:
-    """groups: in order of execution. stages: of every node. sent_home: nodes that programs could hold and the host computes, with
+    """groups: in order of execution. stages: of every node. sent_to_host: nodes that programs could hold and the host computes, with
     the reason."""
 
     groups: tuple[Group, ...]
     stages: Mapping[str, int]
-    sent_home: Mapping[str, str] = field(default_factory=dict)
+    sent_to_host: Mapping[str, str] = field(default_factory=dict)
 
 
 #: cost: what prices programs on the chip, None where nothing is known of it.
@@ -55,33 +55,33 @@ def by_layer(graph: StepGraph, chip: Chip, cost: Pricing | None = None) -> Cut:
     A segment between host work that multiplies no matrices goes to the host, where another segment of the graph does: a dispatch
     costs more than its arithmetic. Module names only hint: a node that needs a later group's value moves there.
     """
-    home = dict.fromkeys(_small_segments(graph), TOO_SMALL)
-    stages = stages_of(graph, home)
+    to_host = dict.fromkeys(_small_segments(graph), TOO_SMALL)
+    stages = stages_of(graph, to_host)
     most_ports = chip.limit("surfaces") - graph.own_ports
     groups: list[Group] = []
-    for group in _gathered(graph, stages, home):
+    for group in _gathered(graph, stages, to_host):
         pieces = in_pieces(graph, group.nodes, most_ports)
         groups += [replace(group, nodes=piece) for piece in pieces]
-    return Cut(tuple(groups), stages, home)
+    return Cut(tuple(groups), stages, to_host)
 
 
 def check(graph: StepGraph, cut: Cut) -> None:
     """Raises PartitionError where a node is in no group or in several, or where a group reads what a later one computes."""
-    for name in cut.sent_home:
+    for name in cut.sent_to_host:
         if graph.nodes[name].place is not Place.PROGRAM:
             raise PartitionError(f"The cut sends {name} ({graph.nodes[name].op}) to the host, and no program could hold it.")
     at: dict[str, int] = {}
     for i, group in enumerate(cut.groups):
         for name in group.nodes:
             node = graph.nodes[name]
-            if node.place is not Place.PROGRAM or name in cut.sent_home:
+            if node.place is not Place.PROGRAM or name in cut.sent_to_host:
                 raise PartitionError(f"Program {i} ({group.where}) is to hold {name} ({node.op}), which is computed elsewhere.")
             if cut.stages[name] != group.stage and name not in group.again:
                 raise PartitionError(f"{name} ({node.op}) belongs to stage {cut.stages[name]}, and program {i} to {group.stage}.")
             if name not in group.again and at.setdefault(name, i) != i:
                 raise PartitionError(f"{name} ({node.op}) is in programs {at[name]} and {i}, and is to be computed again in neither.")
     for name, node in graph.nodes.items():
-        if node.place is Place.PROGRAM and name not in cut.sent_home and name not in at:
+        if node.place is Place.PROGRAM and name not in cut.sent_to_host and name not in at:
             raise PartitionError(f"{name} ({node.op}) is in no program.")
     for i, group in enumerate(cut.groups):
         for source in {graph.base(source) for name in group.nodes for source in graph.nodes[name].inputs}.difference(group.nodes):
@@ -89,31 +89,31 @@ def check(graph: StepGraph, cut: Cut) -> None:
                 raise PartitionError(f"Program {i} ({group.where}) reads {source}, which is computed after it.")
 
 
-def stages_of(graph: StepGraph, home: Mapping[str, str]) -> dict[str, int]:
+def stages_of(graph: StepGraph, to_host: Mapping[str, str]) -> dict[str, int]:
     """The earliest stage of every node. A view has its base's. Random numbers are drawn in the graph's order, which is eager's: a
-    draw waits for those before it. home: nodes that the host computes though programs could."""
+    draw waits for those before it. to_host: nodes that the host computes though programs could."""
     stage: dict[str, int] = {}
     drawn = 0
     for name, node in graph.nodes.items():
         before = max((stage[source] for source in node.inputs), default=0)
         if node.draws:
             before = drawn = max(before + before % 2, drawn)
-        if _is_in_program(graph, home, name):
+        if _is_in_program(graph, to_host, name):
             stage[name] = before + 1 - before % 2
-        elif node.place is Place.HOST or name in home:
+        elif node.place is Place.HOST or name in to_host:
             stage[name] = before + before % 2
         else:
             stage[name] = before
     for name in reversed(list(graph.nodes)):
-        if graph.nodes[name].stays_with_readers and _is_in_program(graph, home, name):
+        if graph.nodes[name].stays_with_readers and _is_in_program(graph, to_host, name):
             readers = graph.readers[name]
-            if all(reader != CALLER and _is_in_program(graph, home, reader) for reader in readers):
+            if all(reader != CALLER and _is_in_program(graph, to_host, reader) for reader in readers):
                 stage[name] = min((stage[reader] for reader in readers), default=stage[name])  # see _move_to_readers
     return stage
 
 
-def _is_in_program(graph: StepGraph, home: Mapping[str, str], name: str) -> bool:
-    return graph.nodes[name].place is Place.PROGRAM and name not in home
+def _is_in_program(graph: StepGraph, to_host: Mapping[str, str], name: str) -> bool:
+    return graph.nodes[name].place is Place.PROGRAM and name not in to_host
 
 
 def _small_segments(graph: StepGraph) -> list[str]:
@@ -132,7 +132,7 @@ class _Gathering:
     nodes: list[str] = field(default_factory=list)
 
 
-def _gathered(graph: StepGraph, stages: Mapping[str, int], home: Mapping[str, str]) -> list[Group]:
+def _gathered(graph: StepGraph, stages: Mapping[str, int], to_host: Mapping[str, str]) -> list[Group]:
     """Groups in order of execution; each program node is in exactly one.
 
     Within a stage a group gets its number when its layer is met first. A node's group is its layer's, or a later one where its
@@ -143,7 +143,7 @@ def _gathered(graph: StepGraph, stages: Mapping[str, int], home: Mapping[str, st
     for name, node in graph.nodes.items():
         if node.place is Place.VIEW:
             number[name] = number.get(node.inputs[0], 0)
-        if not _is_in_program(graph, home, name):
+        if not _is_in_program(graph, to_host, name):
             continue
         here = groups.setdefault(stages[name], [])
         floor = max((number.get(s, 0) for s in node.inputs if stages[s] == stages[name]), default=-1)

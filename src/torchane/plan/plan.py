@@ -66,7 +66,7 @@ class Copy:
 
     is_mask: what lies below fp16's range, as -inf in an additive mask does, is staged as a score that no
     softmax keeps, since -inf minus -inf is NaN. masks: factors that masks were multiplied by, whose multiples are staged so,
-    too, with their signs. is_pinned: under range control, it is staged as it is. part: unstaged, it
+    too, with their signs. is_unscaled: under range control, it is staged as it is. part: unstaged, it
     goes straight into a larger value, and has no tensor of its own.
     is_weight: a parameter, whose surface lives on. A forward stages it in every run. is_kept: of a backward, whose forward staged it
     already: it is staged again only where another run has filled the surface since (runtime/weights.py).
@@ -76,7 +76,7 @@ class Copy:
     layout: PortLayout
     is_weight: bool = False
     is_mask: bool = False
-    is_pinned: bool = False
+    is_unscaled: bool = False
     part: Part | None = None
     masks: tuple[float, ...] = ()
     is_kept: bool = False

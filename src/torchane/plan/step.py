@@ -83,7 +83,7 @@ def price_programs(
     programs: Sequence[tuple[str, str, int, ProgramWork]], pricing: Pricing, *, tokens: int, staged: int, unstaged: int,
     host_ops: dict[str, int], loaded: int,
 ) -> StepPrice:  # fmt: skip
-    """Programs as (graph, name, dispatches, work), in a loop; bytes that the host stages and takes home."""
+    """Programs as (graph, name, dispatches, work), in a loop; bytes that the host stages and unstages."""
     hardware = machine(pricing.name)
     lines, dispatch_s, energy_j, unseen_s = [], 0.0, 0.0, 0.0
     for graph, name, count, work in programs:

@@ -58,9 +58,7 @@ class Executor:
         self.shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
         self.inputs_of = {step.inputs: _picking(step.inputs) for step in plan.steps if isinstance(step, Dispatch)}
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
-        self.pieces = frozenset(
-            copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies if copy.part is not None
-        )
+        self.pieces = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies if copy.part)
         self.said: set[str] = set()
         for observer in observers:
             observer.compiled(plan, self.loaded)
@@ -125,9 +123,7 @@ class _Run:
     """What one call holds: host values by name, surfaces by name, and which of these it must not give back. version: of the weights
     that it reads; a backward's is its forward's. A weight is among the surfaces once it was staged, or found to hold that version."""
 
-    def __init__(
-        self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool, looks: bool, doubts: Doubts
-    ):  # fmt: skip
+    def __init__(self, executor: Executor, inputs: Sequence[Any], scale: float, strict: bool, looks: bool, doubts: Doubts):
         self.executor = executor
         self.numbers = executor.numerics.begin(executor, scale)
         self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))

@@ -1,11 +1,11 @@
 """What a computation draws: watts by rail, where a meter can be read and moves; else why there is none.
 
-    zeus-apple-silicon   IOReport's energy of CPU, GPU, DRAM and engine, in joules      no root; the engine's stands still on macOS 27 (reports)
+    zeus-apple-silicon   IOReport's energy of CPU, GPU, DRAM and engine, in joules      no root; the engine's does not move on macOS 27 (reports)
     powermetrics         mean power of the same, printed every 500 ms                   root: sudo -n must pass
     zeus                 RAPL's package and DRAM, in joules                             Linux, readable /sys/class/powercap
 
 Each is read over a window at rest and over one of work. A rail counts as moved where work draws MOVED_W and a tenth more than rest: a
-counter that stands still says nothing, not that nothing is drawn. Rails are the chip's own sensors, no power at the wall.
+counter that does not move says nothing, not that nothing is drawn. Rails are the chip's own sensors, no power at the wall.
 """
 
 import importlib

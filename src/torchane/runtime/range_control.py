@@ -5,7 +5,7 @@
 
 Delayed scaling, as FP8 training does it (Micikevicius et al. 2022, arXiv 2209.05433; NVIDIA Transformer Engine): a
 scale follows the largest magnitude over a short history and moves only if it is off by more than a digit or two. The
-first run of a dispatch has no history: it runs until its exponents stand still. An overflow is seen in the
+first run of a dispatch has no history: it runs until its exponents stop changing. An overflow is seen in the
 statistics, and the program runs again at once, its inputs being still there: no step is lost.
 What is true of a value is stored * 2^-exponent; magnitudes are kept as the exponent e with 2^(e-1) <= |x| < 2^e.
 """

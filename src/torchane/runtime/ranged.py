@@ -1,6 +1,6 @@
 """A range-controlled dispatch on a device: the multiplier port is filled, the program runs, what it says is read.
 
-Beside the statistics port the outputs themselves are looked at, here on the host: what leaves need not be measured in
+Besides the statistics port the outputs themselves are looked at, here on the host: what leaves need not be measured in
 the program.
 """
 
@@ -31,9 +31,9 @@ from torchane.runtime.surfaces import SurfacePool
 
 
 def staged_at(copy: Copy, source: np.ndarray, is_gradient: bool) -> Placed:
-    """Where a host value is placed: by its own largest magnitude. A mask, and what is pinned, stays as it is."""
+    """Where a host value is placed: by its own largest magnitude. A mask, and what is unscaled, stays as it is."""
     largest = largest_of(source)
-    if copy.is_pinned or ((copy.is_mask or copy.masks) and largest >= -MASKED):
+    if copy.is_unscaled or ((copy.is_mask or copy.masks) and largest >= -MASKED):
         return Placed(0, size_of(largest))
     if copy.is_weight:
         return placed_at(largest, WEIGHTS)

@@ -1,4 +1,4 @@
-"""How long does one training step take, beside PyTorch?    torchane bench train-step
+"""How long does one training step take, compared with PyTorch?    torchane bench train-step
 
 Fixed: the preset's batch and sequence length, random tokens, seed 0. Every variant is a process of its
 own. All warm up; then rounds go through all variants in turn, a few steps each, so that a noisy

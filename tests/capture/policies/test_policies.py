@@ -1,4 +1,4 @@
-"""How policies are asked: in order, each knowing what those before it sent home."""
+"""How policies are asked: in order, each knowing what those before it sent to the host."""
 
 from torch import fx
 

@@ -1,4 +1,4 @@
-"""Which ops precision sends home, and which proven forms stay: the policy alone, on traced graphs.
+"""Which ops precision sends to the host, and which proven forms stay: the policy alone, on traced graphs.
 
 Values that come from a product are written `product(x)`; the others are the caller's own.
 """
@@ -23,7 +23,7 @@ def product(x: torch.Tensor) -> torch.Tensor:
     return x @ torch.ones(16, 16)
 
 
-def sent_home(function: Callable[..., torch.Tensor], *inputs: torch.Tensor, **facts: object) -> dict[str, str]:
+def sent_to_host(function: Callable[..., torch.Tensor], *inputs: torch.Tensor, **facts: object) -> dict[str, str]:
     """The ops that the policy sends to the host, by name without overload, with the reason."""
     graph = make_fx(function, decomposition_table=decompositions(), tracing_mode="fake")(*inputs).graph
     raw = [node for node in graph.nodes if node.op == "placeholder"]
@@ -60,7 +60,7 @@ STAYS = {
 
 @pytest.mark.parametrize("form", STAYS)
 def test_what_programs_are_proven_for_stays(form: str) -> None:
-    assert sent_home(lambda x: product(STAYS[form](product(x))), X) == {}
+    assert sent_to_host(lambda x: product(STAYS[form](product(x))), X) == {}
 
 
 GOES = {
@@ -87,9 +87,9 @@ GOES = {
 
 
 @pytest.mark.parametrize("form", GOES)
-def test_what_magnifies_roundings_goes_home_with_what_it_reads(form: str) -> None:
+def test_what_magnifies_roundings_goes_to_the_host_with_what_it_reads(form: str) -> None:
     function, ops = GOES[form]
-    found = set(sent_home(lambda x: torch.relu(function(product(x))), X))
+    found = set(sent_to_host(lambda x: torch.relu(function(product(x))), X))
     assert ops <= found, found
     assert found <= ops | {"relu", "view", "expand", "abs", "minimum"}, found
 
@@ -106,7 +106,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_are_the_hosts(loss: str) -> None:
-    found = sent_home(lambda x, y: LOSSES[loss](product(x), y), X, X)
+    found = sent_to_host(lambda x, y: LOSSES[loss](product(x), y), X, X)
     assert {"sub", "mean", "sum"} & set(found)
     graph = make_fx(lambda x, y: LOSSES[loss](product(x), y), decomposition_table=decompositions(), tracing_mode="fake")(X, X).graph
     ops = {str(node.target).removeprefix("aten.").partition(".")[0] for node in graph.nodes if node.op == "call_function"}
@@ -114,9 +114,9 @@ def test_losses_are_the_hosts(loss: str) -> None:
 
 
 def test_the_callers_own_numbers_are_computed_with_at_home_up_to_a_product() -> None:
-    found = sent_home(lambda x: torch.relu(product((x - 1900) / 20)), X)
+    found = sent_to_host(lambda x: torch.relu(product((x - 1900) / 20)), X)
     assert set(found) == {"sub", "div"}
 
 
-def test_fp16_sends_nothing_home() -> None:
-    assert sent_home(lambda x: product(x).exp(), X, precision="fp16") == {}
+def test_fp16_sends_nothing_to_the_host() -> None:
+    assert sent_to_host(lambda x: product(x).exp(), X, precision="fp16") == {}

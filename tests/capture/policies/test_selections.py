@@ -1,4 +1,4 @@
-"""Which selections go home, and which stay: the policy alone, on traced graphs. `product(x)` is a matrix product's result."""
+"""Which selections go to the host, and which stay: the policy alone, on traced graphs. `product(x)` is a matrix product's result."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def product(x: Tensor) -> Tensor:
     return x @ torch.ones(16, 16)
 
 
-def sent_home(function: Callable[..., Tensor], data: bool = False) -> set[str]:
+def sent_to_host(function: Callable[..., Tensor], data: bool = False) -> set[str]:
     """The ops that go, without their overloads."""
     graph = make_fx(function, decomposition_table=decompositions(), tracing_mode="fake")(X).graph
     inputs = frozenset(node for node in graph.nodes if node.op == "placeholder")
@@ -61,7 +61,7 @@ STAYS = {
 
 @pytest.mark.parametrize("form", STAYS)
 def test_finite_branches_stay(form: str) -> None:
-    assert sent_home(lambda x: STAYS[form](product(x))) == set()
+    assert sent_to_host(lambda x: STAYS[form](product(x))) == set()
 
 
 GOES = {
@@ -89,16 +89,16 @@ GOES = {
 @pytest.mark.parametrize("form", GOES)
 def test_a_branch_that_may_not_be_finite_goes_with_its_selection(form: str) -> None:
     function, expected = GOES[form]
-    found = sent_home(lambda x: function(product(x)))
+    found = sent_to_host(lambda x: function(product(x)))
     assert found - ASIDE == expected - ASIDE
     assert expected <= found
 
 
 def test_data_may_hold_anything() -> None:
     """A NaN marks a missing target, 1e20 what lies outside; a product with it makes a number again."""
-    assert "where" in sent_home(lambda x: torch.where(causal(), x, 0.0), data=True)
-    assert "where" in sent_home(lambda x: torch.where(causal(), product(x) - x, 0.0), data=True)
-    assert sent_home(lambda x: torch.where(causal(), product(x), 0.0), data=True) == set()
+    assert "where" in sent_to_host(lambda x: torch.where(causal(), x, 0.0), data=True)
+    assert "where" in sent_to_host(lambda x: torch.where(causal(), product(x) - x, 0.0), data=True)
+    assert sent_to_host(lambda x: torch.where(causal(), product(x), 0.0), data=True) == set()
 
 
 def test_a_gradient_is_selected_too() -> None:
@@ -111,5 +111,5 @@ def test_a_gradient_is_selected_too() -> None:
         leaf = x.detach().requires_grad_()
         return torch.autograd.grad(leaf.relu().sqrt().sum(), leaf)[0]
 
-    assert {"div", "where"} <= sent_home(clamped)
-    assert {"div", "threshold_backward"} <= sent_home(root)
+    assert {"div", "where"} <= sent_to_host(clamped)
+    assert {"div", "threshold_backward"} <= sent_to_host(root)

@@ -33,7 +33,7 @@ POLICIES: tuple[Policy, ...] = (
     keep_state_exact,  # asks what results are for
 )
 
-#: How the reasons begin whose ops a backward follows home.
+#: How the reasons begin whose ops a backward follows to the host.
 FOLLOWED = (PRECISION, SELECTION)
 
 

@@ -26,7 +26,7 @@ _ARITHMETIC = frozenset({aten.mul, aten.div, aten.neg, aten.sum, aten.expand})
 _GRADIENT = "gradient of an op on the host: "
 
 
-def sent_home(reasons: Mapping[fx.Node, str], kinds: tuple[str, ...]) -> Forward:
+def sent_to_host(reasons: Mapping[fx.Node, str], kinds: tuple[str, ...]) -> Forward:
     """What a backward must know of its forward: the ops whose reasons begin with one of `kinds`."""
     ours = {node: why for node, why in reasons.items() if why.startswith(kinds)}
     numbered = {key: why for node, why in ours.items() if (key := _number(node)) is not None}
@@ -45,7 +45,7 @@ def follow(graph: fx.Graph, facts: Facts) -> Mapping[fx.Node, str]:
     for node in graph.nodes if facts.forward is not None else ():
         if node.op != "call_function" or node.target not in RULES or node.target in VIEWS:
             continue
-        if node.target in PRODUCTS and not _is_sent_home(facts.forward.by_number.get(_number(node), "")):
+        if node.target in PRODUCTS and not _is_sent_to_host(facts.forward.by_number.get(_number(node), "")):
             continue
         is_recomputed = node.meta.get("partitioner_tag") == "is_forward"
         if is_recomputed and node.name in facts.forward.by_name:
@@ -60,7 +60,7 @@ def follow(graph: fx.Graph, facts: Facts) -> Mapping[fx.Node, str]:
     return found
 
 
-def _is_sent_home(why: str) -> bool:
+def _is_sent_to_host(why: str) -> bool:
     """The reason of a product of the forward: others with its number are not its gradient."""
     return DISTANCE in why or FEW_DIGITS in why
 

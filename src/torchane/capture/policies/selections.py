@@ -4,7 +4,7 @@
 No chip is sure to take MIL's `select` (chips/portable.toml). So a selection goes to the host when a branch of it may be
 infinite or NaN (`nonfinite`), and with it the arithmetic from there back to where that came from: in fp32 exp(20) is a number,
 and the zero gradient of a branch that was not taken stays zero times it. In a backward that holds for gradients, too
-(log(clamp(x, eps)) divides by what the clamp's gradient then leaves out); what its forward sent home, its gradients follow (follow.py).
+(log(clamp(x, eps)) divides by what the clamp's gradient then leaves out); what its forward sent to the host, its gradients follow (follow.py).
 Selections, by name or not: where, masked_fill, clamp, relu and their gradients, comparisons, maxima, triangles, products with
 a mask of bools. A condition that asks for NaN or infinity is reason enough. Causal masks, padding, dropout and ReLU have
 finite branches, matrix products and sums of them, and stay in programs.
@@ -154,17 +154,17 @@ class _Search:
         """What the host can compute from its own values for an op that it runs, it does: a comparison and the branch that it
         guards must see the same number, and fp16 rounds 1e-8 to 0."""
         constant: set[fx.Node] = set()
-        at_home = {node for node in self.graph.nodes if node.op == "placeholder" and node not in self.facts.tangents}
+        on_host = {node for node in self.graph.nodes if node.op == "placeholder" and node not in self.facts.tangents}
         for node in self.graph.nodes:
             if node.op != "call_function":
                 continue
             if constant.issuperset(node.all_input_nodes):
                 constant.add(node)
             is_there = self.beyond.is_static(node) or node in self.reasons
-            if is_there or (node.target not in CONTRACTIONS and at_home.issuperset(node.all_input_nodes)):
-                at_home.add(node)
+            if is_there or (node.target not in CONTRACTIONS and on_host.issuperset(node.all_input_nodes)):
+                on_host.add(node)
         for node in reversed(list(self.graph.nodes)):
-            is_free = node in at_home and node.op == "call_function" and node not in constant and not self.beyond.is_static(node)
+            is_free = node in on_host and node.op == "call_function" and node not in constant and not self.beyond.is_static(node)
             if is_free and _is_read_by(node, self.reasons):
                 self._take(node, _PART)
 

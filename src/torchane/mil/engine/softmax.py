@@ -14,7 +14,7 @@ from importlib import resources
 
 import numpy as np
 
-from torchane.mil.engine.numbers import halves, rounded
+from torchane.mil.engine.numbers import rounded
 from torchane.mil.engine.settings import Settings
 from torchane.mil.engine.tables import exp
 
@@ -75,8 +75,3 @@ def _observed() -> np.ndarray:
     for mantissa, bits in json.loads(text)["reciprocals"].items():
         table[int(mantissa)] = np.uint16(bits).view(np.float16)
     return table
-
-
-def nearest_reciprocal(mantissa: int) -> int:
-    """The bits of the fp16 number nearest to 1 / (1 + mantissa / 1024)."""
-    return int(halves(np.array(1 / (1 + mantissa / 1024))).view(np.uint16))

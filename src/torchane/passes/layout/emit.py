@@ -24,7 +24,7 @@ class Emitter:
 
     def __init__(self, taken: list[str]):
         self.b = Builder(taken)
-        self._home: dict[Var, tuple[Order, Var]] = {}
+        self._lying: dict[Var, tuple[Order, Var]] = {}
         self._made: dict[tuple[object, ...], Var] = {}
         self._viewed: dict[Var, Var] = {}
         self._ops_seen = 0
@@ -32,18 +32,18 @@ class Emitter:
     def define(self, value: Var, order: Order, physical: Var) -> None:
         """Says where a natural value lies from now on."""
         assert physical.rank == 4 and physical.type.size == value.type.size, f"{value} cannot lie in {physical}"
-        self._home[value] = (order, physical)
+        self._lying[value] = (order, physical)
 
     def stored(self, value: Var, order: Order) -> Var:
         """The value in an order, in whatever view it has there; emits a transpose if it lies in another."""
-        home, physical = self._home[value]
-        for step in steps_between(home, order):
-            runs, perm = runs_between(home, step)
+        lying, physical = self._lying[value]
+        for following in steps_between(lying, order):
+            runs, perm = runs_between(lying, following)
             lead = (1,) * (4 - len(runs))
             physical = self.view(physical, (*lead, *(_size(value.shape, run) for run in runs)))  # type: ignore[arg-type]
             perm = (*range(len(lead)), *(axis + len(lead) for axis in perm))
             physical = self._once("transpose", physical, perm=perm)
-            home = step
+            lying = following
         return physical
 
     def read(self, tensor: Tensor, order: Order, shape: Shape4) -> Tensor:

@@ -5,7 +5,7 @@
 
     framework   which libraries, which routes, what machine        policies   what each error means and what is done about it
     source      unique text, weight files, the order of ports      cache      folders of programs on disk
-    verify      the engine's numbers beside the twin's             watchdog   a dispatch that never returns
+    verify      the engine's numbers, compared with the twin's     watchdog   a dispatch that never returns
     trust       which dispatches are compared, and second chances of a program that is wrong
     first_light three small programs in a child process, before anything is trusted
 

@@ -1,4 +1,4 @@
-"""Are the engine's numbers right? A dispatch beside the twin, on the very inputs that it had.
+"""Are the engine's numbers right? A dispatch compared with the twin, on the very inputs that it had.
 
     twin(inputs) = want      twin(inputs, each moved by some steps of fp16) - want = what a rounding does to an output
     |engine - want| <= that x the roundings that the program's ops are allowed (tolerances.json), as a root mean square

@@ -66,7 +66,7 @@ _CHOICES = frozenset({
 #: Near their ends their last digits say how far the end is.
 _SATURATE = frozenset({aten.sigmoid, aten.tanh, aten.hardsigmoid, aten.erf, aten.erfc})
 _LINEAR = frozenset({aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg})
-#: What moves a rounding along and magnifies none: free to go home where only the host reads it.
+#: What moves a rounding along and magnifies none: free to go to the host where only the host reads it.
 _PLAIN = _LINEAR | {aten.abs, aten.minimum, aten.maximum, aten.clamp, aten.clamp_min, aten.clamp_max, aten.where}
 #: Ops that hand digits on: what they read must have them, and so must what reads them.
 _HAND_ON = _LINEAR | {
@@ -74,7 +74,7 @@ _HAND_ON = _LINEAR | {
     aten.mean, aten.clamp, aten.clamp_min, aten.clamp_max, aten.maximum, aten.minimum, aten.constant_pad_nd, aten.abs, aten.repeat,
     aten.index, aten.gather, aten.amax, aten.amin, aten.split, aten.split_with_sizes, aten.unbind, aten.diagonal, aten._to_copy,
 }  # fmt: skip
-#: What an author's own cast to float32 sends home: the rest (products, sums of two, functions with a slope of about 1) rounds
+#: What an author's own cast to float32 sends to the host: the rest (products, sums of two, functions with a slope of about 1) rounds
 #: its result and no more.
 _AS_ASKED = frozenset({
     aten.sub, aten.rsub, aten.div, aten.reciprocal, aten.sqrt, aten.rsqrt, aten.pow, aten.square, aten.sum, aten.mean, aten.var,
@@ -203,7 +203,7 @@ class Demands:
         least, most = self._size_of_constant(node)
         if packet in (aten.add, aten.sub, aten.rsub):
             if _FAR_TERM <= least and most < _MASK_TERM and origin is not Origin.RAW:
-                self._demand(node, f"its term is {most:g}, and fp16 has few digits left beside it")
+                self._demand(node, f"its term is {most:g}, and fp16 has few digits left next to it")
         elif origin is Origin.ROUNDED and packet is aten.div and least > 0:
             self._scales(node, 1 / most, 1 / least)
         elif origin is Origin.ROUNDED and packet is aten.mul and most > 0:
@@ -324,7 +324,7 @@ class Demands:
             self._pull(node, why, small)
 
     def _pull(self, node: fx.Node, why: str, small: bool = False) -> None:
-        """Sends home what a node reads, back to results of products. small: through a softmax too, whose last digits and
+        """Sends to the host what a node reads, back to results of products. small: through a softmax too, whose last digits and
         smallest numbers count."""
         pending = list(node.all_input_nodes)
         while pending:

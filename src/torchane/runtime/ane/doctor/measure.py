@@ -1,4 +1,4 @@
-"""What doctor's checks are made of: a program's numbers beside the twin's, its time, and the programs that are timed.
+"""What doctor's checks are made of: a program's numbers compared with the twin's, its time, and the programs that are timed.
 
 Numbers are compared with the twin twice, in the engine's arithmetic and in `exact`: the share that is equal to the bit, and
 the largest distance in steps of fp16.
