@@ -79,6 +79,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
     "rounds": Range(1, 1_000_000),
     "repeats": Range(1, 1_000_000),
     "depth": Range(1, 256),
+    "memory_gb": real(1, 1 << 20),
 })  # fmt: skip
 
 #: number: of the Range of its name. choice: one of `allowed`. preset: one of models/presets.py. path: `allowed` says of what ("file",
@@ -144,6 +145,7 @@ DEVICES = ("auto", "twin", "ane")
 ARITHMETICS = ("exact", "engine")
 RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")
+RECOMPUTE = ("none", "half", "all")
 SWITCH = ("on", "off")
 _MEASURED = ("twin", "ane")
 PYTORCH_VARIANTS = ("eager-fp32", "eager-bf16", "inductor-fp32", "inductor-bf16")
@@ -196,6 +198,8 @@ def _backend() -> tuple[Option, ...]:
                '"fp16" puts into programs whatever has a rule.', "auto", PRECISIONS),
         Option("cache", here, "choice", '"on" keeps lowered programs on disk for other processes (`torchane cache`).', "on", SWITCH),
         Option("progress", here, "choice", '"on" says on standard error how far compiling is, where it takes more than five seconds.', "on", SWITCH),
+        Option("recompute", ("backend", "plan"), "choice", "What the backward of each equal layer computes again instead of reading it from memory: none, "
+               "half (what is cheap to make again), all (a layer keeps its inputs only).", "none", RECOMPUTE, show_default=True),
         Option("partition", here, "function", "What cuts a graph into programs: a Partitioner (torchane/plan/partition.py). Nothing said: for a chip the one that "
                "is predicted to take the least time (torchane/plan/search.py), for `portable` a program for each layer."),
         Option("observers", here, "objects", "Observers (torchane/runtime/observers.py): called before and after each step of every plan.", ()),
@@ -277,6 +281,7 @@ def _plan() -> tuple[Option, ...]:
         Option("batch_size", here, "number", "Of --preset: sequences in a step.  [default: 1]"),
         Option("seq_len", here, "number", "Of --preset: tokens in a sequence.  [default: 256]", least=2),
         Option("schedule", here, "text", "A schedule that others published: maderix-static, maderix-dynamic, pull-request-22, slv.", metavar="NAME"),
+        Option("memory_gb", here, "number", "Of --preset: refuse a step that needs more memory than such a Mac has, and name what would fit."),
         Option("measured", here, "path", "Measurements of one machine, which take the place of the fitted constants.  [default: those that torchane doctor left of this machine]", metavar="FILE.json"),
         Option("anyway", here, "flag", "Price FILE on a chip that refuses it, as --compare does."),
         Option("json", here, "flag", "One JSON object as the last line.", dest="as_json"),

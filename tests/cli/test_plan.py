@@ -109,6 +109,9 @@ def test_what_doctor_measured_on_this_machine_is_taken_for_its_chip(plan, tmp_pa
     (("x.mil", "--chip", "portable"), 2, "no chip is called 'portable'"),
     (("x.mil", "--chip", "m4", "--seq-len", "8"), 2, "--seq-len goes with --preset"),
     (("--schedule", "slv", "--chip", "m4", "--anyway"), 2, "--anyway goes with FILE"),
+    (("--schedule", "slv", "--chip", "m4", "--recompute", "all"), 2, "--recompute goes with --preset"),
+    (("x.mil", "--chip", "m4", "--memory-gb", "8"), 2, "--memory-gb goes with --preset"),
+    (("--preset", "tiny", "--chip", "m4", "--memory-gb", "0"), 2, "is not a number from 1 to"),
     (("--schedule", "best", "--chip", "m4"), 2, "There are maderix-static"),
     (("--preset", "huge", "--chip", "m4"), 2, "The presets are tiny"),
     (("--preset", "tiny", "--chip", "m4", "--seq-len", "9999"), 2, "Its longest is 256: --seq-len 256"),
@@ -128,6 +131,25 @@ def test_what_cannot_be_done_is_one_message(plan, arguments, code, said):
 def test_a_refused_program_is_priced_anyway(plan):
     code, out, _ = plan("refused.mil", "--chip", "m4", "--anyway")
     assert code == 0 and "verdict of m4: refuses" in out
+
+
+@pytest.mark.long
+def test_a_step_that_needs_more_memory_than_there_is_names_what_would_fit(plan):
+    code, _, err = plan("--preset", "tiny", "--chip", "m4", "--batch-size", 64, "--memory-gb", 1.5)
+    assert code == 1 and "Try --recompute half or all" in err
+    fits = int(err.rpartition("--batch-size ")[2].split(".")[0])
+    assert plan("--preset", "tiny", "--chip", "m4", "--batch-size", fits, "--memory-gb", 1.5)[0] == 0
+    assert plan("--preset", "tiny", "--chip", "m4", "--batch-size", fits + 4, "--memory-gb", 1.5)[0] == 1
+
+
+@pytest.mark.long
+def test_what_is_computed_again_takes_less_memory_and_says_so(plan):
+    code, out, _ = plan("--preset", "tiny", "--chip", "m4", "--recompute", "all", "--json")
+    assert code == 0 and "computed again in the backward: all" in out
+    found = json.loads(out.splitlines()[-1])
+    kept = json.loads(plan("--preset", "tiny", "--chip", "m4", "--json")[1].splitlines()[-1])
+    assert found["memory_bytes"]["saved"] < 0.2 * kept["memory_bytes"]["saved"]
+    assert found["flops"] > kept["flops"]
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ import pytest
 from torchane.abi.ports import PortLayout
 from torchane.errors import DeviceError
 from torchane.plan import Copy, Dispatch, Plan, PortSpec, ProgramSpec, Stage, Unstage
-from torchane.plan.memory import forecast, free_bytes, peak_of, require_fits
+from torchane.plan.memory import RESERVE_BYTES, forecast, free_bytes, largest_batch, peak_of, require_fits
 
 WIDE = PortLayout((1, 64, 1, 1024), (0, 1, 2, 3), (1, 64, 1, 1024), 1024)  # 128 KiB of fp16
 SIZE = 64 * 1024 * 2
@@ -51,3 +51,11 @@ def test_what_cannot_fit_is_refused_with_its_numbers() -> None:
 
 def test_this_machine_says_what_is_free() -> None:
     assert free_bytes() > 1 << 20
+
+
+def test_the_largest_batch_that_fits_is_by_what_grows_with_it() -> None:
+    """4 sequences keep four times SIZE for each surface; weights and the optimizer stay."""
+    needed = forecast([make_plan(True)], parameters=1000)
+    assert largest_batch(needed, 4, RESERVE_BYTES + needed.total) == 4
+    assert largest_batch(needed, 4, RESERVE_BYTES + needed.total - 1) == 3
+    assert largest_batch(needed, 4, RESERVE_BYTES) == 0

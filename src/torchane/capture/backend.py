@@ -8,8 +8,10 @@ under the loss scale. Options: `torch.compile(model, backend="ane", options={"de
 
 import gc
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from torchane.capture.planned import Planned
 from torchane.capture.planning import plan_graph
 from torchane.capture.progress import Progress, tracing
 from torchane.capture.region import RegionCompiler
-from torchane.capture.repeats import inline, partition, share_layers, written_layers_known
+from torchane.capture.repeats import inline, partition, share_layers, why_kept, written_layers_known
 from torchane.capture.report import host_bytes_of, rows_of
 from torchane.capture.resident import Resident
 from torchane.capture.roles import Roles, given, gradients_of, named, returned, users_names, written
@@ -48,6 +50,7 @@ from torchane.capture.torch_private import (
 )
 from torchane.capture.varied import Varied
 from torchane.capture.watch import Watch
+from torchane.errors import TorchaneWarning
 from torchane.plan.constants import pricing_if_known
 from torchane.plan.dump import dump_plan
 from torchane.plan.search import searched
@@ -103,7 +106,7 @@ def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[An
         fw_compiler=lambda graph, inputs: _compile_forward(compiled, graph),
         bw_compiler=lambda graph, inputs: _compile_backward(compiled, graph),
         inference_compiler=lambda graph, inputs: _compile_forward(compiled, graph, inference=True),
-        partition_fn=partition,
+        partition_fn=partial(partition, recompute=_recomputed(compiled, gm)),
         decompositions=decompositions(),
     )
     # Attention is traced as products and a softmax, which rules can lower. Buffers are not donated to the
@@ -120,6 +123,16 @@ def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[An
         call = compile_with(gm, example_inputs)
         compiled.times_s["trace"] = time.perf_counter() - start - compiled.times_s["lower"] - compiled.times_s["load"]
         return call
+
+
+def _recomputed(compiled: Compiled, gm: fx.GraphModule) -> str:
+    """What is computed again, layer by layer; nothing, said once, where that cannot be had."""
+    wanted = compiled.options.recompute
+    why = why_kept(gm, compiled.inputs.data) if wanted != "none" else None
+    if why is None:
+        return wanted
+    warnings.warn(f"options={{'recompute': {wanted!r}}} {why}. Everything that the backward reads is kept.", TorchaneWarning, stacklevel=2)
+    return "none"
 
 
 def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = False) -> Callable[..., Any]:

@@ -14,7 +14,9 @@ and that no result aliases an input.
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from types import MappingProxyType
@@ -32,10 +34,12 @@ from torchane.capture.torch_private import (
     OpOverloadPacket,
     TorchDispatchMode,
     compile_utils,
+    functorch_config,
     has_effects,
     invoke_subgraph,
     min_cut_rematerialization_partition,
 )
+from torchane.errors import TorchaneWarning
 
 Stack = Mapping[str, tuple[str, Any]]
 
@@ -259,15 +263,29 @@ def written_layers_known(gm: fx.GraphModule) -> Iterator[None]:
 # ---- after tracing
 
 
-def partition(joint: fx.GraphModule, inputs: Any, **options: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
+#: Of what a layer would keep for its backward, the share that it may: torch's partition computes the rest again.
+_KEPT_SHARE = {"none": 1.0, "half": 0.5, "all": 0.0}
+
+
+def partition(joint: fx.GraphModule, inputs: Any, *, recompute: str = "none", **options: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
     """torch's min-cut partition, with calls of layers inlined in both halves.
 
-    torch partitions the layers' own graphs first, through this function too.
+    torch partitions the layers' own graphs first, through this function too. recompute: of those alone. What lies between layers is kept:
+    computed again it would all be there at once, at the beginning of the backward.
     """
     _hand_through(joint)
     keep_in_backward(joint.graph)
     stacks = _stacks(joint)
-    with _draws_kept_apart(joint.graph):
+    kept = 1.0 if _calls(joint) else _KEPT_SHARE[recompute]
+    if kept < 1 and any(map(draws, joint.graph.nodes)):
+        warnings.warn(
+            f"options={{'recompute': {recompute!r}}} is not for layers that draw random numbers, which would be drawn again: "
+            "everything that their backward reads is kept. Set dropout to 0 to change that.",
+            TorchaneWarning,
+            stacklevel=2,
+        )
+        kept = 1.0
+    with _draws_kept_apart(joint.graph), functorch_config.patch(activation_memory_budget=kept):
         forward, backward = min_cut_rematerialization_partition(joint, inputs, **options)
     return inline(forward, stacks), inline(backward, stacks)
 
@@ -341,6 +359,26 @@ def inline(gm: fx.GraphModule, stacks: Mapping[int, Stack] = MappingProxyType({}
     gm.graph.eliminate_dead_code()
     gm.recompile()
     return gm
+
+
+def why_kept(gm: fx.GraphModule, data: Collection[int]) -> str | None:
+    """Why nothing may be computed again; None where layers may. data: positions of inputs that are floats and want no gradient."""
+    calls = _calls(gm)
+    if not calls:
+        return "is for layers of equal structure, and this graph has none that are traced as one"
+    inputs = {node: i for i, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
+    read = Counter(arg for call in calls for arg in dict.fromkeys(call.args[2:]))
+    for node in (node for node, count in read.items() if count > 1):
+        value = node.meta.get("example_value")
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.requires_grad:
+            continue
+        pending = [node]
+        while pending:
+            source = pending.pop()
+            if inputs.get(source) in data:
+                return f"cannot be had here: layers read {source.name}, a float that wants no gradient, and an additive mask is known as one in a forward only"
+            pending += source.all_input_nodes
+    return None
 
 
 def _calls(gm: fx.GraphModule) -> list[fx.Node]:

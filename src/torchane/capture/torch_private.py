@@ -29,7 +29,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily  # real tensors
 
 # AOTAutograd: forward and backward as ATen
 from torch._functorch import compile_utils  # .rand_ops: what its CSE leaves alone; .get_aten_target(node)
-from torch._functorch import config as functorch_config  # .patch(donated_buffer=, force_non_lazy_backward_lowering=)
+from torch._functorch import config as functorch_config  # .patch(donated_buffer=, force_non_lazy_backward_lowering=, activation_memory_budget=)
 from torch._functorch._aot_autograd.descriptors import GradAOTOutput, InputMutationAOTOutput, PlainAOTInput, PlainAOTOutput  # what ports are
 from torch._functorch.eager_transforms import _autograd_grad as autograd_grad  # how torch.func.grad stands in Dynamo's graph
 from torch._functorch.partitioners import min_cut_rematerialization_partition  # one graph becomes a forward and a backward

@@ -10,7 +10,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.errors import LegalityError, UsageError
+from torchane.errors import DeviceError, LegalityError, UsageError
 
 #: Of the multiply-adds of a step that has a price.
 _LEAST_IN_PROGRAMS = 0.99
@@ -27,6 +27,8 @@ def command(
     preset: str | None,
     batch_size: int | None,
     seq_len: int | None,
+    recompute: str,
+    memory_gb: float | None,
     schedule: str | None,
     measured: Path | None,
     anyway: bool,
@@ -44,12 +46,13 @@ def command(
       torchane plan --schedule slv --chip m4 --json
     """
     _require_one(file, preset, schedule)
-    _require_fitting(file, preset, function=function, batch_size=batch_size, seq_len=seq_len, anyway=anyway)
+    _require_fitting(file, preset, function=function, batch_size=batch_size, seq_len=seq_len, anyway=anyway,
+                     recompute=None if recompute == "none" else recompute, memory_gb=memory_gb)  # fmt: skip
     pricings = _pricings(chip, compare, measured)
     if file is not None:
         found = [_price_file(file, function, pricing, anyway or compare is not None) for pricing in pricings]
     elif preset is not None:
-        found = _price_preset(preset, batch_size or 1, seq_len or 256, pricings)
+        found = _price_preset(preset, batch_size or 1, seq_len or 256, pricings, recompute, memory_gb)
     else:
         found = [_price_schedule(schedule, pricing) for pricing in pricings]
     view = load("torchane.cli.plan_view")
@@ -66,7 +69,8 @@ def _require_one(*ways: object) -> None:
 
 def _require_fitting(file: Path | None, preset: str | None, **options: object) -> None:
     """Options that belong to another way of asking are refused, not passed over."""
-    for name, belongs in (("function", file), ("anyway", file), ("batch_size", preset), ("seq_len", preset)):
+    for name, belongs in (("function", file), ("anyway", file), ("batch_size", preset), ("seq_len", preset),
+                          ("recompute", preset), ("memory_gb", preset)):  # fmt: skip
         if options[name] and belongs is None:
             raise UsageError(f"--{name.replace('_', '-')} goes with {'FILE' if name in ('function', 'anyway') else '--preset'}.")
 
@@ -116,7 +120,9 @@ def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
     return "reports disagree" if "reports disagree" in values else "unknown" if values else "takes"
 
 
-def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[Any]) -> list[dict[str, Any]]:
+def _price_preset(
+    name: str, batch_size: int, seq_len: int, pricings: Sequence[Any], recompute: str, memory_gb: float | None
+) -> list[dict[str, Any]]:
     points = load("torchane.chips.points")
     config = _config(name)
     longest = config.max_position_embeddings
@@ -127,13 +133,15 @@ def _price_preset(name: str, batch_size: int, seq_len: int, pricings: Sequence[A
     step = load("torchane.plan.step")
     found = []
     for pricing in pricings:
-        options = {"chip": pricing.name, "ranges": "on"}  # an engine's arithmetic needs range control
+        options = {"chip": pricing.name, "ranges": "on", "recompute": recompute}  # an engine's arithmetic needs range control
         captured = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options=options)
         _require_in_programs(name, batch_size, seq_len, points.machine(pricing.name).chip, captured.share_in_programs)
+        if memory_gb is not None:
+            _require_memory(f"{name} at {batch_size:,} x {seq_len:,} tokens", captured.memory, batch_size, memory_gb, recompute)
         price = step.price_step(captured.plans, pricing, tokens=batch_size * seq_len)
         found.append({
             "kind": "step", "predicted": True, "preset": name, "batch_size": batch_size, "seq_len": seq_len,
-            "memory_bytes": captured.memory.to_dict(), **price.to_dict(),
+            "recompute": recompute, "memory_bytes": captured.memory.to_dict(), **price.to_dict(),
         })  # fmt: skip
     return found
 
@@ -160,6 +168,22 @@ def _require_in_programs(name: str, batch_size: int, seq_len: int, chip: str, sh
     )
 
 
+def _require_memory(what: str, needed: Any, batch_size: int, memory_gb: float, recompute: str) -> None:
+    """Raises DeviceError with what would fit."""
+    memory = load("torchane.plan.memory")
+    available = int(memory_gb * 2**30)
+    more = needed.total + memory.RESERVE_BYTES - available
+    if more <= 0:
+        return
+    fits = memory.largest_batch(needed, batch_size, available)
+    kept = "--recompute half or all, which keep less of the forward, or " if recompute != "all" and needed.saved > more else ""
+    nearest = f"--batch-size {fits}" if fits else "a shorter --seq-len, a smaller --preset" if kept else "a smaller --preset"
+    raise DeviceError(
+        f"{what}: {more / 2**30:.2f} GiB more than {memory_gb:g} GB are needed. {needed}; and {memory.RESERVE_BYTES / 2**30:.2f} GiB to work in. "
+        f"Try {kept}{nearest}."
+    )
+
+
 def _price_schedule(name: str | None, pricing: Any) -> dict[str, Any]:
     schedules = load("torchane.plan.schedules").SCHEDULES
     if name not in schedules:
@@ -168,7 +192,7 @@ def _price_schedule(name: str | None, pricing: Any) -> dict[str, Any]:
     staged, unstaged = schedule.surface_bytes
     price = load("torchane.plan.step").price_programs(
         [("", title, count, work) for title, count, work in schedule.programs], pricing, tokens=schedule.tokens,
-        staged=staged, unstaged=unstaged, host_ops={}, loaded=len(schedule.programs),
+        staged=staged, unstaged=unstaged, host_ops=(), loaded=len(schedule.programs),
     )  # fmt: skip
     figure = schedule.published.get(pricing.name)
     return {

@@ -82,16 +82,19 @@ def _step(out: Console, price: Mapping[str, Any]) -> None:
         memory = price["memory_bytes"]
         parts = ", ".join(f"{key} {size(count)}" for key, count in memory.items() if key != "total" and count)
         out.print(f"memory of a step with AdamW {size(memory['total'])}: {parts}")
-        named = ", ".join(f"{count} {name}" for name, count in sorted(price["host_ops"].items()))
-        out.print(f"not priced: the optimizer, and on the host {escape(named) or 'nothing'}")
+        if price["recompute"] != "none":
+            out.print(f"computed again in the backward: {price['recompute']} of what a layer would keep")
+        out.print(f"not priced: the optimizer{', and on the host:' if price['host_ops'] else ''}")
+        for name, count in sorted(price["host_ops"].items()):
+            out.print(f"  {count} {escape(name)}: {escape(price['host_reasons'][name])}")
     else:
         _published(out, price)
     rows = (
-        (p["graph"], p["name"], str(p["dispatches"]), f"{p['predicted_ms']:.2f}", f"{p['predicted_mj']:.2f}", p["bound"],
-         f"{p['share_of_peak']:.0%}", size(p["bytes_in"]), size(p["bytes_out"]))
+        (p["graph"], p["name"], str(p["dispatches"]), scaled(int(p["dispatches"] * p["flops"] / 2)), f"{p['predicted_ms']:.2f}",
+         f"{p['predicted_mj']:.2f}", p["bound"], f"{p['share_of_peak']:.0%}", size(p["bytes_in"]), size(p["bytes_out"]))
         for p in sorted(price["programs"], key=lambda p: -p["predicted_ms"])
     )  # fmt: skip
-    columns = ("graph", "program", ">dispatches", ">ms", ">mJ", "bound", ">peak", ">in", ">out")
+    columns = ("graph", "program", ">dispatches", ">multiply-adds", ">ms", ">mJ", "bound", ">peak", ">in", ">out")
     _table(out, "programs, all their dispatches together", columns, rows)
 
 

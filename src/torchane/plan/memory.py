@@ -95,6 +95,14 @@ def require_fits(needed: Forecast, available_bytes: int | None = None) -> None:
         )
 
 
+def largest_batch(needed: Forecast, batch_size: int, available_bytes: int) -> int:
+    """How many sequences of the batch_size of this forecast would fit, in what a step works in besides; 0 where none would. Weights and
+    the optimizer's state stay, the rest grows with the batch."""
+    growing = needed.saved + needed.surfaces + needed.results + needed.host
+    room = available_bytes - RESERVE_BYTES - (needed.total - growing)
+    return max(0, room * batch_size // max(growing, 1))
+
+
 def free_bytes() -> int | None:
     """Memory that a new allocation can have without swapping, bytes; None where the system does not say."""
     try:

@@ -47,7 +47,8 @@ class ProgramLine:
 @dataclass(frozen=True)
 class StepPrice:
     """A forward and a backward of so many tokens, predicted. predicted_ms = engine_ms + staging_ms; engine_ms is the sum of
-    the programs. predicted_mj is of the engine's rail. loaded_programs: different ones. host_ops: by name, not priced."""
+    the programs. predicted_mj is of the engine's rail. loaded_programs: different ones. host_ops: by name, not priced; host_reasons:
+    why no program holds them."""
 
     machine: str
     chip: str
@@ -71,6 +72,7 @@ class StepPrice:
     bytes_unstaged: int
     outside: tuple[str, ...]
     host_ops: dict[str, int]
+    host_reasons: dict[str, str]
     measured: bool
     programs: tuple[ProgramLine, ...]
 
@@ -81,9 +83,9 @@ class StepPrice:
 
 def price_programs(
     programs: Sequence[tuple[str, str, int, ProgramWork]], pricing: Pricing, *, tokens: int, staged: int, unstaged: int,
-    host_ops: dict[str, int], loaded: int,
+    host_ops: Sequence[tuple[str, str]], loaded: int,
 ) -> StepPrice:  # fmt: skip
-    """Programs as (graph, name, dispatches, work), in a loop; bytes that the host stages and unstages."""
+    """Programs as (graph, name, dispatches, work), in a loop; bytes that the host stages and unstages; its ops with their reasons."""
     hardware = machine(pricing.name)
     lines, dispatch_s, energy_j, unseen_s = [], 0.0, 0.0, 0.0
     for graph, name, count, work in programs:
@@ -121,7 +123,8 @@ def price_programs(
         engine_ms=engine_ms, dispatch_ms=dispatch_s * 1e3, staging_ms=staging_ms,
         share_of_peak=flops / (engine_ms / 1e3) / hardware.peak_flops_per_s if engine_ms else 0.0, flops=flops,
         dispatches_per_step=sum(line.dispatches for line in lines), loaded_programs=loaded,
-        bytes_staged=staged, bytes_unstaged=unstaged, outside=said, host_ops=host_ops,
+        bytes_staged=staged, bytes_unstaged=unstaged, outside=said,
+        host_ops=dict(Counter(name for name, _ in host_ops)), host_reasons=dict(reversed(host_ops)),
         measured=pricing.measured is not None, programs=tuple(lines),
     )  # fmt: skip
 
@@ -166,7 +169,7 @@ def price_step(plans: Sequence[Plan], pricing: Pricing, *, tokens: int) -> StepP
             programs.append((plan.name, spec.name, counts[index], work_of(parse(spec.text, spec.name))))
     return price_programs(
         programs, pricing, tokens=tokens, staged=_crossing(plans, Stage), unstaged=_crossing(plans, Unstage),
-        host_ops=dict(Counter(name for plan in plans for name, _ in plan.host_ops)), loaded=len(texts),
+        host_ops=[op for plan in plans for op in plan.host_ops], loaded=len(texts),
     )  # fmt: skip
 
 
