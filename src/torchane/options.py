@@ -197,6 +197,8 @@ def _backend() -> tuple[Option, ...]:
         Option("precision", here, "choice", '"auto" leaves to PyTorch, in float32, what fp16 is not enough for and autocast would keep in float32; '
                '"fp16" puts into programs whatever has a rule.', "auto", PRECISIONS),
         Option("cache", here, "choice", '"on" keeps lowered programs on disk for other processes (`torchane cache`).', "on", SWITCH),
+        Option("buckets", here, "sizes", '"auto": where a size varies, a program serves a range of sizes; "off": one for each size; or the sizes that '
+               "programs have, as in (64, 128, 512).", "auto"),
         Option("progress", here, "choice", '"on" says on standard error how far compiling is, where it takes more than five seconds.', "on", SWITCH),
         Option("recompute", ("backend", "plan"), "choice", "What the backward of each equal layer computes again instead of reading it from memory: none, "
                "half (what is cheap to make again), all (a layer keeps its inputs only).", "none", RECOMPUTE, show_default=True),
@@ -335,7 +337,7 @@ def parse(command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {name: given.get(name, option.default) for name, option in known.items()}
 
 
-_TYPES: Mapping[str, Any] = {"flag": bool, "path": Path, "choice": str, "preset": str, "text": str, "device": Any, "names": str | Sequence[str], "function": Any, "objects": Sequence[Any]}
+_TYPES: Mapping[str, Any] = {"flag": bool, "path": Path, "choice": str, "preset": str, "text": str, "device": Any, "names": str | Sequence[str], "sizes": Any, "function": Any, "objects": Sequence[Any]}
 
 
 def record(name: str, command: str, *, leaving_out: Sequence[str] = ()) -> type:

@@ -41,13 +41,13 @@ def nothing_compiled_before():
     torch._dynamo.reset()
 
 
-def train_on(count: int, dynamic: bool | None) -> int:
+def train_on(count: int, dynamic: bool | None, buckets: str = "auto") -> int:
     """Trains on `count` shapes beside eager; gives how many graphs were compiled."""
     before = len(backend.COMPILED)
     torch.manual_seed(0)
     model = Small()
     eager = copy.deepcopy(model)
-    compiled = torch.compile(model, backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+    compiled = torch.compile(model, backend=backend.ane, dynamic=dynamic, options={"device": "twin", "buckets": buckets})
     for i in range(count):
         x, factor = torch.randn(2 + i % 3, 3 + i, 8), 1.0 + i
         for current in (compiled, eager):
@@ -62,20 +62,25 @@ def train_on(count: int, dynamic: bool | None) -> int:
 
 
 @MANY_SIZES
-@pytest.mark.parametrize("dynamic", [None, False])
-def test_more_shapes_than_torchs_recompile_limit_all_run_in_programs(dynamic: bool | None) -> None:
-    assert train_on(10, dynamic) == 10
+@pytest.mark.parametrize(("dynamic", "buckets"), [(None, "off"), (False, "auto")])
+def test_more_shapes_than_torchs_recompile_limit_all_run_in_programs(dynamic: bool | None, buckets: str) -> None:
+    assert train_on(10, dynamic, buckets) == 10
 
 
-def test_symbolic_graphs_are_specialised_for_every_shape() -> None:
-    assert train_on(4, dynamic=True) == 4
+def test_sizes_of_one_bucket_share_a_program() -> None:
+    assert train_on(10, None) == 3  # the first shape, and batches of at most 2 and 4 with lengths of at most 32
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_symbolic_graphs_are_specialised_for_every_shape_where_buckets_are_off(dynamic: bool | None) -> None:
+    assert train_on(4, dynamic, "off") == 4
 
 
 @MANY_SIZES
 @pytest.mark.long
-@pytest.mark.parametrize("dynamic", [None, False, True])
-def test_twenty_shapes(dynamic: bool | None) -> None:
-    assert train_on(20, dynamic) == 20
+@pytest.mark.parametrize(("dynamic", "buckets", "count"), [(None, "auto", 3), (False, "auto", 20), (True, "auto", 2), (True, "off", 20)])
+def test_twenty_shapes(dynamic: bool | None, buckets: str, count: int) -> None:
+    assert train_on(20, dynamic, buckets) == count
 
 
 def test_a_shape_that_comes_again_is_not_compiled_again() -> None:
@@ -93,7 +98,7 @@ def test_graphs_beyond_the_limit_are_let_go_and_compiled_again(dynamic: bool | N
     torch.manual_seed(0)
     model = Small()
     eager = copy.deepcopy(model)
-    compiled = torch.compile(model, backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+    compiled = torch.compile(model, backend=backend.ane, dynamic=dynamic, options={"device": "twin", "buckets": "off"})
     before = len(backend.COMPILED)
     for length in (3, 4, 5, 5, 3):
         x = torch.randn(2, length, 8)
@@ -130,7 +135,7 @@ def test_memory_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_one_warning_says_which_dimension_varies(dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varied, "MANY", 3)
-    compiled = torch.compile(Small(), backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+    compiled = torch.compile(Small(), backend=backend.ane, dynamic=dynamic, options={"device": "twin", "buckets": "off"})
     with torch.no_grad(), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for length in range(3, 8):

@@ -284,3 +284,39 @@ def test_the_names_of_modes_are_known():
 
 def test_a_compiler_is_found_or_not():
     assert private.has_cpp_compiler() in (True, False)
+
+
+# --- Symbolic sizes -------------------------------------------------------------------------------------------------
+
+
+def _symbol(value: int) -> tuple[private.ShapeEnv, torch.SymInt]:
+    env = private.ShapeEnv(duck_shape=False)
+    source = private.ConstantSource("n")
+    symbol = env.create_symbol(value, source, private.DimDynamic.DYNAMIC, None)
+    return env, env.create_symintnode(symbol, hint=value, source=source)
+
+
+def test_a_function_of_symbolic_sizes_becomes_a_graph_and_what_it_assumes():
+    env, size = _symbol(5)
+    with private.FakeTensorMode(shape_env=env), private.preserve_node_meta(), private.enable_python_dispatcher():
+        graph = private.make_fx(lambda x: x.view(-1) * x.shape[0])(torch.empty(size, 3)).graph
+    shapes = [tuple(node.meta["val"].shape) for node in graph.nodes if node.target is torch.ops.aten.view.default]
+    assert str(shapes[0][0].node.expr) == f"3*{size.node.expr}"
+    assert all(bool(guard.expr.xreplace({size.node.expr: 7})) for guard in env.guards)
+
+
+def test_an_expression_is_computed_with_other_sizes():
+    _, size = _symbol(5)
+    _, other = _symbol(7)
+    doubled = (size * 2).node.expr
+    assert private.sympy_interp(private.PythonReferenceAnalysis, {size.node.expr: other}, doubled).node.hint == 14
+
+
+def test_writes_are_noted_and_not_done():
+    x = torch.zeros(2)
+    with private.writes_noted():
+        held = private.to_fun(x)
+        held.add_(1)
+        assert private.has_data_mutation(held)
+        assert private.tree_map_only(torch.Tensor, private.from_fun, [held])[0].tolist() == [1, 1]
+    assert x.tolist() == [0, 0] and private.FunctionalTensorMode is not None

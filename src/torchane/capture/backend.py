@@ -9,7 +9,7 @@ under the loss scale. Options: `torch.compile(model, backend="ane", options={"de
 import gc
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,8 @@ from torchane.capture.resident import Resident
 from torchane.capture.roles import Roles, given, gradients_of, named, returned, users_names, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
-from torchane.capture.shapes import Specialising, has_numbers, has_symbols, keep_shapes_exact
+from torchane.capture.shapes import Specialising, has_numbers, has_symbols, watch_sizes
+from torchane.capture.sizes.buckets import Buckets
 from torchane.capture.tangents import ByMagnitude, is_proportional
 from torchane.capture.torch_private import (
     TracingContext,
@@ -69,17 +70,20 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     check_mode(mode)
     parsed = Options.parse(options or {})
     check_inputs(gm, example_inputs)
-    record = keep_shapes_exact() or Varied("The graph")
+    buckets = Buckets.parse(parsed.buckets)
+    record = watch_sizes(are_exact=not buckets.is_on) or Varied("The graph")
     mark_float32(gm)
     inputs = given(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
 
-    def compile_exact(graph: fx.GraphModule, example_inputs: Sequence[Any], numbers: Sequence[str] = ()) -> tuple[Callable[..., Any], Compiled]:
+    def compile_exact(
+        graph: fx.GraphModule, example_inputs: Sequence[Any], added: Sequence[str] = (), fixed: Collection[int] = ()
+    ) -> tuple[Callable[..., Any], Compiled]:
         with _no_garbage_collection():
-            compiled = new_compiled(parsed, inputs.with_numbers(numbers))
+            compiled = new_compiled(parsed, inputs.with_inputs(added, fixed))
             return _compile(compiled, graph, example_inputs), compiled
 
     if has_symbols(example_inputs) or has_numbers(gm):
-        return disable(Specialising(gm, example_inputs, compile_exact, record))
+        return disable(Specialising(gm, example_inputs, compile_exact, record, buckets))
     start = time.perf_counter()
     shared = share_layers(gm)
     graph = Resident(lambda args: compile_exact(shared, args)).ready(example_inputs)

@@ -34,10 +34,13 @@ class Given:
     raw: frozenset[int] = frozenset()
     names: Mapping[int, str] = field(default_factory=dict)
 
-    def with_numbers(self, names: Sequence[str]) -> "Given":
-        """With an input more for each of these Python numbers, after all others."""
+    def with_inputs(self, names: Sequence[str], fixed: Collection[int] = ()) -> "Given":
+        """With an input more for each of these, after all others: numbers, but for those at the `fixed` places among them."""
         added = dict(enumerate(names, len(self.names)))
-        return replace(self, data=self.data | added.keys(), raw=self.raw | added.keys(), names={**self.names, **added})
+        static = {len(self.names) + place for place in fixed}
+        numbers = added.keys() - static
+        names_of_all = {**self.names, **added}
+        return replace(self, static=self.static | static, data=self.data | numbers, raw=self.raw | numbers, names=names_of_all)
 
 
 @dataclass(frozen=True)

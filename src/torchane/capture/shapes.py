@@ -1,16 +1,14 @@
-"""One program per exact shape, however many shapes come.
+"""Programs for every size that comes.
 
-    default, dynamic=False   every new shape is a graph of its own: torch's record of sizes that changed is
-                             cleared, so that it never traces with symbols, and its recompile limit is moved
-                             ahead of our frames, so that it never gives up and runs eager
-    dynamic=True             Dynamo's graph has symbols: it is specialised anew for each tuple of sizes
+    default          a second size of a dimension is a symbol to Dynamo, and a program serves a bucket of sizes (sizes/)
+    dynamic=True     the same from the first size on
+    dynamic=False    every shape is a graph of its own
+torch's recompile limit is moved ahead of our frames, so that it never gives one up for eager. Where a graph cannot be proven right with
+rows that only fill up, it is compiled for each tuple of sizes, programs used longest ago are let go (resident.py), and one warning says
+what varies and why (varied.py).
 
 A Python float that changes at each step (an annealed weight) is an input of one graph: AOTAutograd makes a tensor of it where nothing but
 arithmetic is done with it, and has Dynamo trace it as a constant otherwise.
-
-Symbols would cost more than they save: programs have fixed shapes anyway, and Python code that asks
-`seq_len > 1` breaks a symbolic graph apart. However many shapes come, the run goes on: programs used longest ago are let go
-(resident.py), and one warning says what varies (varied.py).
 """
 
 import time
@@ -25,16 +23,20 @@ from torch import fx
 from torchane.capture.inputs import name_of
 from torchane.capture.numbers import hoist_numbers
 from torchane.capture.resident import Call, HasPlans, Resident
+from torchane.capture.sizes.buckets import Buckets
+from torchane.capture.sizes.served import Served
 from torchane.capture.torch_private import CompileContext, TracingContext, dynamo_config, pgo
 from torchane.capture.varied import Varied
 from torchane.capture.watch import compiling_frame
+from torchane.errors import NumericsError
 
 #: A whole number of Python that had so many values is taken for one that changes at each step.
 FEW_NUMBERS = 4
 
 
-def keep_shapes_exact() -> Varied | None:
-    """Called while Dynamo compiles a frame: its next shape is traced exactly, as the first was, and torch never gives it up for eager.
+def watch_sizes(are_exact: bool) -> Varied | None:
+    """Called while Dynamo compiles a frame: torch never gives it up for eager. are_exact: its next shape is traced exactly, as the first was;
+    else with symbols, where it differs.
 
     Gives the record of the sizes that the frame met for this model; None where Dynamo compiles nothing. Other models of the same class
     have records of their own: a sweep compiles one frame for each.
@@ -48,7 +50,7 @@ def keep_shapes_exact() -> Varied | None:
     model = _model_of(code)
     for frame, state in pgo.get_code_state().items():
         if (frame.filename, frame.firstlineno, frame.name) in traced:
-            _forget_sizes(state.automatic_dynamic, _numbers_met.setdefault(model, {}) if model is not None else {})
+            _forget_sizes(state.automatic_dynamic, _numbers_met.setdefault(model, {}) if model is not None else {}, are_exact)
     ever = context.compile_id.frame_compile_id + 1
     if ever >= dynamo_config.recompile_limit:
         dynamo_config.recompile_limit = ever + 1
@@ -57,7 +59,7 @@ def keep_shapes_exact() -> Varied | None:
     return _record_of(code, model, ever)
 
 
-def _forget_sizes(seen: dict[str, Any], met: dict[str, set[int]]) -> None:
+def _forget_sizes(seen: dict[str, Any], met: dict[str, set[int]], are_exact: bool) -> None:
     """Numbers with a fraction stay, and so does a whole number that had FEW_NUMBERS values in one model: it becomes an input."""
     for name, entry in list(seen.items()):
         if isinstance(entry.scalar, float) or name in _moving:
@@ -69,7 +71,7 @@ def _forget_sizes(seen: dict[str, Any], met: dict[str, set[int]]) -> None:
             _moving.add(name)
             entry.scalar = pgo.auto_dynamic
             dynamo_config.allow_unspec_int_on_nn_module = True  # else Dynamo takes every whole number of a module for a constant
-        else:
+        elif are_exact or not isinstance(entry.size, tuple):
             del seen[name]
 
 
@@ -122,13 +124,17 @@ def _numbers_of(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 class Specialising:
-    """A Dynamo graph with symbolic sizes or numbers, compiled once for every tuple of sizes that it is called with.
+    """A Dynamo graph with symbolic sizes or numbers, compiled once for every bucket of sizes that it is called with; for every tuple of
+    sizes, where filling up cannot be proven right.
 
-    compile_exact(graph, inputs, names) compiles the graph for real inputs, under a tracing context of its own; names: of inputs that
-    were added after the graph's own, for numbers that only arithmetic reads. record: what is said where it is compiled again and again.
+    compile_exact(graph, inputs, names, fixed) compiles the graph for real inputs, under a tracing context of its own; names: of inputs
+    that were added after the graph's own; fixed: which of those no program computes with. record: what is said where it is compiled again and again.
     """
 
-    def __init__(self, gm: fx.GraphModule, example_inputs: Sequence[Any], compile_exact: Callable[..., tuple[Call, HasPlans]], record: Varied):
+    def __init__(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], compile_exact: Callable[..., tuple[Call, HasPlans]], record: Varied,
+        buckets: Buckets = Buckets(),
+    ):
         self._hoisted = hoist_numbers(gm, _is_wrapped_number, name_of)
         self._gm = gm if self._hoisted is None else self._hoisted.graph
         self._compile = compile_exact
@@ -139,7 +145,9 @@ class Specialising:
         self._names = [name_of(node) for node in placeholders]
         self._numbers = [i for i, is_number in enumerate(wrapped) if is_number and i not in hoisted]
         self._varying = [i for i, item in enumerate(example_inputs) if has_symbols([item]) and i not in hoisted]
-        self._by_sizes: dict[tuple[Any, ...], Resident] = {}
+        self._graphs: dict[Any, Resident] = {}
+        self._buckets = buckets
+        self._served: dict[Any, Served] = {}
 
     def __call__(self, *args: Any) -> Any:
         returned: dict[int, Any] = {}
@@ -148,18 +156,46 @@ class Specialising:
             tensors, returned = self._hoisted.inputs(args)
             args, names = (*args, *tensors), self._hoisted.names
         numbers = {i: args[i].item() for i in self._numbers}
-        sizes = (*(_size_of(args[i]) for i in self._varying), *numbers.values())
-        graph = self._by_sizes.get(sizes)
+        results = self._run(args, names, numbers)
+        return tuple(returned.get(i, result) for i, result in enumerate(results)) if returned else results
+
+    def _run(self, args: tuple[Any, ...], names: tuple[str, ...], numbers: dict[int, float]) -> Any:
+        key = tuple(numbers.values())
+        if key not in self._served:
+            self._served[key] = Served(with_numbers(self._gm, numbers), self._buckets)
+        served = self._served[key]
+        found = served.bucket(args)
+        if found is None:
+            sizes = (*(_size_of(args[i]) for i in self._varying), *key)
+            exact = lambda: Resident(lambda args: self._compile(with_numbers(self._gm, numbers), args, names))  # noqa: E731
+            return self._of(sizes, exact, args, args, f"Its sizes are exact: {served.reason}." if served.reason else "")
+        bucket, true = found
+        padded = lambda: Resident(lambda args: self._compile(bucket.module, args, (*names, *bucket.names), bucket.fixed))  # noqa: E731
+        was_there, state = (bucket, *key) in self._graphs, torch.get_rng_state()
+        try:
+            results = self._of((bucket, *key), padded, bucket.given(args, true), args, "")
+        except (Warning, NumericsError):
+            raise
+        except Exception as error:
+            if was_there:
+                raise
+            served.reason = f"compiling it for {', '.join(map(str, bucket.sizes.values()))} failed ({(str(error).splitlines() or [type(error).__name__])[0]})"
+            torch.set_rng_state(state)
+            return self._run(args, names, numbers)
+        return bucket.results(results, args, true)
+
+    def _of(self, key: Any, make: Callable[[], Resident], given: Sequence[Any], args: Sequence[Any], reason: str) -> Any:
+        """Runs the graph of a key; the first time, its compilation is noted."""
+        graph = self._graphs.get(key)
         is_new = graph is None
         if graph is None:
-            exact = with_numbers(self._gm, numbers)
-            graph = self._by_sizes[sizes] = Resident(lambda args: self._compile(exact, args, names))
+            graph = self._graphs[key] = make()
         start = time.perf_counter()
-        results = graph(*args)
+        results = graph(*given)
         if is_new:
             self._record.note(self._names, args)
-            self._record.compiled(time.perf_counter() - start)
-        return tuple(returned.get(i, result) for i, result in enumerate(results)) if returned else results
+            self._record.compiled(time.perf_counter() - start, reason)
+        return results
 
 
 def with_numbers(gm: fx.GraphModule, numbers: Mapping[int, float]) -> fx.GraphModule:

@@ -8,6 +8,11 @@ import is imported by the function that needs it.
 
 # ruff: noqa: F401, I001  (imported for others, and in groups by what they are for)
 
+import collections.abc
+import contextlib
+
+import torch
+
 # Dynamo: from Python to a graph
 from torch._dynamo import callback_handler  # .start_callbacks, .end_callbacks: lists, called around a compilation
 from torch._dynamo import config as dynamo_config  # .recompile_limit, .accumulated_recompile_limit: shapes before eager takes over
@@ -26,6 +31,18 @@ from torch._guards import TracingContext  # .try_get().fw_metadata: tokens, num_
 from torch._guards import tracing  # a context in which AOTAutograd finds a TracingContext
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # .fake_mode; a mode that makes them
 from torch._subclasses.fake_tensor import unset_fake_temporarily  # real tensors in between
+
+# Symbolic sizes
+from torch._dispatch.python import enable_python_dispatcher  # ops taken apart with symbolic sizes, as AOTAutograd takes them apart
+from torch._dynamo.source import ConstantSource  # where a symbol comes from: a name
+from torch._functorch._aot_autograd.functional_utils import from_fun, has_data_mutation, to_fun  # values that note what is written to them
+from torch._subclasses.functional_tensor import FunctionalTensorMode  # ops on such values, without writes
+from torch.fx.experimental.proxy_tensor import make_fx  # a function as a graph of ATen ops
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv  # how a size may vary; symbols, and .guards: what was assumed of them
+from torch.fx.traceback import preserve_node_meta  # nodes keep the module and the line of those that they come of
+from torch.utils._pytree import tree_map_only  # a function over the tensors of nested lists
+from torch.utils._sympy.interp import sympy_interp  # an expression computed with other numbers
+from torch.utils._sympy.reference import PythonReferenceAnalysis  # what its functions are
 
 # AOTAutograd: forward and backward as ATen
 from torch._functorch import compile_utils  # .rand_ops: what its CSE leaves alone; .get_aten_target(node)
@@ -59,3 +76,10 @@ def has_cpp_compiler() -> bool:
     except InvalidCxxCompiler:
         return False
     return True
+
+
+@contextlib.contextmanager
+def writes_noted() -> collections.abc.Iterator[None]:
+    """Ops on values that `to_fun` wrapped write to nothing, and note what they would have written."""
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(DispatchKey.Functionalize)), FunctionalTensorMode():
+        yield

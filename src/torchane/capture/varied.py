@@ -15,10 +15,7 @@ from torchane.errors import TorchaneWarning
 #: Compilations of one thing, after which it is said.
 MANY = 8
 
-ADVICE = (
-    'Pad batches to a few lengths in the collate function, drop the last partial batch (drop_last=True), or leave torch.compile\'s '
-    "dynamic unset, so that a program serves a range of sizes."
-)
+ADVICE = "Pad batches to a few lengths in the collate function, or drop the last partial batch (drop_last=True)."
 
 
 class Varied:
@@ -36,13 +33,13 @@ class Varied:
                     if isinstance(size, int):
                         self._sizes.setdefault((name, axis), set()).add(size)
 
-    def compiled(self, seconds: float, reason: str = "", advice: str = ADVICE) -> None:
+    def compiled(self, seconds: float, reason: str = "") -> None:
         """It was compiled once more; warns at the MANY-th time. reason: why a program does not serve several sizes, a sentence."""
         self.times_s.append(seconds)
         if len(self.times_s) == MANY:
-            warnings.warn(self._text(reason, advice), TorchaneWarning, stacklevel=3)
+            warnings.warn(self._text(reason), TorchaneWarning, stacklevel=3)
 
-    def _text(self, reason: str, advice: str) -> str:
+    def _text(self, reason: str) -> str:
         varying = [
             f"dimension {axis} of {name} had {len(sizes)} sizes, {min(sizes)} to {max(sizes)}"
             for (name, axis), sizes in self._sizes.items()
@@ -53,5 +50,5 @@ class Varied:
         seconds = sum(self.times_s) / len(self.times_s)
         return (
             f"{self.what} was compiled {len(self.times_s)} times: {found}. Each time took {seconds:.1f} s and has programs of its own."
-            f"{f' {reason}' if reason else ''} {advice}"
+            f"{f' {reason}' if reason else ''} {ADVICE}"
         )

@@ -1,0 +1,436 @@
+"""Rules of ops that sum: reductions, softmax, norms, products, look-ups and losses."""
+
+import math
+import operator
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from torchane.capture.sizes.axes import Axis, State, Value, axis_of, is_alike, is_padded, size_of, stated, with_state
+from torchane.capture.sizes.rewrite import RULES, Rewriter, rule
+
+aten = torch.ops.aten
+
+
+# ---- reductions
+
+
+def _positions(value: Value, asked: Any) -> tuple[int, ...]:
+    if asked is None or asked == ():
+        return tuple(range(len(value.axes)))
+    given = asked if isinstance(asked, tuple) else (asked,)
+    return tuple(position % max(len(value.axes), 1) for position in given)
+
+
+def _without(value: Value, positions: tuple[int, ...], keeps: bool) -> tuple[Axis, ...]:
+    if keeps:
+        return tuple(() if i in positions else axis for i, axis in enumerate(value.axes))
+    return tuple(axis for i, axis in enumerate(value.axes) if i not in positions)
+
+
+@rule(aten.sum, aten.mean)
+def total(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, asked, keeps = (*args, None, False)[:3] if len(args) < 3 else args[:3]
+    positions = _positions(x, kwargs.get("dim", asked))
+    padded = tuple(i for i in positions if is_padded(x.axes[i]))
+    dtype = node.meta["val"].dtype
+    axes = _without(x, positions, bool(kwargs.get("keepdim", keeps)))
+    is_mean = node.target.overloadpacket is aten.mean
+    if not x.axes or not positions:
+        return Value(r.emit(node.target, *args, **kwargs), axes, dtype)
+    summed = r.zeroed(x, *padded).node if padded else x.node
+    keeps = bool(kwargs.get("keepdim", keeps))
+    if not padded and is_mean:
+        return Value(r.emit(aten.mean.dim, summed, list(positions), keeps, dtype=dtype), axes, dtype)
+    made = r.emit(aten.sum.dim_IntList, summed, list(positions), keeps, dtype=dtype)
+    if is_mean:
+        count: Any = math.prod(1 for _ in ())
+        for position in positions:
+            count = count * size_of(x.axes[position])
+        made = r.emit(aten.div.Tensor, made, r.number(count, dtype))
+    return Value(made, axes, dtype)
+
+
+@rule(aten.amax, aten.amin, aten.logsumexp, aten.any, aten.all, aten.max, aten.min)
+def extreme(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    packet = node.target.overloadpacket
+    if packet in (aten.max, aten.min) and len(args) > 1 and isinstance(args[1], Value):
+        return RULES["pointwise"](r, node, args, kwargs)
+    x, asked, keeps = (*args, None, False)[:3] if len(args) < 3 else args[:3]
+    positions = _positions(x, kwargs.get("dim", asked))
+    keeps = bool(kwargs.get("keepdim", keeps))
+    given = args[1:]
+    for position in positions:
+        if x.axes and is_padded(x.axes[position]):
+            if isinstance(node.meta["val"], tuple | list):
+                raise r.no(f"{packet} gives places in an axis whose size varies")
+            x = _hidden(r, packet, x, position)
+    axes = _without(x, positions, keeps)
+    made = r.emit(node.target, x.node, *given, **kwargs)
+    if isinstance(node.meta["val"], tuple | list):
+        return tuple(Value(r.emit(operator.getitem, made, i), axes, one.dtype) for i, one in enumerate(node.meta["val"]))
+    return Value(made, axes, node.meta["val"].dtype)
+
+
+def _hidden(r: Rewriter, packet: Any, x: Value, position: int) -> Value:
+    """Rows that only fill up change nothing of a maximum. Copies of a true one do not either, but share its gradient."""
+    if x.dtype is torch.bool or not x.dtype.is_floating_point:
+        if all(factor.state is State.EDGE for factor in x.axes[position] if factor.is_padded):
+            return x
+        raise r.no(f"{packet} of rows that only fill up")
+    return r.filled(x, position, math.inf if packet in (aten.amin, aten.min) else -math.inf)
+
+
+@rule(aten._softmax, aten._safe_softmax, aten._log_softmax)
+def softmax(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, position = args[:2]
+    dtype = node.meta["val"].dtype
+    if not x.axes or not is_padded(x.axes[position]):
+        return Value(r.emit(node.target, *args, **kwargs), x.axes, dtype)
+    if node.target.overloadpacket is aten._log_softmax:
+        raise r.no("log_softmax over an axis whose size varies is -inf in rows that only fill up")
+    position %= len(x.axes)
+    hidden = r.filled(x, position, -math.inf)
+    made = r.emit(node.target, hidden.node, position, *args[2:], **kwargs)
+    return Value(made, x.axes, dtype).where(position, with_state(x.axes[position], State.ZERO))
+
+
+@rule(aten.var)
+def variance(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = args[0]
+    positions = _positions(x, args[1] if len(args) > 1 else kwargs.get("dim"))
+    if not any(is_padded(x.axes[position]) for position in positions):
+        return along_fixed(r, node, args, kwargs)
+    given = kwargs.get("correction", 1)
+    count: Any = 1
+    for position in positions:
+        count = count * size_of(x.axes[position])
+    mean = total(r, _Like(aten.mean.dim, node), (x, positions, True), {})  # type: ignore[arg-type]
+    apart = RULES["pointwise"](r, _Like(aten.sub.Tensor, node), (x, mean), {})  # type: ignore[arg-type]
+    square = RULES["pointwise"](r, _Like(aten.mul.Tensor, node), (apart, apart), {})  # type: ignore[arg-type]
+    summed = total(r, _Like(aten.sum.dim_IntList, node), (square, positions, bool(kwargs.get("keepdim", False))), {})  # type: ignore[arg-type]
+    rest = r.number(count - (1 if given is None else int(given)), x.dtype)
+    return Value(r.emit(aten.div.Tensor, summed.node, rest), summed.axes, x.dtype)
+
+
+@rule(aten.linalg_vector_norm)
+def vector_norm(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x = args[0]
+    order = args[1] if len(args) > 1 else kwargs.get("ord", 2)
+    positions = _positions(x, args[2] if len(args) > 2 else kwargs.get("dim"))
+    keeps = bool(args[3] if len(args) > 3 else kwargs.get("keepdim", False))
+    padded = [position for position in positions if is_padded(x.axes[position])]
+    if padded and order <= 0:
+        raise r.no("a norm of an order of 0 or less along an axis whose size varies")
+    zeroed = r.zeroed(x, *padded)
+    return Value(r.emit(node.target, zeroed.node, order, list(positions), keeps), _without(x, positions, keeps), node.meta["val"].dtype)
+
+
+@rule(aten.std, aten.var_mean, aten.argmax, aten.argmin, aten.sort, aten.topk, aten.prod, aten.cumprod,
+      aten.logcumsumexp, aten.median, aten.kthvalue, aten.flip, aten.roll, aten.norm)  # fmt: skip
+def along_fixed(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Along axes of fixed size, for rows that each are computed alone."""
+    x, packet = args[0], node.target.overloadpacket
+    place = {aten.topk: 2, aten.kthvalue: 2, aten.roll: 2, aten.norm: 2}.get(packet, 1)
+    asked = kwargs["dim"] if "dim" in kwargs else args[place] if len(args) > place else (-1 if packet in (aten.topk, aten.sort) else None)
+    positions = _positions(x, asked)
+    if any(is_padded(x.axes[position]) for position in positions):
+        raise r.no(f"{node.target} along an axis whose size varies")
+    if any(factor.state is not State.EDGE for axis in x.axes for factor in axis if factor.is_padded):
+        raise r.no(f"{node.target} of rows that only fill up")
+    example = node.meta["val"]
+    made = r.emit(node.target, *args, **kwargs)
+    several = isinstance(example, tuple | list)
+
+    def axes_of(one: torch.Tensor) -> tuple[Axis, ...]:
+        if len(one.shape) == len(x.axes):
+            return tuple(axis_of(one.shape[i]) if i in positions else axis for i, axis in enumerate(x.axes))
+        return _without(x, positions, False)
+
+    if not several:
+        return Value(made, axes_of(example), example.dtype)
+    return tuple(Value(r.emit(operator.getitem, made, i), axes_of(one), one.dtype) for i, one in enumerate(example))
+
+
+# ---- norms
+
+
+def _loosened(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    return stated(axes, [State.EDGE if f.state is State.EDGE else State.LOOSE for axis in axes for f in axis if f.is_padded])
+
+
+@rule(aten.native_layer_norm, aten._fused_rms_norm)
+def layer_norm(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    x, shape = args[:2]
+    first = len(x.axes) - len(shape)
+    if any(is_padded(axis) for axis in x.axes[first:]):
+        raise r.no("a norm over an axis whose size varies")
+    made = r.emit(node.target, *args, **kwargs)
+    axes = _loosened(x.axes)
+    found = [Value(r.emit(operator.getitem, made, 0), axes, node.meta["val"][0].dtype)]
+    for i, one in enumerate(node.meta["val"][1:], 1):
+        found.append(Value(r.emit(operator.getitem, made, i), (*axes[:first], *(() for _ in shape)), one.dtype))
+    return tuple(found)
+
+
+@rule(aten.native_group_norm)
+def group_norm(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    x = args[0]
+    if any(is_padded(axis) for axis in x.axes[1:]) or len(x.axes[0]) > 1:
+        raise r.no("a norm over an axis whose size varies")
+    made = r.emit(node.target, *args[:3], r.at(args[3]), *args[4:], **kwargs)
+    axes = _loosened(x.axes)
+    groups = axis_of(args[6])
+    values = [Value(r.emit(operator.getitem, made, 0), axes, x.dtype)]
+    values += [Value(r.emit(operator.getitem, made, i), (axes[0], groups), node.meta["val"][i].dtype) for i in (1, 2)]
+    return tuple(values)
+
+
+# ---- products
+
+
+def _contracted(r: Rewriter, a: Value, i: int, b: Value, j: int) -> tuple[Value, Value]:
+    """Zeros in one of them, in the rows that only fill up."""
+    if not is_alike(a.axes[i], b.axes[j]):
+        raise r.no(f"{r.source.target if r.source else ''}: rows of one operand are no rows of the other")
+    if not is_padded(a.axes[i]):
+        return a, b
+    zeros = [all(f.state is State.ZERO for f in axis if f.is_padded) for axis in (a.axes[i], b.axes[j])]
+    if any(zeros):
+        return a, b
+    is_smaller = math.prod(r.shape(a.axes)) <= math.prod(r.shape(b.axes))
+    return (r.zeroed(a, i), b) if is_smaller else (a, r.zeroed(b, j))
+
+
+def _product(r: Rewriter, a: Value, b: Value) -> tuple[Value, Value, tuple[Axis, ...]]:
+    """(.., M, K) @ (.., K, N)"""
+    a, b = _contracted(r, a, len(a.axes) - 1, b, len(b.axes) - 2)
+    outer, states = r.joined(a.axes[:-2], b.axes[:-2])
+    found = [State.ZERO if State.ZERO in held else held[0] if len(set(held)) == 1 else State.LOOSE for held in states]
+    return a, b, (*stated(outer, found), a.axes[-2], b.axes[-1])
+
+
+@rule(aten.mm, aten.bmm)
+def product(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    a, b, axes = _product(r, *args)
+    return Value(r.emit(node.target, a.node, b.node), axes, node.meta["val"].dtype)
+
+
+@rule(aten.addmm, aten.baddbmm)
+def sum_of_product(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    bias, a, b = args
+    a, b, axes = _product(r, a, b)
+    together, states = r.joined(bias.axes, axes)
+    of_all = iter([f.state for axis in axes for f in axis if f.is_padded])
+    found = [State.EDGE if all(s is State.EDGE for s in held) and next(of_all) is State.EDGE else State.LOOSE for held in states]
+    return Value(r.emit(node.target, bias.node, a.node, b.node, **kwargs), stated(together, found), node.meta["val"].dtype)
+
+
+@rule(aten.mv, aten.dot)
+def vector_product(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    a, b = _contracted(r, args[0], len(args[0].axes) - 1, args[1], 0)
+    return Value(r.emit(node.target, a.node, b.node), a.axes[:-1], node.meta["val"].dtype)
+
+
+@rule(aten.convolution)
+def convolution(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, weight = args[:2]
+    if any(is_padded(axis) for axis in (*x.axes[1:], *weight.axes)):
+        raise r.no("a convolution along an axis whose size varies")
+    example = node.meta["val"]
+    axes = (x.axes[0], *(axis_of(size) for size in example.shape[1:]))
+    return Value(r.emit(node.target, *args, **kwargs), _loosened(axes), example.dtype)
+
+
+@rule(aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d,
+      aten._native_batch_norm_legit_no_training)  # fmt: skip
+def by_sample(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Each sample alone."""
+    x = args[0]
+    if any(is_padded(axis) for axis in x.axes[1:]) or any(isinstance(arg, sympy.Basic) for arg in args):
+        raise r.no(f"{node.target} along an axis whose size varies")
+    made, example = r.emit(node.target, *args, **kwargs), node.meta["val"]
+    if isinstance(example, torch.Tensor):
+        return Value(made, _loosened((x.axes[0], *(axis_of(size) for size in example.shape[1:]))), example.dtype)
+    return tuple(
+        Value(r.emit(operator.getitem, made, i), _loosened((x.axes[0] if len(one.shape) > 1 else axis_of(one.shape[0]), *(axis_of(size) for size in one.shape[1:]))), one.dtype)  # fmt: skip
+        for i, one in enumerate(example)
+    )
+
+
+# ---- look-ups
+
+
+@rule(aten.embedding)
+def embedding(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    table, index = args[:2]
+    if is_padded(table.axes[0]):
+        raise r.no("a look-up in a table whose size varies")
+    _require_places(r, index)
+    return Value(r.emit(node.target, *args, **kwargs), (*index.axes, *table.axes[1:]), table.dtype)
+
+
+def _require_places(r: Rewriter, index: Value) -> None:
+    """Rows that only fill up are places that there are: copies of true ones, or zeros."""
+    if any(factor.state is State.LOOSE for axis in index.axes for factor in axis if factor.is_padded):
+        raise r.no("an index in rows that only fill up may be out of range")
+
+
+@rule(aten.index_select)
+def index_select(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, position, index = args
+    _require_places(r, index)
+    position %= len(x.axes)
+    return Value(r.emit(node.target, x.node, position, index.node), x.axes, x.dtype).where(position, _found(index.axes[0] if index.axes else ()))
+
+
+def _found(axis: Axis) -> Axis:
+    """What a look-up gives: copies where the index has copies, else true rows that are no copies of the last."""
+    return tuple(f if not f.is_padded or f.state is State.EDGE else type(f)(f.size, State.LOOSE) for f in axis)
+
+
+@rule(aten.index, aten._unsafe_index)
+def index_of(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, indices = args
+    asked, joint, axes = _indexed(r, x, indices)
+    return Value(r.emit(aten.index.Tensor, x.node, asked), axes, x.dtype)
+
+
+def _indexed(r: Rewriter, x: Value, indices: Any) -> tuple[list[Any], tuple[Axis, ...], tuple[Axis, ...]]:
+    """The indices with true rows' numbers, the axes of the indices together, and those of what is found."""
+    given = [i for i, index in enumerate(indices) if index is not None]
+    if any(index.dtype in (torch.bool, torch.uint8) for index in indices if index is not None):
+        raise r.no("a selection by a mask of bools has a size that its values decide")
+    asked: list[Any] = list(indices)
+    for i in given:
+        _require_places(r, indices[i])
+        if is_padded(x.axes[i]):
+            size = r.number(size_of(r_single(r, x.axes[i])))
+            node = indices[i].node
+            behind = r.emit(aten._to_copy.default, r.emit(aten.lt.Scalar, node, 0), dtype=torch.int64)
+            asked[i] = r.emit(aten.add.Tensor, node, r.emit(aten.mul.Tensor, behind, size))
+        else:
+            asked[i] = indices[i].node
+    joint, states = r.joined(*(indices[i].axes for i in given))
+    joint = stated(joint, [State.EDGE if all(s is State.EDGE for s in held) else State.LOOSE for held in states])
+    rest = [axis for i, axis in enumerate(x.axes) if i not in given]
+    is_run = given == list(range(given[0], given[-1] + 1))
+    first = given[0] if is_run else 0
+    return asked, joint, (*rest[:first], *joint, *rest[first:])
+
+
+def r_single(r: Rewriter, axis: Axis) -> Axis:
+    r.single(axis)
+    return axis
+
+
+@rule(aten.gather)
+def gather(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, position, index = args[:3]
+    _require_places(r, index)
+    position %= max(len(x.axes), 1)
+    axes = list(index.axes)
+    for i, axis in enumerate(index.axes):
+        if i != position:
+            if not is_alike(axis, x.axes[i]) and (is_padded(axis) or is_padded(x.axes[i])):
+                raise r.no("gather: rows of the index are no rows of what it looks into")
+            if is_padded(axis):
+                states = [State.EDGE if a.state is b.state is State.EDGE else State.LOOSE for a, b in zip(axis, x.axes[i], strict=True) if a.is_padded]
+                axes[i] = stated((axis,), states)[0]
+    if index.axes:
+        axes[position] = _found(axes[position])
+    return Value(r.emit(node.target, *args, **kwargs), tuple(axes), x.dtype)
+
+
+@rule(aten.index_add)
+def index_add(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, position, index, source = args
+    _require_places(r, index)
+    position %= len(x.axes)
+    if not is_alike(index.axes[0] if index.axes else (), source.axes[position]):
+        raise r.no("index_add: rows of the index are no rows of what is added")
+    if is_padded(source.axes[position]):
+        source = r.zeroed(source, position)
+    axes, states = r.joined(x.where(position, ()).axes, source.where(position, ()).axes)
+    found = [held[0] if len(set(held)) == 1 else State.LOOSE for held in states]
+    own = with_state(x.axes[position], State.LOOSE)
+    return Value(r.emit(node.target, x.node, position, index.node, source.node, **kwargs), stated(axes, found), x.dtype).where(position, own)
+
+
+@rule(aten.scatter_add)
+def scatter_add(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, position, index, source = args
+    _require_places(r, index)
+    if not all(is_alike(a, b) for a, b in zip(index.axes, source.axes, strict=True)):
+        raise r.no("scatter_add: rows of the index are no rows of what is added")
+    source = r.zeroed(source, *source.padded)
+    return Value(r.emit(node.target, x.node, position, index.node, source.node), tuple(with_state(axis, State.LOOSE) for axis in x.axes), x.dtype)
+
+
+@rule(aten.index_put)
+def index_put(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, indices, values = args[:3]
+    adds = bool(args[3] if len(args) > 3 else kwargs.get("accumulate", False))
+    if len(indices) == 1 and indices[0].dtype is torch.bool and not adds and not any(values.axes):  # x[mask] = 0
+        value = Value(r.emit(aten.reshape.default, values.node, []), (), values.dtype)
+        return RULES["pointwise"](r, _Like(aten.where.self, node), (_behind(r, indices[0], x), value, x), {})  # type: ignore[arg-type]
+    asked, joint, axes = _indexed(r, x, indices)
+    if not adds and any(map(is_padded, joint)):
+        raise r.no("a row is written by an index whose size varies, and would be written twice")
+    if adds:
+        first = len(axes) - len(values.axes)
+        values = r.zeroed(values, *(i for i in values.padded if axes[i + first] in joint))
+    made = r.emit(node.target, x.node, asked, values.node, adds)
+    return Value(made, tuple(with_state(axis, State.LOOSE) for axis in x.axes), x.dtype)
+
+
+def _behind(r: Rewriter, mask: Value, x: Value) -> Value:
+    """With axes of 1 behind, so that it lies over the first axes of x."""
+    missing = len(x.axes) - len(mask.axes)
+    axes = (*mask.axes, *(() for _ in range(missing)))
+    return mask if not missing else Value(r.emit(aten.reshape.default, mask.node, r.shape(axes)), axes, mask.dtype)
+
+
+# ---- losses
+
+
+@rule(aten.nll_loss_forward, aten.nll_loss2d_forward)
+def nll_loss(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Value, Value]:
+    """Rows that only fill up have the label that is left out."""
+    x, target, weight, reduction, ignored = args
+    for position in target.padded:
+        hidden = r.emit(aten.logical_not.default, r.mask(target, position))
+        target = Value(r.emit(aten.masked_fill.Scalar, target.node, hidden, ignored), target.axes, target.dtype)
+    made = r.emit(node.target, x, target, weight, reduction, ignored)
+    axes = _loosened(stated(target.axes, [State.LOOSE for axis in target.axes for f in axis if f.is_padded])) if reduction == 0 else ()
+    first, second = (r.emit(operator.getitem, made, i) for i in (0, 1))
+    return Value(first, axes, node.meta["val"][0].dtype), Value(second, (), node.meta["val"][1].dtype)
+
+
+@rule(aten.mse_loss, aten.smooth_l1_loss, aten.huber_loss, aten.soft_margin_loss, aten.binary_cross_entropy, aten.binary_cross_entropy_with_logits)
+def loss(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    """Each number's, then their sum or mean."""
+    packet = node.target.overloadpacket
+    place = {aten.binary_cross_entropy: 3, aten.binary_cross_entropy_with_logits: 4}.get(packet, 2)
+    given = [*args, *(None,) * (place - len(args))]
+    reduction = given[place] if len(given) > place else kwargs.get("reduction", 1)
+    operands = [value for value in args if isinstance(value, Value)]
+    axes, states = r.joined(*(value.axes for value in operands))
+    if any(state is not State.EDGE for held in states for state in held):
+        raise r.no(f"{node.target} of rows that only fill up")
+    rest = given[place + 1 :]
+    each = Value(r.emit(node.target, *given[:place], 0, *rest, **{k: v for k, v in kwargs.items() if k != "reduction"}), axes, node.meta["val"].dtype)
+    if reduction == 0:
+        return each
+    whole = aten.mean.default if reduction == 1 else aten.sum.default
+    proxy = _Like(whole, node)
+    return total(r, proxy, (each,), {})  # type: ignore[arg-type]
+
+
+class _Like:
+    """A node of another op that gives the same."""
+
+    def __init__(self, target: Any, node: fx.Node) -> None:
+        self.target, self.meta = target, node.meta

@@ -1,0 +1,65 @@
+"""Whether a graph's programs serve ranges of sizes, and which one a call has."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+from torch import fx
+
+from torchane.capture.sizes.buckets import Buckets
+from torchane.capture.sizes.padded import Bucket
+from torchane.capture.sizes.reasons import NotPaddable
+from torchane.capture.sizes.trace import Traced, sizes_in, trace
+
+
+class Served:
+    """Of one graph of Dynamo's with symbols. reason: why its sizes are exact, by name; empty where they are not."""
+
+    def __init__(self, gm: fx.GraphModule, buckets: Buckets) -> None:
+        self._gm = gm
+        self._buckets = buckets
+        self._traced: Traced | None = None
+        self._first: frozenset[str] = frozenset()
+        self._made: dict[tuple[int, ...], Bucket] = {}
+        self.reason = "" if buckets.is_on else 'the option buckets is "off"'
+
+    def bucket(self, args: Sequence[Any]) -> tuple[Bucket, dict[sympy.Symbol, int]] | None:
+        """The bucket of a call and its true sizes; None where its program must be of its exact sizes."""
+        if self.reason:
+            return None
+        sizes = sizes_in(self._gm, args)
+        try:
+            if self._traced is None:
+                self._first = _first_axes(self._gm)
+                self._traced = _trace(self._gm, sizes)
+            true = self._traced.true(sizes)
+            if not true or min(true.values()) < 2:
+                return None
+            names = {symbol: name for name, symbol in self._traced.symbols.items()}
+            wanted = tuple(self._buckets.of(size, names[symbol] in self._first) for symbol, size in true.items())
+            if wanted not in self._made:
+                self._made[wanted] = Bucket(self._traced, dict(zip(true, wanted, strict=True)))
+            return self._made[wanted], true
+        except NotPaddable as error:
+            self.reason = str(error)
+            return None
+
+
+def _trace(gm: fx.GraphModule, sizes: dict[str, int]) -> Traced:
+    try:
+        return trace(gm, sizes)
+    except NotPaddable:
+        raise
+    except Exception as error:  # whatever torch says of a graph with symbols: it runs without them
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise NotPaddable(f"torch cannot trace it with sizes that vary ({lines[0]})") from error
+
+
+def _first_axes(gm: fx.GraphModule) -> frozenset[str]:
+    """Symbols that are the first axis of some input: batches and rows."""
+    found = set()
+    for node in gm.graph.find_nodes(op="placeholder"):
+        example = node.meta.get("example_value")
+        if getattr(example, "shape", None) is not None and len(example.shape) and hasattr(example.shape[0], "node"):
+            found |= {symbol.name for symbol in example.shape[0].node.expr.free_symbols}
+    return frozenset(found)

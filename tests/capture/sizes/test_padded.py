@@ -1,0 +1,152 @@
+"""Graphs of a bucket against exact ones: every result, gradient and value on the way, in float64, to 1e-9."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sizes_helpers import check, served
+
+LENGTH, C = 11, 6
+
+
+@pytest.fixture(autouse=True)
+def in_float64():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch._dynamo.reset()
+
+
+def parameter(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64, requires_grad=True)
+
+
+W, TABLE = parameter(C, C), parameter(40, C)
+
+
+def x() -> torch.Tensor:
+    return torch.randn(2, LENGTH, C, requires_grad=True)
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(0, C, (2, LENGTH))
+
+
+def labels() -> torch.Tensor:
+    made = tokens()
+    made[0, 3] = -100
+    return made
+
+
+def mask() -> torch.Tensor:
+    made = torch.ones(2, LENGTH, dtype=torch.bool)
+    made[0, 7:] = False
+    return made
+
+
+def _without_gradient(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        scale = (x @ W).mean(-1, keepdim=True)
+    return (x @ W) / (1 + scale * scale)
+
+
+def _written(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    known, y = labels.clone(), (x @ W).clone()
+    known[known < 0] = 0
+    y[:, :, 0] = 1.0
+    y[:, 0] += 2
+    return y.sum(-1) + known
+
+
+#: What a function is given, and the function.
+CASES: dict[str, tuple[tuple[Callable[[], torch.Tensor], ...], Callable[..., Any]]] = {
+    "linear": ((x,), lambda x: F.gelu(x @ W) @ W),
+    "a mean over rows": ((x,), lambda x: (x @ W).mean(1)),
+    "a mean over all": ((x,), lambda x: (x @ W).pow(2).mean()),
+    "mse": ((x,), lambda x: F.mse_loss(x @ W, x.detach())),
+    "bce": ((x,), lambda x: F.binary_cross_entropy_with_logits(x @ W, (x > 0).double())),
+    "smooth l1": ((x,), lambda x: F.smooth_l1_loss(x @ W, x.detach())),
+    "attention": ((x,), lambda x: F.scaled_dot_product_attention(x, x @ W, x)),
+    "causal attention": ((x,), lambda x: F.scaled_dot_product_attention(x, x @ W, x, is_causal=True)),
+    "a triangle of -inf": (
+        (x,), lambda x: (x @ x.mT).masked_fill(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1), -torch.inf).softmax(-1) @ x),
+    "a mask that is added": (
+        (x, mask), lambda x, m: ((x @ x.mT) + (1.0 - m[:, None, :].double()) * torch.finfo(torch.float64).min).softmax(-1) @ x),
+    "cross entropy, shifted": ((x, labels), lambda x, y: F.cross_entropy((x @ W)[:, :-1].reshape(-1, C), y[:, 1:].reshape(-1))),
+    "cross entropy, summed": ((x, labels), lambda x, y: F.cross_entropy((x @ W).transpose(1, 2), y, reduction="sum")),
+    "cross entropy, smoothed": ((x, labels), lambda x, y: F.cross_entropy((x @ W).view(-1, C), y.view(-1), label_smoothing=0.1)),
+    "cross entropy, padded labels": (
+        (x, labels), lambda x, y: F.cross_entropy((x @ W).view(-1, C), F.pad(y, (0, 1), value=-100)[..., 1:].contiguous().view(-1))),
+    "learned positions": ((tokens,), lambda i: F.layer_norm(F.embedding(i, TABLE) + TABLE[: i.shape[1]], (C,))),
+    "positions": ((tokens,), lambda i: F.embedding(i, TABLE) + F.embedding(torch.arange(i.shape[1]), TABLE)),
+    "positions of a mask": ((tokens, mask), lambda i, m: F.embedding((m.long().cumsum(1) - 1).clamp(min=0), TABLE) + F.embedding(i, TABLE)),
+    "a mean over a mask": ((x, mask), lambda x, m: ((x @ W) * m[:, :, None]).sum(1) / m.sum(1, keepdim=True)),
+    "the last row": ((x,), lambda x: (x @ W)[:, -1]),
+    "the last three": ((x,), lambda x: (x @ W)[:, -3:]),
+    "the last of a mask": ((x, mask), lambda x, m: (x @ W)[torch.arange(2), m.sum(1) - 1]),
+    "shifted": ((x,), lambda x: torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1) @ W),
+    "a row in front": ((x,), lambda x: torch.cat([W[:1].expand(2, 1, C), x], 1) @ W),
+    "rows behind": ((x,), lambda x: torch.cat([x, W[:2].expand(2, 2, C)], 1) @ W),
+    "twice": ((x,), lambda x: torch.cat([x, x @ W], 1).mean(1)),
+    "a maximum": ((x,), lambda x: (x @ W).amax(1)),
+    "logsumexp": ((x,), lambda x: (x @ W).logsumexp(1)),
+    "cumulative sums": ((x,), lambda x: (x @ W).cumsum(1).exp().log()),
+    "the size as a number": ((x,), lambda x: (x @ W) / x.shape[1] + x.shape[1] * x),
+    "a logarithm": ((x,), lambda x: ((x @ W).exp() + 1).log().sum((1, 2))),
+    "rotated": ((x,), lambda x: x * torch.outer(torch.arange(x.shape[1]).double(), torch.ones(C)).sin()),
+    "gathered rows": ((x, mask), lambda x, m: (x @ W).gather(1, (m.sum(1) - 1)[:, None, None].expand(2, 1, C))),
+    "selected": ((x, mask), lambda x, m: torch.where(m[..., None], x @ W, x)),
+    "heads": ((x,), lambda x: (x @ W).view(2, x.shape[1], 3, 2).transpose(1, 2).reshape(6, x.shape[1], 2).softmax(1)),
+    "relative positions": (
+        (x,), lambda x: TABLE[(torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])).clamp(-8, 8) + 8].sum(-1) + x @ x.mT),
+    "a norm over rows": ((x,), lambda x: F.normalize(x @ W, dim=1)),
+    "a variance over rows": ((x,), lambda x: (x @ W).var(1)),
+    "a product over rows": ((x,), lambda x: torch.einsum("bsd,bse->bde", x, x @ W)),
+    "no gradient inside": ((x,), _without_gradient),
+    "one-hot": ((x, tokens), lambda x, y: (x @ W * F.one_hot(y, C)).sum(-1)),
+    "dropout": ((x,), lambda x: F.dropout(F.dropout(x, 0.3, True) @ W, 0.5, True) + torch.rand_like(x)),
+    "written to": ((x, labels), _written),
+    "differences": ((x,), lambda x: (x[:, 1:] - x[:, :-1]).abs().mean()),
+    "a size given back": ((x,), lambda x: (x @ W, x.shape[1] * 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_fills_up_changes_nothing(name: str) -> None:
+    given, function = CASES[name]
+    check(function, *(make() for make in given), dynamic=[(i, 1) for i in range(len(given))])
+
+
+def test_batch_and_length_vary_together() -> None:
+    check(
+        lambda x, y: F.cross_entropy((F.scaled_dot_product_attention(x, x @ W, x) @ W).view(-1, C), y.view(-1)),
+        torch.randn(5, LENGTH, C, requires_grad=True), torch.randint(0, C, (5, LENGTH)), dynamic=[(0, 0), (0, 1), (1, 0), (1, 1)],
+    )  # fmt: skip
+
+
+def test_rows_of_an_index_vary() -> None:
+    """As in a mixture of experts."""
+    rows = torch.tensor([0, 3, 5, -1, 8])
+    check(lambda y, x, r: y.index_add(0, r.clamp(min=0), torch.tanh(x[r] @ W)), torch.zeros(10, C), torch.randn(10, C, requires_grad=True), rows, dynamic=[(2, 0)])
+
+
+#: What is compiled for exact sizes, and what is said of it.
+EXACT: dict[str, tuple[Callable[..., Any], str]] = {
+    "a convolution over rows": (lambda x: F.conv1d(x.mT, W[:, :, None].expand(C, C, 3), padding=1), "a convolution along an axis whose size varies in test_padded.py"),
+    "flipped": (lambda x: x.flip(1) @ W, "aten.flip.default along an axis whose size varies in test_padded.py"),
+    "sorted": (lambda x: (x @ W).sort(1)[0], "aten.sort.default along an axis"),
+    "log_softmax over rows": (lambda x: (x @ W).log_softmax(1), "log_softmax over an axis whose size varies"),
+    "halves": (lambda x: (x @ W)[:, : x.shape[1] // 2], "does not grow with those"),
+    "rows in pairs": (lambda x: (x @ W).reshape(2, C, x.shape[1]), "a reshape mixes a size that varies"),
+    "a power of rows": (lambda x: (x @ W).cumsum(1).sub(1).log()[:, :-1].exp(), "may be infinite or NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_is_not_proven_is_exact_by_name(name: str) -> None:
+    function, reason = EXACT[name]
+    found = served(function, x())
+    assert isinstance(found, str) and reason in found, found
