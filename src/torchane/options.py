@@ -282,6 +282,8 @@ def _plan() -> tuple[Option, ...]:
                metavar="NAME"),
         Option("batch_size", here, "number", "Of --preset: sequences in a step.  [default: 1]"),
         Option("seq_len", here, "number", "Of --preset: tokens in a sequence.  [default: 256]", least=2),
+        Option("timeline", here, "path", "Of --preset: draw what engine and host do over a step.", allowed=("new file",), metavar="OUT.svg"),
+        Option("trace", here, "path", "Of --preset: the same as trace events, which Perfetto opens.", allowed=("new file",), metavar="OUT.json"),
         Option("schedule", here, "text", "A schedule that others published: maderix-static, maderix-dynamic, pull-request-22, slv.", metavar="NAME"),
         Option("memory_gb", here, "number", "Of --preset: refuse a step that needs more memory than such a Mac has, and name what would fit."),
         Option("measured", here, "path", "Measurements of one machine, which take the place of the fitted constants.  [default: those that torchane doctor left of this machine]", metavar="FILE.json"),

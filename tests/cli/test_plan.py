@@ -64,12 +64,17 @@ def test_a_published_schedule_stands_beside_its_prediction(plan):
 
 
 def test_a_training_step_is_priced(plan):
-    code, out, _ = plan("--preset", "tiny", "--batch-size", 1, "--seq-len", 32, "--chip", "m4", "--json")
+    drawn = ("--timeline", "step.svg", "--trace", "step.json")
+    code, out, _ = plan("--preset", "tiny", "--batch-size", 1, "--seq-len", 32, "--chip", "m4", "--json", *drawn)
     found = json.loads(out.splitlines()[-1])
     assert code == 0 and found["tokens"] == 32 and found["dispatches_per_step"] > 0
     assert {"ms_per_256_tokens", "mj_per_token", "loaded_programs", "memory_bytes"} <= set(found)
     documented = (Path(__file__).parents[2] / "docs" / "cost-model.md").read_text(encoding="utf-8")
     assert [key for key in (*found, *found["programs"][0]) if f"`{key}`" not in documented] == []
+    assert "predicted, not measured" in Path("step.svg").read_text(encoding="utf-8")
+    events = [event for event in json.loads(Path("step.json").read_text(encoding="utf-8"))["traceEvents"] if event.get("cat") == "dispatch"]
+    assert len(events) == found["dispatches_per_step"]
+    assert sum(event["dur"] for event in events) == pytest.approx(1e3 * found["engine_ms"])
 
 
 def test_a_folder_with_a_config_is_a_preset(plan, tmp_path):
@@ -111,6 +116,8 @@ def test_what_doctor_measured_on_this_machine_is_taken_for_its_chip(plan, tmp_pa
     (("--schedule", "slv", "--chip", "m4", "--anyway"), 2, "--anyway goes with FILE"),
     (("--schedule", "slv", "--chip", "m4", "--recompute", "all"), 2, "--recompute goes with --preset"),
     (("x.mil", "--chip", "m4", "--memory-gb", "8"), 2, "--memory-gb goes with --preset"),
+    (("x.mil", "--chip", "m4", "--trace", "t.json"), 2, "--trace goes with --preset"),
+    (("--preset", "tiny", "--compare", "m1,m4", "--timeline", "t.svg"), 2, "show one chip"),
     (("--preset", "tiny", "--chip", "m4", "--memory-gb", "0"), 2, "is not a number from 1 to"),
     (("--schedule", "best", "--chip", "m4"), 2, "There are maderix-static"),
     (("--preset", "huge", "--chip", "m4"), 2, "The presets are tiny"),

@@ -1,7 +1,7 @@
 """`torchane plan`: what a program, a model's training step or a published schedule is predicted to take on a chip."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.errors import DeviceError, LegalityError, UsageError
+from torchane.errors import DeviceError, LegalityError, RunFolderError, UsageError
 
 #: Of the multiply-adds of a step that has a price.
 _LEAST_IN_PROGRAMS = 0.99
@@ -29,6 +29,8 @@ def command(
     seq_len: int | None,
     recompute: str,
     memory_gb: float | None,
+    timeline: Path | None,
+    trace: Path | None,
     schedule: str | None,
     measured: Path | None,
     anyway: bool,
@@ -47,12 +49,16 @@ def command(
     """
     _require_one(file, preset, schedule)
     _require_fitting(file, preset, function=function, batch_size=batch_size, seq_len=seq_len, anyway=anyway,
-                     recompute=None if recompute == "none" else recompute, memory_gb=memory_gb)  # fmt: skip
+                     recompute=None if recompute == "none" else recompute, memory_gb=memory_gb,
+                     timeline=timeline, trace=trace)  # fmt: skip
+    if compare is not None and (timeline or trace):
+        raise UsageError("--timeline and --trace show one chip. Write --chip NAME instead of --compare.")
     pricings = _pricings(chip, compare, measured)
     if file is not None:
         found = [_price_file(file, function, pricing, anyway or compare is not None) for pricing in pricings]
     elif preset is not None:
-        found = _price_preset(preset, batch_size or 1, seq_len or 256, pricings, recompute, memory_gb)
+        found, plans = _price_preset(preset, batch_size or 1, seq_len or 256, pricings, recompute, memory_gb)
+        _draw(plans, pricings[-1], found[-1], timeline, trace)
     else:
         found = [_price_schedule(schedule, pricing) for pricing in pricings]
     view = load("torchane.cli.plan_view")
@@ -70,7 +76,7 @@ def _require_one(*ways: object) -> None:
 def _require_fitting(file: Path | None, preset: str | None, **options: object) -> None:
     """Options that belong to another way of asking are refused, not passed over."""
     for name, belongs in (("function", file), ("anyway", file), ("batch_size", preset), ("seq_len", preset),
-                          ("recompute", preset), ("memory_gb", preset)):  # fmt: skip
+                          ("recompute", preset), ("memory_gb", preset), ("timeline", preset), ("trace", preset)):  # fmt: skip
         if options[name] and belongs is None:
             raise UsageError(f"--{name.replace('_', '-')} goes with {'FILE' if name in ('function', 'anyway') else '--preset'}.")
 
@@ -122,7 +128,8 @@ def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
 
 def _price_preset(
     name: str, batch_size: int, seq_len: int, pricings: Sequence[Any], recompute: str, memory_gb: float | None
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], Sequence[Any]]:
+    """A price for each machine, and the plans of the last."""
     points = load("torchane.chips.points")
     config = _config(name)
     longest = config.max_position_embeddings
@@ -143,7 +150,23 @@ def _price_preset(
             "kind": "step", "predicted": True, "preset": name, "batch_size": batch_size, "seq_len": seq_len,
             "recompute": recompute, "memory_bytes": captured.memory.to_dict(), **price.to_dict(),
         })  # fmt: skip
-    return found
+    return found, captured.plans
+
+
+def _draw(plans: Sequence[Any], pricing: Any, price: Mapping[str, Any], timeline: Path | None, trace: Path | None) -> None:
+    """Raises RunFolderError where a file cannot be written."""
+    drawing = load("torchane.plan.timeline")
+    if timeline is None and trace is None:
+        return
+    spans = drawing.predicted_spans(plans, pricing)
+    title = f"{price['preset']}, {price['batch_size']} x {price['seq_len']} tokens on {pricing.name}: predicted, not measured"
+    try:
+        if timeline is not None:
+            timeline.write_text(drawing.to_svg(spans, title), encoding="utf-8")
+        if trace is not None:
+            trace.write_text(json.dumps(drawing.to_trace(spans, title)), encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"{error.filename} cannot be written: {error.strerror}. Choose another file.") from error
 
 
 def _config(name: str) -> Any:
