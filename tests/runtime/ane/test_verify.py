@@ -4,8 +4,6 @@ The engine here is the engine's arithmetic by the NumPy rules, each result up to
 the opposite order (tests/apple/standin.py, noisy).
 """
 
-import itertools
-
 import numpy as np
 import pytest
 from standin import noisy
@@ -112,33 +110,40 @@ def test_numbers_of_every_size_are_compared_by_their_own(case):
     assert one.differences(given, [(right[0] * 1.5).astype(np.float16), right[1]])
 
 
+#: The two tests of thousands are cut into parts, each to be run alone where time is short.
+PARTS = range(5)
+
+
 @pytest.mark.long
-def test_ten_thousand_clean_dispatches_raise_no_alarm(case, evidence):
+@pytest.mark.parametrize("part", PARTS)
+def test_ten_thousand_clean_dispatches_raise_no_alarm(case, evidence, part):
+    """So many in the five parts together."""
     clean = 0
-    for seed in itertools.count():
+    for seed in range(part, part + 10_000, len(PARTS)):
         for name in NAMES:
             one = case(name)
             given = one.inputs(seed)
             assert one.differences(given, one.engine(given, noisy(4, seed=seed))) == [], (name, seed)
             clean += 1
-        if clean >= 10_000:
+        if clean >= 10_000 / len(PARTS):
             break
     evidence("clean dispatches without an alarm", clean)
 
 
 @pytest.mark.long
-def test_swapped_ports_and_old_weights_are_found_a_thousand_times_of_a_thousand(case, evidence):
+@pytest.mark.parametrize("part", PARTS)
+def test_swapped_ports_and_old_weights_are_found_each_time_of_a_thousand(case, evidence, part):
     one = case(LAYER)
     found = {"swapped": 0, "old weights": 0}
-    for seed in range(1000):
+    for seed in range(part, 1000, len(PARTS)):
         given = one.inputs(seed)
         right = one.engine(given, noisy(4, seed=seed))
         found["swapped"] += bool(one.differences(given, right[::-1]))
         old = {**given, "a1_w": one.inputs(seed + 1_000_000)["a1_w"]}
         found["old weights"] += bool(one.differences(given, one.engine(old, noisy(4, seed=seed))))
     for what, count in found.items():
-        evidence(f"{what}: found of 1,000", count)
-    assert found == {"swapped": 1000, "old weights": 1000}
+        evidence(f"{what}: found of 200", count)
+    assert found == {"swapped": 200, "old weights": 200}
 
 
 @pytest.mark.long
