@@ -25,7 +25,7 @@ static Daemon daemon_;
 static Engine engine_;
 static char missing_[128], changed_[128], encoding_[128];
 static volatile bool hangs_ = true;
-static bool skips_;
+static int64_t written_;  // of each output, in place of an evaluation; 0: it is evaluated
 static int64_t live_surfaces, live_models, live_requests, locks_taken;
 
 void standin_register(Daemon daemon, Engine engine) { daemon_ = daemon, engine_ = engine; }
@@ -36,7 +36,7 @@ void standin_encoding(const char *name, const char *encoding) {
     strncpy(encoding_, encoding, sizeof encoding_ - 1);
 }
 // Dispatches write zeros and ask nobody: what is left is the cost of the bridge.
-void standin_skip(int skips) { skips_ = skips; }
+void standin_skip(int64_t written) { written_ = written; }
 void standin_release_hangs(void) { hangs_ = false; }
 int64_t standin_live(int what) { return what == 0 ? live_surfaces : what == 1 ? live_models : what == 2 ? live_requests : locks_taken; }
 
@@ -223,8 +223,8 @@ static int64_t placed(NSArray *objects, NSArray *places, void **memory, int64_t 
 }
 
 static int64_t run(int64_t program, int64_t inputs, void **in, int64_t *in_sizes, int64_t outputs, void **out, int64_t *out_sizes) {
-    if (!skips_) return engine_(program, inputs, in, in_sizes, outputs, out, out_sizes);
-    for (int64_t i = 0; i < outputs; ++i) memset(out[i], 0, (size_t)out_sizes[i]);
+    if (written_ == 0) return engine_(program, inputs, in, in_sizes, outputs, out, out_sizes);
+    for (int64_t i = 0; i < outputs; ++i) memset(out[i], 0, (size_t)(written_ < out_sizes[i] ? written_ : out_sizes[i]));
     return 0;
 }
 

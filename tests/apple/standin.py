@@ -176,9 +176,9 @@ class StandIn:
     def loaded(self) -> int:
         return len(self._loaded)
 
-    def skip_evaluation(self, skips: bool = True) -> None:
-        """Dispatches write zeros: what is left is the cost of bridge and device."""
-        self.library.standin_skip(int(skips))
+    def skip_evaluation(self, skips: bool = True, output_bytes: int = 1 << 40) -> None:
+        """Dispatches write zeros, so many into each output: what is left is the cost of bridge and device."""
+        self.library.standin_skip(ctypes.c_int64(output_bytes if skips else 0))
 
     def release_hangs(self) -> None:
         self.library.standin_release_hangs()

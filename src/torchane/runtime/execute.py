@@ -55,8 +55,8 @@ class Executor:
         # What a dispatch needs is prepared here: it should cost a few microseconds more than the engine's own time.
         stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight}
         self.frees = tuple(tuple(name for name in names if name not in stay) for names in plan.last_uses())
-        self.shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
-        self.inputs_of = {step.inputs: _picking(step.inputs) for step in plan.steps if isinstance(step, Dispatch)}
+        shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
+        self.prepared = {id(step): (_picking(step.inputs), shapes[step.program]) for step in plan.steps if isinstance(step, Dispatch)}
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
         self.pieces = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies if copy.part)
         self.said: set[str] = set()
@@ -205,9 +205,10 @@ class _Run:
 
     def dispatch(self, step: Dispatch) -> None:
         surfaces, executor = self.surfaces, self.executor
-        outputs = executor.pool.take_all(executor.shapes[step.program])
+        picked, shapes = executor.prepared[id(step)]
+        outputs = executor.pool.take_all(shapes)
         surfaces.update(zip(step.outputs, outputs, strict=True))
-        self.numbers.run(step, executor.inputs_of[step.inputs](surfaces), outputs, self.run_program)
+        self.numbers.run(step, picked(surfaces), outputs, self.run_program)
 
     def unstage(self, step: Unstage) -> None:
         executor = self.executor
