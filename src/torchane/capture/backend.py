@@ -6,11 +6,8 @@ torchane. The forward stages weights, keeps what the backward needs in surfaces,
 under the loss scale. Options: `torch.compile(model, backend="ane", options={"device": "twin"})`.
 """
 
-import gc
 import time
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.compile_options import Options, check_mode
-from torchane.capture.compiled import COMPILED, Compiled, new_compiled
+from torchane.capture.compiled import COMPILED, Compiled, new_compiled, no_garbage_collection
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
@@ -32,7 +29,7 @@ from torchane.capture.planned import Planned
 from torchane.capture.planning import plan_graph
 from torchane.capture.progress import Progress, tracing
 from torchane.capture.region import RegionCompiler
-from torchane.capture.repeats import inline, partition, share_layers, why_kept, written_layers_known
+from torchane.capture.repeats import inline, partition, recomputed, share_layers, written_layers_known
 from torchane.capture.report import host_bytes_of, rows_of
 from torchane.capture.resident import Resident
 from torchane.capture.roles import Roles, given, gradients_of, named, returned, users_names, written
@@ -51,7 +48,6 @@ from torchane.capture.torch_private import (
 )
 from torchane.capture.varied import Varied
 from torchane.capture.watch import Watch
-from torchane.errors import TorchaneWarning
 from torchane.plan.constants import pricing_if_known
 from torchane.plan.dump import dump_plan
 from torchane.plan.search import searched
@@ -78,7 +74,7 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     def compile_exact(
         graph: fx.GraphModule, example_inputs: Sequence[Any], added: Sequence[str] = (), fixed: Collection[int] = ()
     ) -> tuple[Callable[..., Any], Compiled]:
-        with _no_garbage_collection():
+        with no_garbage_collection():
             compiled = new_compiled(parsed, inputs.with_inputs(added, fixed))
             return _compile(compiled, graph, example_inputs), compiled
 
@@ -92,25 +88,13 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     return disable(graph.__call__)  # a copy of its attributes would outlive what it lets go
 
 
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Graphs of many thousand nodes that all stay alive: to walk through them again and again takes a quarter of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
     """Hands the graph to AOTAutograd, and its forward and backward to us."""
     compile_with = aot_autograd(
         fw_compiler=lambda graph, inputs: _compile_forward(compiled, graph),
         bw_compiler=lambda graph, inputs: _compile_backward(compiled, graph),
         inference_compiler=lambda graph, inputs: _compile_forward(compiled, graph, inference=True),
-        partition_fn=partial(partition, recompute=_recomputed(compiled, gm)),
+        partition_fn=partial(partition, recompute=recomputed(compiled.options.recompute, gm, compiled.inputs.data)),
         decompositions=decompositions(),
     )
     # Attention is traced as products and a softmax, which rules can lower. Buffers are not donated to the
@@ -127,16 +111,6 @@ def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[An
         call = compile_with(gm, example_inputs)
         compiled.times_s["trace"] = time.perf_counter() - start - compiled.times_s["lower"] - compiled.times_s["load"]
         return call
-
-
-def _recomputed(compiled: Compiled, gm: fx.GraphModule) -> str:
-    """What is computed again, layer by layer; nothing, said once, where that cannot be had."""
-    wanted = compiled.options.recompute
-    why = why_kept(gm, compiled.inputs.data) if wanted != "none" else None
-    if why is None:
-        return wanted
-    warnings.warn(f"options={{'recompute': {wanted!r}}} {why}. Everything that the backward reads is kept.", TorchaneWarning, stacklevel=2)
-    return "none"
 
 
 def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = False) -> Callable[..., Any]:
@@ -193,7 +167,7 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
         precision=compiled.options.precision,
     )
     progress = Progress("backward", time.monotonic(), compiled.options.progress == "on")
-    with _no_garbage_collection():  # torch asks for the backward when it first runs, long after the forward was compiled
+    with no_garbage_collection():  # torch asks for the backward when it first runs, long after the forward was compiled
         planned = _plan(compiled, progress, gm, roles)
         execute = _executor(compiled, gm, planned, progress)
     positions = [placeholders.index(name) for name in tangents]

@@ -361,6 +361,15 @@ def inline(gm: fx.GraphModule, stacks: Mapping[int, Stack] = MappingProxyType({}
     return gm
 
 
+def recomputed(wanted: str, gm: fx.GraphModule, data: Collection[int]) -> str:
+    """What is computed again, layer by layer; nothing, said once, where that cannot be had. wanted: the option. data: as in `why_kept`."""
+    why = why_kept(gm, data) if wanted != "none" else None
+    if why is None:
+        return wanted
+    warnings.warn(f"options={{'recompute': {wanted!r}}} {why}. Everything that the backward reads is kept.", TorchaneWarning, stacklevel=2)
+    return "none"
+
+
 def why_kept(gm: fx.GraphModule, data: Collection[int]) -> str | None:
     """Why nothing may be computed again; None where layers may. data: positions of inputs that are floats and want no gradient."""
     calls = _calls(gm)
