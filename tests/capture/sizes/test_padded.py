@@ -120,6 +120,23 @@ def test_what_fills_up_changes_nothing(name: str) -> None:
     check(function, *(make() for make in given), dynamic=[(i, 1) for i in range(len(given))])
 
 
+def _shifted_right(tokens: torch.Tensor) -> torch.Tensor:
+    made = torch.zeros_like(tokens)
+    made[:, 1:] = tokens[:, :-1].clone()
+    made[:, 0] = 3
+    return F.embedding(made, TABLE)
+
+
+def test_tokens_shifted_to_the_right() -> None:
+    check(_shifted_right, tokens())
+
+
+def test_sizes_that_must_be_equal_are_one() -> None:
+    """The graph holds for equal ones alone: a call with others is none of its calls."""
+    bucket, true, gm, given = served(lambda x, y: (x @ W) + y, x(), torch.randn(2, LENGTH, C), dynamic=[(0, 1), (1, 1)])
+    assert len(true) == 1 and bucket.sizes.keys() == true.keys()
+
+
 def test_batch_and_length_vary_together() -> None:
     check(
         lambda x, y: F.cross_entropy((F.scaled_dot_product_attention(x, x @ W, x) @ W).view(-1, C), y.view(-1)),
@@ -131,6 +148,16 @@ def test_rows_of_an_index_vary() -> None:
     """As in a mixture of experts."""
     rows = torch.tensor([0, 3, 5, -1, 8])
     check(lambda y, x, r: y.index_add(0, r.clamp(min=0), torch.tanh(x[r] @ W)), torch.zeros(10, C), torch.randn(10, C, requires_grad=True), rows, dynamic=[(2, 0)])
+
+
+def test_a_growing_cache() -> None:
+    """One row more at each step: it lies behind the last true one."""
+
+    def step(keys: torch.Tensor, new: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        whole = torch.cat([keys, new], 1)
+        return F.scaled_dot_product_attention(new, whole, whole, attn_mask=mask[:, None, :]), whole
+
+    check(step, x(), torch.randn(2, 1, C), torch.ones(2, LENGTH + 1, dtype=torch.bool), dynamic=[(0, 1), (2, 1)])
 
 
 #: What is compiled for exact sizes, and what is said of it.

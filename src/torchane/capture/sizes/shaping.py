@@ -112,7 +112,7 @@ def _rows(r: Rewriter, x: Value, position: int, start: Any, size: Any, step: int
             node = r.emit(aten.slice.Tensor, x.node, position, start, start + size)
             return Value(node, x.axes, x.dtype).where(position, axis_of(size))
         ends = are_equal(start + size, factor.size)
-        if ends or start == 0:
+        if ends or (start == 0 and x.dtype.is_floating_point):  # whole numbers may be an index: their rows beyond stay places
             node = r.emit(aten.slice.Tensor, x.node, position, start, start + r.at(size))
             return Value(node, x.axes, x.dtype).where(position, axis_of(size, factor.state if ends else State.LOOSE))
     index = r.emit(aten.arange.default, size) if isinstance(size, int) else r.rows(size)
@@ -234,6 +234,11 @@ def scatter_rows(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict
     if is_padded(axis):
         if not is_select and are_equal(size_of(source.axes[position]), size_of(axis)):
             return source
+        start = place[0] if place else kwargs.get("start", 0)
+        if not is_select and isinstance(start, int) and start > 0 and are_equal(size_of(source.axes[position]) + start, size_of(axis)):
+            made = r.emit(node.target, x.node, source.node, position, start, r.at(size_of(axis)))
+            behind = axis_of(size_of(axis), r.single(source.axes[position]).state)
+            return Value(made, (*others[:position], behind, *others[position:]), x.dtype)
         if not is_select or place != [0]:  # any other might be the last row, which those beyond copy
             raise r.no("rows of an axis whose size varies are written")
     return Value(r.emit(node.target, x.node, source.node, position, *place), (*others[:position], axis, *others[position:]), x.dtype)

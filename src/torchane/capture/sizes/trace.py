@@ -41,18 +41,20 @@ _TRANSFORMS = ("torch._functorch", "torch._C._functorch", "torch.autograd")
 class Traced:
     """module: placeholders as Dynamo's, in order; every node's meta["val"] has shapes in `symbols`. assumed: what must hold of them.
     written: positions of inputs whose new values come after the results. symbols: by Dynamo's names; one that must equal others is
-    made of them."""
+    made of them. created: what they were before that was known, as `assumed` may have them."""
 
     module: fx.GraphModule
     symbols: Mapping[str, sympy.Expr]
     assumed: tuple[sympy.Basic, ...]
     written: tuple[int, ...]
+    created: Mapping[str, sympy.Symbol]
 
     def true(self, sizes: Mapping[str, int]) -> dict[sympy.Symbol, int] | None:
         """The sizes of a call by symbol; None where they are not what the graph was traced for. sizes: by Dynamo's names."""
         found = {symbol: sizes[name] for name, symbol in self.symbols.items() if isinstance(symbol, sympy.Symbol)}
         is_same = all(sympy.sympify(symbol).xreplace(found) == sizes[name] for name, symbol in self.symbols.items())
-        return found if is_same and all(bool(claim.xreplace(found)) for claim in self.assumed) else None
+        asked = {symbol: sizes[name] for name, symbol in self.created.items()}
+        return found if is_same and all(claim.xreplace(asked) == sympy.true for claim in self.assumed) else None
 
 
 def sizes_in(gm: fx.GraphModule, args: Sequence[Any]) -> dict[str, int]:
@@ -81,10 +83,12 @@ def trace(gm: fx.GraphModule, sizes: Mapping[str, int]) -> Traced:
     env = ShapeEnv(duck_shape=False, specialize_zero_one=False)
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     symbols: dict[str, Any] = {}
+    created: dict[str, sympy.Symbol] = {}
     for name, value in sizes.items():
         source = ConstantSource(f"__{name}")
         symbol = env.create_symbol(value, source, DimDynamic.DYNAMIC, None, positive=True)
         symbols[name] = env.create_symintnode(symbol, hint=value, source=source)
+        created[name] = symbol
     with mode, torch.enable_grad():
         inputs = [_input(node, symbols) for node in gm.graph.find_nodes(op="placeholder")]
         # Attention is a product and a softmax here, as in what is compiled.
@@ -96,7 +100,7 @@ def trace(gm: fx.GraphModule, sizes: Mapping[str, int]) -> Traced:
     fixed = [name for name, expression in known.items() if not sympy.sympify(expression).free_symbols]
     if fixed:
         raise NotPaddable(f"an op asks for one exact size ({', '.join(f'{name} = {sizes[name]}' for name in fixed)})")
-    return Traced(module, known, tuple(guard.expr for guard in env.guards), run.written)
+    return Traced(module, known, tuple(guard.expr for guard in env.guards), run.written, created)
 
 
 def _refuse_state(node: fx.Node) -> None:
