@@ -10,7 +10,7 @@ from capture_helpers import distance
 from torch import Tensor, nn
 
 from torchane.capture import backend
-from torchane.capture.faint import Doubts, zeros_of
+from torchane.capture.faint import Doubts, only_added, zeros_of
 from torchane.capture.float32 import _OnHost
 from torchane.errors import TorchaneWarning
 
@@ -128,3 +128,14 @@ def test_zeros_are_followed_through_products_and_gradients() -> None:
     assert found >= {node.name for node in (w, product, turned, both, slope)}
     assert not found & {node.name for node in (x, more, other)}
     assert not zeros_of(graph, {"x": torch.ones(2, 2)})
+
+
+def test_a_mean_and_what_is_added_do_no_harm() -> None:
+    aten = torch.ops.aten
+    graph = torch.fx.Graph()
+    x, mean, shift, factor = (graph.placeholder(name) for name in ("x", "mean", "shift", "factor"))
+    centred = graph.call_function(aten.sub.Tensor, (x, graph.call_function(aten.unsqueeze.default, (mean, 0))))
+    moved = graph.call_function(aten.add.Tensor, (graph.call_function(aten.mul.Tensor, (centred, factor)), shift))
+    graph.call_function(aten.native_batch_norm_backward.default, (moved, x, None, None, None, mean, factor, True, 1e-5, [True] * 3))
+    assert {"mean", "shift"} <= only_added(graph)
+    assert not only_added(graph) & {"factor", moved.name}

@@ -49,6 +49,25 @@ class Doubts:
         self._left[name] = self._waits[name]
 
 
+def only_added(graph: fx.Graph) -> frozenset[str]:
+    """Names of the values that are added to others, or are the mean that a norm takes off, and nothing else: what is faint in them is lost beside
+    those, or is found in what they give."""
+    found: dict[fx.Node, bool] = {}
+    for node in reversed(graph.nodes):
+        found[node] = bool(node.users) and all(found[user] if user.target in VIEWS else _adds(user, node) for user in node.users)
+    return frozenset(node.name for node, is_so in found.items() if is_so)
+
+
+def _adds(user: fx.Node, node: fx.Node) -> bool:
+    if packet_of(user) in (aten.add, aten.sub):
+        return True
+    schema = getattr(user.target, "_schema", None)
+    if schema is None:
+        return False
+    places = [argument.name for argument, arg in zip(schema.arguments, user.args, strict=False) if arg is node]
+    return bool(places) and all("mean" in place for place in places)
+
+
 def zeros_of(graph: fx.Graph, given: Mapping[str, Any]) -> frozenset[str]:
     """Names of the values that are zero because factors of theirs are, among the inputs that `given` has by name. Numbers that come
     out of fp16 prove nothing: leave them out."""

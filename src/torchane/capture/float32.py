@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from torchane.capture.faint import Doubts, zeros_of
+from torchane.capture.faint import Doubts, only_added, zeros_of
 from torchane.capture.policies.homogeneous import packet_of
 from torchane.capture.tangents import ByMagnitude
 from torchane.capture.torch_private import HigherOrderOperator
@@ -57,6 +57,7 @@ class OrFloat32:
         self.execute = execute
         self.graph = _OnHost(gm)
         self.is_repeatable = is_repeatable(gm)
+        execute.only_added = only_added(gm.graph)
         self.draws = any(_draws(node) for node in gm.graph.nodes if node.op == "call_function")
         self.looks = _LOOKS
         self.doubts = Doubts()
@@ -102,6 +103,7 @@ class BackwardOrFloat32:
         self.graph = _OnHost(gm)
         self.apart = apart
         self.is_proportional = is_proportional
+        execute.only_added = only_added(gm.graph)
         self.is_repeatable = is_repeatable(gm)
         self.doubts = Doubts()
 
@@ -127,6 +129,8 @@ class BackwardOrFloat32:
 
     def _with_digits(self, args: Sequence[Any], results: list[Any]) -> list[Any]:
         """The results, or float32's where some that are 0 or below 2^-20 throughout are not so there."""
+        if not self.execute.minds_losses:
+            return results
         faint = [name for name in self.execute.numerics.loss_scale.faint if self.doubts.is_due(name)]
         faint = [name for name in faint if self.execute.unstages_whole(name)]
         if not faint:

@@ -167,10 +167,10 @@ class Specialising:
         found = served.bucket(args)
         if found is None:
             sizes = (*(_size_of(args[i]) for i in self._varying), *key)
-            exact = lambda: Resident(lambda args: self._compile(with_numbers(self._gm, numbers), args, names))  # noqa: E731
+            exact = lambda: Resident(lambda args: self._compile(with_numbers(self._gm, numbers), args, names))
             return self._of(sizes, exact, args, args, f"Its sizes are exact: {served.reason}." if served.reason else "")
         bucket, true = found
-        padded = lambda: Resident(lambda args: self._compile(bucket.module, args, (*names, *bucket.names), bucket.fixed))  # noqa: E731
+        padded = lambda: Resident(lambda args: self._compile(bucket.module, args, (*names, *bucket.names), bucket.fixed))
         was_there, state = (bucket, *key) in self._graphs, torch.get_rng_state()
         try:
             results = self._of((bucket, *key), padded, bucket.given(args, true), args, "")

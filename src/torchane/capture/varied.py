@@ -14,7 +14,10 @@ from torchane.errors import TorchaneWarning
 
 #: Compilations of one thing, after which it is said.
 MANY = 8
+#: The same where no size varies: training, evaluation and other modes have graphs of their own.
+MANY_OTHERS = 32
 
+_LOOK = "TORCH_LOGS=recompiles says what changed."
 ADVICE = "Pad batches to a few lengths in the collate function, or drop the last partial batch (drop_last=True)."
 
 
@@ -36,7 +39,8 @@ class Varied:
     def compiled(self, seconds: float, reason: str = "") -> None:
         """It was compiled once more; warns at the MANY-th time. reason: why a program does not serve several sizes, a sentence."""
         self.times_s.append(seconds)
-        if len(self.times_s) == MANY:
+        varies = any(len(sizes) > 1 for sizes in self._sizes.values())
+        if len(self.times_s) == (MANY if varies or reason else MANY_OTHERS):
             warnings.warn(self._text(reason), TorchaneWarning, stacklevel=3)
 
     def _text(self, reason: str) -> str:
@@ -50,5 +54,5 @@ class Varied:
         seconds = sum(self.times_s) / len(self.times_s)
         return (
             f"{self.what} was compiled {len(self.times_s)} times: {found}. Each time took {seconds:.1f} s and has programs of its own."
-            f"{f' {reason}' if reason else ''} {ADVICE}"
+            f"{f' {reason}' if reason else ''} {ADVICE if said else _LOOK}"
         )

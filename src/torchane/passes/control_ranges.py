@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from torchane.abi.numbers import FP16_SMALLEST
-from torchane.abi.ranges import SUM_END, VALUE_END, UNSCALED, Bound, Form, Inputs, Measure, Ranges, port_type
+from torchane.abi.ranges import SUM_END, UNSCALED, VALUE_END, Bound, Form, Inputs, Measure, Ranges, port_type
 from torchane.chips import Chip
 from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Literal, Op, Program, Var

@@ -52,6 +52,7 @@ class Executor:
         self.host_calls = host_calls
         self.loaded = tuple(loaded)
         self.observers = observers
+        self.only_added: frozenset[str] = frozenset()  # values that are added to others and no more: faint ones do no harm
         # What a dispatch needs is prepared here: it should cost a few microseconds more than the engine's own time.
         stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight}
         self.frees = tuple(tuple(name for name in names if name not in stay) for names in plan.last_uses())
@@ -62,6 +63,11 @@ class Executor:
         self.said: set[str] = set()
         for observer in observers:
             observer.compiled(plan, self.loaded)
+
+    @property
+    def minds_losses(self) -> bool:
+        """Whether float32 takes over where fp16 has no digits."""
+        return not any(observer.wants_losses for observer in self.observers)
 
     def unstages_whole(self, value: str) -> bool:
         """A value that leaves in one piece."""

@@ -49,6 +49,10 @@ class Running(Protocol):
     plan: Plan
     host: Host
     said: set[str]
+    only_added: frozenset[str]
+
+    @property
+    def minds_losses(self) -> bool: ...
 
     def named(self, value: str) -> str: ...
 
@@ -81,7 +85,8 @@ class RangeLook:
                 continue
             largest, missing, _, _ = native.scan(surfaces[copy.value].look())
             is_beyond = not plan.is_backward and bool(missing or self.is_beyond(copy.value, largest))
-            if is_beyond or largest < FAINT:
+            is_faint = largest < FAINT and self.executor.minds_losses and copy.value not in self.executor.only_added
+            if is_beyond or is_faint:
                 self._found(self._unfit(copy, is_faint=not is_beyond), COMES_THROUGH if is_beyond else LOSES_DIGITS)
 
     def left(self, name: str, largest: float, missing: int, is_whole: bool = True) -> None:
@@ -95,7 +100,7 @@ class RangeLook:
                 "fp16's range (65504), in which programs compute, or the model makes infinities of its own"
             )
             self._found(cause or NotInFp16(name, text), COMES_THROUGH)
-        elif is_whole and largest < FAINT and (largest > 0 or self.doubts(name)):
+        elif is_whole and largest < FAINT and self.executor.minds_losses and (largest > 0 or self.doubts(name)):
             small = f"holds no number above {largest:.2g}" if largest else "is 0 throughout"
             text = f"{self.executor.named(name)} {small} in fp16, which has few digits or none below {FAINT:.2g}"
             self._found(NotInFp16(name, text, is_zero=largest == 0), LOSES_DIGITS)

@@ -39,6 +39,8 @@ class Opened:
 class Inside(Observer):
     """The values are those of the last run, where range control needed several."""
 
+    wants_losses = True
+
     def __init__(self, look: Look, arithmetic: str = "engine"):
         self._look = look
         self._twin = TwinDevice(arithmetic=arithmetic)

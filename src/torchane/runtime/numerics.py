@@ -17,8 +17,8 @@ from torchane.abi.numbers import FAINT, FP16_MAX
 from torchane.plan import Copy, Dispatch, Plan
 from torchane.runtime.device import Buffer, LoadedProgram
 from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_finite
-from torchane.runtime.range_control import GRADIENTS, DispatchRanges, Placed, RangeControl, placed_at
 from torchane.runtime.observers import RunProgram
+from torchane.runtime.range_control import GRADIENTS, DispatchRanges, Placed, RangeControl, placed_at
 from torchane.runtime.ranged import dispatch_in_range, placed_for, staged_at
 from torchane.runtime.surfaces import SurfacePool
 

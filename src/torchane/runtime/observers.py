@@ -44,7 +44,10 @@ class Moment:
 
 
 class Observer:
-    """Watches; what it does not care about it leaves as it is here."""
+    """Watches; what it does not care about it leaves as it is here. wants_losses: it looks for what programs lose, so that they run where float32
+    would take over for want of digits."""
+
+    wants_losses = False
 
     def compiled(self, plan: Plan, programs: Sequence[LoadedProgram]) -> None:
         """A plan was made ready; its programs in the plan's order."""

@@ -99,7 +99,7 @@ def _check_values(bucket: Any, true: Any, given: Sequence[Any], state: torch.Ten
 
 def _check_value(node: fx.Node, value: Value, padded: torch.Tensor, exact: torch.Tensor, true: Any, sizes: Any) -> None:
     factors = [factor for axis in value.axes for factor in axis]
-    size = lambda factor, sizes: factor.size if not factor.is_padded else int(factor.size.xreplace(sizes))  # noqa: E731
+    size = lambda factor, sizes: factor.size if not factor.is_padded else int(factor.size.xreplace(sizes))
     wide = padded.reshape([size(factor, dict(sizes)) for factor in factors])
     cut = wide
     for position, factor in enumerate(factors):

@@ -227,7 +227,7 @@ class Rewriter:
 
     def rows(self, size: Any) -> fx.Node:
         """0, 1, .. up to the last true row, which is repeated: (bucket,) int64."""
-        made = lambda: self.emit(aten.minimum.default, self.emit(aten.arange.default, self.at(size)), self.number(size - 1))  # noqa: E731
+        made = lambda: self.emit(aten.minimum.default, self.emit(aten.arange.default, self.at(size)), self.number(size - 1))
         return self.once(("rows", size), made)
 
     def valid(self, axis: Axis) -> fx.Node:

@@ -7,7 +7,19 @@ import sympy
 import torch
 from torch import fx
 
-from torchane.capture.sizes.axes import Axis, Factor, State, Value, are_equal, axis_of, expression_of, is_padded, regrouped, size_of, with_state
+from torchane.capture.sizes.axes import (
+    Axis,
+    Factor,
+    State,
+    Value,
+    are_equal,
+    axis_of,
+    expression_of,
+    is_padded,
+    regrouped,
+    size_of,
+    with_state,
+)
 from torchane.capture.sizes.rewrite import Rewriter, rule
 
 aten = torch.ops.aten
