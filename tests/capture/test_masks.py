@@ -123,6 +123,34 @@ def test_a_mask_that_is_given_may_leave_rows_out_with_a_number_that_float32_adds
     assert distance(got, want) < 8 * 2**-11
 
 
+def test_a_mask_that_softmaxes_along_two_axes_read_stays_as_it_is():
+    """What is taken off a row changes a softmax along its columns."""
+    torch._dynamo.reset()
+    layer, x, mask = nn.Linear(8, 8), torch.randn(16, 8), torch.zeros(16, 16)
+    mask[:, :3], mask[4] = 6.0, -5.0
+
+    def slots(x, mask):
+        scores = layer(x) @ x.T * 0.3 + mask
+        return scores.softmax(-1), scores.softmax(0)
+
+    for got, want in zip(compile_for_twin(slots)(x, mask), slots(x, mask), strict=True):
+        assert distance(got, want) < 8 * 2**-11
+
+
+def test_two_masks_that_several_scores_share_are_added_before_all_of_them():
+    torch._dynamo.reset()
+    layer, x = nn.Linear(8, 8), torch.randn(16, 8)
+    first, second = torch.zeros(16, 16), torch.zeros(16, 16)
+    first[3, :9], second[3, 9:] = -1e4, -1e4
+
+    def attend(x, first, second):
+        early, late = (layer(x + shift) @ x.T + first + second for shift in (0.0, 0.5))
+        return late.softmax(-1) @ x, early.softmax(-1) @ x
+
+    for got, want in zip(compile_for_twin(attend)(x, first, second), attend(x, first, second), strict=True):
+        assert distance(got, want) < 8 * 2**-11
+
+
 def test_a_mask_of_minus_1e9_keeps_its_rows_even():
     """float32 has no digits of a score beside -1e9, and neither have we."""
     torch._dynamo.reset()

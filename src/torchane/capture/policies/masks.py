@@ -102,7 +102,7 @@ def level_masks(graph: fx.Graph, inputs: Collection[fx.Node], masks: Collection[
             if not any(mask.name in masks or _may_be_steep(mask) for mask in found):
                 continue
             if found not in levelled:
-                levelled[found] = _level(graph, found, sums[0][0], reasons)
+                levelled[found] = _level(graph, found, reasons)
                 made = {node for mask in found for node in _ancestors(mask) if node in known and node.op == "call_function"}
                 reasons |= dict.fromkeys(made, LEVELLED)
             sums[0][0].replace_input_with(found[0], levelled[found])
@@ -125,11 +125,9 @@ def _made_of(graph: fx.Graph, inputs: Collection[fx.Node]) -> set[fx.Node]:
 def _sums_of(softmax: fx.Node, is_mask: Callable[[fx.Node], bool]) -> Iterator[list[tuple[fx.Node, fx.Node]]]:
     """The sums that a softmax along the last axis reads, and nothing else does, each with the mask that it adds: in groups of one
     shape, the one that is read last first."""
-    node, dim = softmax.args[0], softmax.args[1]
-    if not isinstance(node, fx.Node) or dim not in (-1, node.meta["val"].dim() - 1):
-        return
+    node = softmax.args[0]
     group: list[tuple[fx.Node, fx.Node]] = []
-    is_alone = all(packet_of(user) in _SHIFTED for user in node.users)
+    is_alone = all(_is_along_rows(user) for user in node.users)  # one along another axis sees what is taken off a row
     while is_alone:
         inner, mask = _parts_of(node, is_mask)
         if mask is not None:
@@ -142,6 +140,10 @@ def _sums_of(softmax: fx.Node, is_mask: Callable[[fx.Node], bool]) -> Iterator[l
         node, is_alone = inner, len(inner.users) == 1
     if group:
         yield group
+
+
+def _is_along_rows(node: fx.Node) -> bool:
+    return packet_of(node) in _SHIFTED and node.args[1] in (-1, node.meta["val"].dim() - 1)
 
 
 def _parts_of(node: fx.Node, is_mask: Callable[[fx.Node], bool]) -> tuple[fx.Node | None, fx.Node | None]:
@@ -193,28 +195,26 @@ def _may_be_steep(mask: fx.Node) -> bool:
     return False
 
 
-def _level(graph: fx.Graph, masks: Sequence[fx.Node], total: fx.Node, reasons: dict[fx.Node, str]) -> fx.Node:
-    """The sum of the masks, less the largest number of each row, if that is one that float32 adds a score to. Before `total`, which
-    reads all of them."""
+def _level(graph: fx.Graph, masks: Sequence[fx.Node], reasons: dict[fx.Node, str]) -> fx.Node:
+    """The sum of the masks, less the largest number of each row, if that is one that float32 adds a score to. Behind the last of them:
+    several sums may read it."""
 
     def call(target: Any, *args: Any) -> fx.Node:
         made = graph.call_function(target, args)
-        made.meta |= {key: value for key, value in total.meta.items() if key in ("stack_trace", "partitioner_tag")}
+        made.meta |= {key: value for key, value in masks[0].meta.items() if key in ("stack_trace", "partitioner_tag")}
         made.meta["val"] = target(*fx.node.map_arg(args, lambda source: source.meta["val"]))
         reasons[made] = LEVELLED
         return made
 
-    with graph.inserting_before(_first_reader(graph, masks[0]) if len(masks) == 1 else total):
+    last = next(node for node in reversed(graph.nodes) if node in masks)
+    after = last if last.op != "placeholder" else graph.find_nodes(op="placeholder")[-1]
+    with graph.inserting_before(after.next):
         mask = masks[0]
         for other in masks[1:]:
             mask = call(aten.add.Tensor, other, mask)
         largest = call(aten.amax.default, mask, [-1], True)
         is_beyond = call(aten.ge.Scalar, call(aten.abs.default, largest), float(-LEFT_OUT))
         return call(aten.sub.Tensor, mask, call(aten.masked_fill.Scalar, largest, is_beyond, 0.0))
-
-
-def _first_reader(graph: fx.Graph, mask: fx.Node) -> fx.Node:
-    return mask.next if mask.op != "placeholder" else graph.find_nodes(op="placeholder")[-1].next
 
 
 def _readers(node: fx.Node) -> Iterator[fx.Node]:
