@@ -108,10 +108,20 @@ def test_zeros_that_stay_are_looked_at_ever_less_often(monkeypatch: pytest.Monke
 def test_doubts_wait_twice_as_long_each_time() -> None:
     doubts, asked = Doubts(), []
     for call in range(16):
+        doubts.begin()
         if doubts.is_due("x"):
             asked.append(call)
-            doubts.confirm("x")
+            doubts.confirm(["x"])
+            assert not doubts.is_due("x")  # in the same call
     assert asked == [0, 2, 5, 10]
+
+
+def test_many_zeros_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = runs_on_host(monkeypatch)
+    ours = compiled(lambda x: tuple(torch.relu(LAYER(x) - shift) @ LAYER.weight for shift in range(100, 112)))
+    with torch.no_grad():
+        assert not any(y.any() for y in ours(X))
+    assert len(seen) == 1
 
 
 def test_zeros_are_followed_through_products_and_gradients() -> None:

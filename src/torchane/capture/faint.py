@@ -7,7 +7,7 @@ reaches) costs little.
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -31,22 +31,26 @@ _GRADIENTS = ("grad", "grad_output", "grad_out", "out_grad")
 
 
 class Doubts:
-    """Which names are to be looked at."""
+    """Which names are to be looked at, call by call."""
 
     def __init__(self) -> None:
+        self._call = 0
         self._waits: dict[str, int] = {}
-        self._left: dict[str, int] = {}
+        self._due: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Another call of the graph."""
+        self._call += 1
 
     def is_due(self, name: str) -> bool:
-        """Whether a value that came out zero is to be looked at; counts the calls in which it is not."""
-        left = self._left.get(name, 0)
-        self._left[name] = max(0, left - 1)
-        return left == 0
+        """Whether a value that came out zero is to be looked at."""
+        return self._due.get(name, 0) <= self._call
 
-    def confirm(self, name: str) -> None:
-        """It is zero in float32, too."""
-        self._waits[name] = 2 * self._waits.get(name, 0) or 1
-        self._left[name] = self._waits[name]
+    def confirm(self, names: Iterable[str]) -> None:
+        """They are zero in float32, too."""
+        for name in names:
+            self._waits[name] = 2 * self._waits.get(name, 0) or 1
+            self._due[name] = self._call + 1 + self._waits[name]
 
 
 def only_added(graph: fx.Graph) -> frozenset[str]:

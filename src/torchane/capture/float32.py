@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from torchane.capture.faint import Doubts, only_added, zeros_of
+from torchane.capture.host import largest_of
 from torchane.capture.policies.homogeneous import packet_of
 from torchane.capture.tangents import ByMagnitude
 from torchane.capture.torch_private import HigherOrderOperator
@@ -67,6 +68,7 @@ class OrFloat32:
             return self.execute(args)[0]
         state = torch.get_rng_state() if self.draws else None
         looks, self.looks = self.looks, max(0, self.looks - 1)
+        self.doubts.begin()
         while True:
             try:
                 return self.execute(args, strict=True, looks=looks > 0, doubts=self.doubts.is_due)[0]
@@ -83,12 +85,14 @@ class OrFloat32:
     def _right(self, args: Sequence[Any], found: NotInFp16) -> list[Any] | None:
         """The results in float32; None where programs gave zeros, and they are right."""
         plan = self.execute.plan
-        if found.is_zero and found.value in zeros_of(self.graph.gm.graph, _parameters(plan, args)):
-            self.doubts.confirm(found.value)
+        names = self.execute.unstaged | plan.kept_names if found.is_zero else frozenset()
+        proven = zeros_of(self.graph.gm.graph, _parameters(plan, args)) if found.is_zero else frozenset()
+        if found.value in proven:
+            self.doubts.confirm(proven & names)
             return None
-        right, seen = self.graph.watched(args, [found.value] if found.is_zero else [])
-        if found.is_zero and not bool(seen[found.value].any()):
-            self.doubts.confirm(found.value)
+        right, largest = self.graph.watched(args, names)
+        if found.is_zero and not largest[found.value]:
+            self.doubts.confirm(name for name, size in largest.items() if not size)
             return None
         self.execute.say(found, _INSTEAD.format(what="the forward, and its backward," if plan.kept else "the forward"))
         return [_saved(value) if position in plan.kept else value for position, value in enumerate(right)]
@@ -131,21 +135,19 @@ class BackwardOrFloat32:
         """The results, or float32's where some that are 0 or below 2^-20 throughout are not so there."""
         if not self.execute.minds_losses:
             return results
-        faint = [name for name in self.execute.numerics.loss_scale.faint if self.doubts.is_due(name)]
-        faint = [name for name in faint if self.execute.unstages_whole(name)]
+        self.doubts.begin()
+        faint = [name for name in self.execute.numerics.loss_scale.faint if self.doubts.is_due(name) and self.execute.unstages_whole(name)]
         if not faint:
             return results
         proven = zeros_of(self.graph.gm.graph, _parameters(self.execute.plan, args))
         left = [name for name in faint if name not in proven]
-        right, seen = self.graph.watched(self.execute.logical(args), left) if left else ([], {})
-        lost = [name for name in left if bool(seen[name].any())]
-        for name in faint:
-            if name not in lost:
-                self.doubts.confirm(name)
+        right, largest = self.graph.watched(self.execute.logical(args), left) if left else ([], {})
+        lost = [name for name in left if largest[name]]
+        self.doubts.confirm(name for name in faint if name not in lost)
         if not lost or any(map(_is_not_finite, right)):
             return results
         text = (
-            f"The gradient {self.execute.named(lost[0])} is {float(seen[lost[0]].abs().max()):.2g} at most, too far below the incoming one "
+            f"The gradient {self.execute.named(lost[0])} is {largest[lost[0]]:.2g} at most, too far below the incoming one "
             "for one loss scale, and has few digits in programs or none"
         )
         self.execute.say(NotInFp16("the backward", text), _INSTEAD.format(what="the backward") + _OR_RANGES)
@@ -179,13 +181,13 @@ class _OnHost:
         with torch.no_grad():
             return list(self.call(*self._promised(args)))
 
-    def watched(self, args: Sequence[Any], names: Collection[str]) -> tuple[list[Any], dict[str, torch.Tensor]]:
-        """The results, and the values of these names on the way; zeros in place of sums that are nothing but roundings."""
+    def watched(self, args: Sequence[Any], names: Collection[str]) -> tuple[list[Any], dict[str, float]]:
+        """The results, and the largest magnitude of the values of these names on the way; 0 for sums that are nothing but roundings."""
         if not names:
             return self(args), {}
         run = _Watching(self.gm, names)
         with torch.no_grad():
-            return list(run.run(*self._promised(args))), run.seen
+            return list(run.run(*self._promised(args))), run.largest
 
     def _promised(self, args: Sequence[Any]) -> list[Any]:
         return [_as_promised(arg, value) for arg, value in zip(args, self.values, strict=True)]
@@ -195,12 +197,12 @@ class _Watching(fx.Interpreter):
     def __init__(self, gm: fx.GraphModule, names: Collection[str]):
         super().__init__(gm)
         self.names = names
-        self.seen: dict[str, torch.Tensor] = {}
+        self.largest: dict[str, float] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.name in self.names:
-            self.seen[n.name] = torch.zeros_like(value) if self._cancels(n, value) else value
+            self.largest[n.name] = 0.0 if self._cancels(n, value) else largest_of(value)
         return value
 
     def _cancels(self, n: fx.Node, value: torch.Tensor) -> bool:
