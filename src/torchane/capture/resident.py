@@ -43,10 +43,15 @@ class Resident:
         self._call, self._compiled = self._compile(args)
         return self
 
-    def __call__(self, *args: Any) -> Any:
+    def ensure(self, args: Sequence[Any]) -> "Resident":
+        """Compiles it, in a tracing context of its own, unless it is there."""
         if self._call is None:
             with tracing(TracingContext(FakeTensorMode())):
                 self.ready(args)
+        return self
+
+    def __call__(self, *args: Any) -> Any:
+        self.ensure(args)
         call = self._call
         assert call is not None
         PRESENT.use(self)

@@ -12,6 +12,7 @@ arithmetic is done with it, and has Dynamo trace it as a constant otherwise.
 """
 
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
@@ -28,7 +29,7 @@ from torchane.capture.sizes.served import Served
 from torchane.capture.torch_private import CompileContext, TracingContext, dynamo_config, pgo
 from torchane.capture.varied import Varied
 from torchane.capture.watch import compiling_frame
-from torchane.errors import NumericsError
+from torchane.errors import TorchaneWarning, UsageError
 
 #: A whole number of Python that had so many values is taken for one that changes at each step.
 FEW_NUMBERS = 4
@@ -168,34 +169,30 @@ class Specialising:
         if found is None:
             sizes = (*(_size_of(args[i]) for i in self._varying), *key)
             exact = lambda: Resident(lambda args: self._compile(with_numbers(self._gm, numbers), args, names))
-            return self._of(sizes, exact, args, args, f"Its sizes are exact: {served.reason}." if served.reason else "")
+            return self._compiled(sizes, exact, args, args, f"Its sizes are exact: {served.reason}." if served.reason else "")(*args)
         bucket, true = found
         padded = lambda: Resident(lambda args: self._compile(bucket.module, args, (*names, *bucket.names), bucket.fixed))
-        was_there, state = (bucket, *key) in self._graphs, torch.get_rng_state()
+        state = torch.get_rng_state()
+        given = bucket.given(args, true)
         try:
-            results = self._of((bucket, *key), padded, bucket.given(args, true), args, "")
-        except (Warning, NumericsError):
+            self._compiled((bucket, *key), padded, given, args, "")
+        except (Warning, UsageError):
             raise
-        except Exception as error:
-            if was_there:
-                raise
+        except Exception as error:  # whatever it was, programs of exact sizes are as right
             served.reason = f"compiling it for {', '.join(map(str, bucket.sizes.values()))} failed ({(str(error).splitlines() or [type(error).__name__])[0]})"
             torch.set_rng_state(state)
+            warnings.warn(f"A graph whose sizes vary is compiled for each of them: {served.reason}. Please report it.", TorchaneWarning, stacklevel=3)
             return self._run(args, names, numbers)
-        return bucket.results(results, args, true)
+        return bucket.results(self._graphs[bucket, *key](*given), args, true)
 
-    def _of(self, key: Any, make: Callable[[], Resident], given: Sequence[Any], args: Sequence[Any], reason: str) -> Any:
-        """Runs the graph of a key; the first time, its compilation is noted."""
-        graph = self._graphs.get(key)
-        is_new = graph is None
-        if graph is None:
-            graph = self._graphs[key] = make()
-        start = time.perf_counter()
-        results = graph(*given)
-        if is_new:
+    def _compiled(self, key: Any, make: Callable[[], Resident], given: Sequence[Any], args: Sequence[Any], reason: str) -> Resident:
+        """The graph of a key; the first time, its compilation is noted."""
+        if key not in self._graphs:
+            start = time.perf_counter()
+            self._graphs[key] = make().ensure(given)
             self._record.note(self._names, args)
             self._record.compiled(time.perf_counter() - start, reason)
-        return results
+        return self._graphs[key]
 
 
 def with_numbers(gm: fx.GraphModule, numbers: Mapping[int, float]) -> fx.GraphModule:

@@ -267,7 +267,8 @@ class Rewriter:
                 node = self.emit(aten.logical_and.default, value.node, mask)
             else:
                 key = ("zeros", mask, value.dtype)
-                numbers = self.once(key, lambda mask=mask: self.emit(aten._to_copy.default, mask, dtype=value.dtype))  # type: ignore[misc]
+                dtype = value.dtype
+                numbers = self.once(key, lambda mask=mask, dtype=dtype: self.emit(aten._to_copy.default, mask, dtype=dtype))  # type: ignore[misc]
                 node = self.emit(aten.mul.Tensor, value.node, numbers)
             value = Value(node, value.axes, value.dtype).where(position, with_state(axis, State.ZERO))
         return value
