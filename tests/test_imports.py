@@ -25,11 +25,14 @@ FLOORS = (
     {"capture"},
     {"optim"},
     {"models", "data"},
-    {"generate", "energy", "train"},
+    {"convert"},
+    {"energy", "train"},
+    {"finetune"},
+    {"generate"},
     {"cli"},
 )
-#: What a row may not import though it comes before: a device is handed text, and does not compile.
-APART = {"runtime": {"passes", "inspect"}}
+#: What a row may not import though it comes before: a device is handed text, and does not compile; a file's format has no programs.
+APART = {"runtime": {"passes", "inspect"}, "convert": {"capture"}}
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 NUMPY_ONLY = {"errors", "options", "mil", "abi", "chips", "inspect", "passes", "plan", "runtime", "native"}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem not in ("__init__", "__main__"))

@@ -119,6 +119,20 @@ def test_batch_norm_under_autocast_is_eagers(dtype) -> None:
     assert distance(*weights) < 0.02
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_mask_of_the_models_own_type_is_a_constant_of_a_program(dtype) -> None:
+    """A model in bf16 makes its causal mask in bf16, which NumPy has no type for."""
+    layer = nn.Linear(32, 32, bias=False).to(dtype)
+
+    def scores(x: torch.Tensor) -> torch.Tensor:
+        mask = torch.full((32, 32), torch.finfo(x.dtype).min, dtype=x.dtype).triu(1)
+        return torch.softmax(layer(x) + mask, -1)
+
+    x = torch.randn(32, 32, dtype=dtype)
+    ours = torch.compile(scores, backend="ane")(x)
+    assert ours.dtype == dtype and distance(ours.float(), scores(x.float().to(dtype)).float()) < 0.02
+
+
 def test_autocast_keeps_its_promised_dtype(net) -> None:
     def act(model: nn.Module) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
