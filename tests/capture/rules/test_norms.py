@@ -81,6 +81,22 @@ def test_batch_norm_as_it_is_taken_apart(train):
         torch.testing.assert_close(mine, torchs)
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3, 2)], ids=str)
+def test_batch_norm_without_averages_as_it_is_taken_apart(shape):
+    x, w, bias = torch.randn(shape), torch.randn(6), torch.randn(6)
+    ours = rules.decompositions()[aten._native_batch_norm_legit.no_stats]
+    wanted = aten._native_batch_norm_legit.no_stats(x, w, bias, True, 0.1, 1e-5)
+    for mine, torchs in zip(ours(x, w, bias, True, 0.1, 1e-5), wanted, strict=True):
+        torch.testing.assert_close(mine, torchs)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.InstanceNorm2d(6, affine=True), torch.nn.BatchNorm2d(6, track_running_stats=False)], ids=["instance", "batch"])
+def test_norms_without_running_averages_are_programs(layer):
+    checked, declined = check_model(torch.nn.Sequential(layer, Sum()), torch.randn(4, 6, 3, 2))
+    assert not declined
+    assert {"torchane.batch_moments.default", "aten.native_batch_norm_backward.default"} <= checked
+
+
 def test_running_statistics_stay_on_the_host():
     layer = torch.nn.BatchNorm2d(6)
     checked, declined = check_model(torch.nn.Sequential(layer, Sum()), torch.randn(4, 6, 3, 2))

@@ -121,7 +121,6 @@ def _batch_norm(
     eps: float,
 ) -> tuple[torch.Tensor, ...]:
     """(y, mean, rstd, new running mean, new running variance); out of training mean and rstd are empty."""
-    shape = [1, -1] + [1] * (x.dim() - 2)
     dtype = x.dtype
     x = x.to(running_mean.dtype)  # under autocast x comes in 16 bits, and statistics stay in 32
     if training:
@@ -134,12 +133,29 @@ def _batch_norm(
     else:
         mean, new_mean, new_var = running_mean, running_mean, running_var
         rstd = aten.rsqrt.default(running_var + eps)
-    y = (x - mean.view(shape)) * rstd.view(shape)
-    y = y if weight is None else y * weight.view(shape)
-    y = y if bias is None else y + bias.view(shape)
+    y = _normalised(x, mean, rstd, weight, bias)
     if not training:
         mean = rstd = x.new_empty((0,))
     return y.to(dtype), mean, rstd, new_mean, new_var
+
+
+def _normalised(
+    x: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """(x - mean) * rstd * weight + bias, each a number per channel."""
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    y = (x - mean.view(shape)) * rstd.view(shape)
+    y = y if weight is None else y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)
+
+
+def _batch_norm_without_averages(
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, training: bool, momentum: float, eps: float
+) -> tuple[torch.Tensor, ...]:
+    """(y, mean, rstd): what keeps no running averages normalises by the batch, in training and out of it."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean, _, rstd = batch_moments(wide, eps)
+    return _normalised(wide, mean, rstd, weight, bias).to(x.dtype), mean, rstd
 
 
 def _batch_norm_fixed(
@@ -300,6 +316,7 @@ _TORCH = core_aten_decompositions()
 _OURS: dict[OperatorBase, Callable[..., Any]] = {
     aten.native_dropout.default: _native_dropout,
     aten._native_batch_norm_legit_functional.default: _batch_norm,
+    aten._native_batch_norm_legit.no_stats: _batch_norm_without_averages,
     aten.mse_loss_backward.default: _gradient_scaled_first(aten.mse_loss_backward.default),
     aten.huber_loss_backward.default: _gradient_scaled_first(aten.huber_loss_backward.default),
     aten._native_batch_norm_legit_no_training.default: _batch_norm_fixed,

@@ -20,7 +20,9 @@ from torchane.capture.policies.precision.forms import (
     LEAST_IN_NORM,
     is_centring,
     is_square,
+    leaves_only_signs,
     linear_sources,
+    norm_around,
     norm_of,
     readers,
     square_sums,
@@ -80,6 +82,7 @@ _AS_ASKED = frozenset({
     aten.sub, aten.rsub, aten.div, aten.reciprocal, aten.sqrt, aten.rsqrt, aten.pow, aten.square, aten.sum, aten.mean, aten.var,
     aten.var_mean, aten.std, aten.exp, aten.linalg_vector_norm, aten.logsumexp, aten.addcdiv, aten.addcmul,
 })  # fmt: skip
+_MOMENTS = frozenset({aten.sum, aten.mean, aten.var, aten.var_mean, aten.std})
 _SUMS_OF_SQUARES = frozenset({
     aten.sum, aten.mean, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.pow, aten.square, aten.mul,
 })  # fmt: skip
@@ -119,6 +122,7 @@ class Demands:
         for node in self.graph.nodes:
             if node.op == "call_function" and self.origins.of[node] is not Origin.STATIC:
                 self._raw(node)
+                self._is_over_few(node)
                 self._magnifies(node)
                 self._moves_far(node)
                 self._is_distance(node)
@@ -133,7 +137,7 @@ class Demands:
         for square, total in square_sums(self.graph):
             norm = norm_of(square, total)
             epsilons = [epsilon for node in norm if (epsilon := _epsilon_of(node)) is not None]
-            if not norm & self.given and min(epsilons, default=1.0) >= LEAST_IN_NORM:
+            if leaves_only_signs(total) is None and not norm & self.given and min(epsilons, default=1.0) >= LEAST_IN_NORM:
                 found |= norm
         return frozenset(found)
 
@@ -142,6 +146,13 @@ class Demands:
     def _raw(self, node: fx.Node) -> None:
         if self.origins.of[node] is Origin.RAW:
             self._send(node, "it computes with the caller's own numbers, which may be larger or have more digits than fp16")
+
+    def _is_over_few(self, node: fx.Node) -> None:
+        """A norm over two values: what reads its moments is part of it."""
+        if (values := leaves_only_signs(node)) is not None:
+            why = f"it is part of a norm over {values}, which leaves signs, and of its gradient what fp16 rounds away"
+            for part in (node, *(norm_around(node) if packet_of(node) in _MOMENTS else ())):
+                self._demand(part, why)
 
     def _magnifies(self, node: fx.Node) -> None:
         packet = packet_of(node)

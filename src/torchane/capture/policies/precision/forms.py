@@ -3,14 +3,21 @@
     s = x * x;  m = mean(s) or sum(s) over rows;  v = m + eps, or max(m, eps), or m * c;  r = v ** -0.5 or v ** 0.5
 `passes/scale_squares.py` keeps the squares of such a row inside fp16, and a row of any size within 0.4 % (docs/numerics.md).
 A sum of squares that anything else reads is no norm.
+
+A norm over two values leaves the sign of their difference, and of its gradient only what epsilon makes: 1 - xhat^2 is eps / (variance + eps),
+which a difference of numbers rounded to fp16 does not hold. So does an RMS norm over one.
 """
 
-from collections.abc import Iterator
+import math
+import operator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import fx
 
 from torchane.capture.graph import VIEWS
+from torchane.capture.rules.common import axes_of
+from torchane.capture.rules.decompose import batch_moments
 
 aten = torch.ops.aten
 
@@ -25,6 +32,8 @@ _GUARDS = frozenset({
     aten.add.Tensor, aten.add.Scalar, aten.clamp.default, aten.clamp_min.default, aten.mul.Tensor, aten.mul.Scalar,
     aten.div.Tensor, aten.div.Scalar,
 })  # fmt: skip
+
+_VARIANCES = frozenset({aten.var_mean.correction, aten.var.correction, aten.std.correction, aten.var.dim, aten.std.dim})
 
 _ADDED = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.rsub.Scalar, aten.neg.default})
 _SCALED = frozenset({aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar})
@@ -61,6 +70,65 @@ def norm_of(square: fx.Node, total: fx.Node) -> frozenset[fx.Node]:
             else:
                 return frozenset()
     return frozenset(found) if any(map(is_root, found)) else frozenset()
+
+
+def leaves_only_signs(node: fx.Node) -> str | None:
+    """What a norm, or the moments that one is made of, is taken over, where these are so few values that nothing but signs is left."""
+    counts = _counted(node)
+    if counts is None:
+        return None
+    count, most = counts
+    return f"{count} value{'s' * (count > 1)}" if count <= most else None
+
+
+def _counted(node: fx.Node) -> tuple[int, int] | None:
+    """(how many values a norm is over, up to how many of them leave only signs)."""
+    shape = node.args[0].meta["val"].shape if node.args and isinstance(node.args[0], fx.Node) and _is_tensor(node.args[0]) else ()
+    if node.target is batch_moments:
+        return math.prod(shape) // max(shape[1], 1), 2
+    if node.target is aten.native_layer_norm.default:
+        return math.prod(node.args[1]), 2
+    if node.target is aten._fused_rms_norm.default:
+        return math.prod(node.args[1]), 1
+    if node.target is aten.native_group_norm.default:
+        _, _, _, _, channels, positions, groups = node.args[:7]
+        return channels * positions // groups, 2
+    if node.target in _VARIANCES:
+        return _reduced(node, shape), 2
+    if node.target in _SUMS and is_square(base := without_views(node.args[0])):
+        return _reduced(node, shape), 2 if is_centring(without_views(base.args[0])) else 1
+    return None
+
+
+def norm_around(node: fx.Node) -> Iterator[fx.Node]:
+    """The norm written by hand that a variance, a deviation or a sum of squares belongs to: what centres its operand, what leads from it to a
+    root, and what reads the root."""
+    source = without_views(node.args[0])
+    source = without_views(source.args[0]) if is_square(source) else source
+    yield from filter(is_centring, (source, *source.all_input_nodes, *readers(source)))
+    pending, found = [(node, _is_deviation(node))], {node}
+    while pending:
+        value, is_rooted = pending.pop()
+        for user in readers(value):
+            if user in found:
+                continue
+            found.add(user)
+            yield user
+            is_part = user.target in VIEWS or user.target is operator.getitem or user.target in _GUARDS or is_root(user)
+            if is_part and not (is_rooted and user.target not in VIEWS):
+                pending.append((user, is_rooted or is_root(user)))
+
+
+def _is_deviation(node: fx.Node) -> bool:
+    return getattr(node.target, "overloadpacket", None) is aten.std
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _reduced(node: fx.Node, shape: Sequence[int]) -> int:
+    return math.prod(shape[axis] for axis in axes_of(node.args[1] if len(node.args) > 1 else None, len(shape)))
 
 
 def is_root(node: fx.Node) -> bool:
