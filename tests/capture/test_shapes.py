@@ -1,6 +1,7 @@
 """Every exact shape has programs of its own; torch never gives up and runs eager."""
 
 import copy
+import functools
 import gc
 import re
 import warnings
@@ -14,6 +15,7 @@ from torch import nn
 from torch._dynamo import config as dynamo_config
 
 from torchane.capture import backend, resident, varied
+from torchane.errors import TorchaneWarning
 
 GRADIENT_BAR = 0.02
 
@@ -144,6 +146,59 @@ def test_one_warning_says_which_dimension_varies(dynamic: bool, monkeypatch: pyt
     assert len(texts) == 1
     assert re.search(r"Small\.forward \(.*test_shapes.py:\d+\) was compiled 3 times: dimension 1 of x had 3 sizes, 3 to 5\.", texts[0]), texts[0]
     assert "collate function" in texts[0]
+
+
+def _decorated(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    return wrapper
+
+
+class Decorated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(8, 8)
+
+    @_decorated
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.map(x)
+
+
+def test_the_warning_names_the_model_behind_a_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varied, "MANY_BUCKETS", 2)
+    model = Decorated()
+    model.compile(backend="ane", dynamic=True, options={"device": "twin"})
+    with torch.no_grad(), pytest.warns(TorchaneWarning, match=r"Decorated\.forward \(.*test_shapes\.py:\d+\) was compiled 2 times.*fewer buckets"):
+        for length in (3, 40):
+            model(torch.randn(2, length, 8))
+
+
+class Scaled(nn.Module):
+    """A norm whose epsilon is an attribute, as everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map, self.eps = nn.Linear(8, 8), 1e-5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.map(x)
+        return self.map(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
+
+
+def test_a_number_that_never_changes_is_a_constant_where_all_may() -> None:
+    """With dynamic=True an epsilon is a number like any other to Dynamo; a norm of an unknown one would run in PyTorch."""
+    model, before = Scaled(), len(backend.COMPILED)
+    compiled = torch.compile(model, backend=backend.ane, dynamic=True, options={"device": "twin"})
+    for eps in (1e-5, 1e-5, 0.5, 0.7, 0.9):
+        model.eps = eps
+        x = torch.randn(4, 6, 8)
+        ours, theirs = compiled(x), model(x)
+        assert distance(ours, theirs) < GRADIENT_BAR
+    assert len(backend.COMPILED) - before == 2
+    assert len(backend.COMPILED[before].plans["forward"].dispatches) == 1
+    assert not any(row.place == "host" and "mean" in row.op for row in backend.COMPILED[before].rows)
 
 
 class Blocks(nn.Module):

@@ -11,6 +11,7 @@ A Python float that changes at each step (an annealed weight) is an input of one
 arithmetic is done with it, and has Dynamo trace it as a constant otherwise.
 """
 
+import inspect
 import time
 import warnings
 import weakref
@@ -90,7 +91,8 @@ def _model_of(code: CodeType) -> torch.nn.Module | None:
     """The model whose frame Dynamo compiles."""
     compiling = compiling_frame()
     variables = {} if compiling is None else compiling.f_locals["frame"].f_locals
-    model = variables.get(code.co_varnames[0]) if code.co_argcount else None
+    first = variables.get(code.co_varnames[0]) if code.co_varnames else None
+    model = first[0] if isinstance(first, tuple) and first else first  # a decorator takes (*args, **kwargs)
     return model if isinstance(model, torch.nn.Module) else None
 
 
@@ -101,7 +103,10 @@ def _record_of(code: CodeType, model: torch.nn.Module | None, ever: int) -> Vari
         records.clear()
     owner = code if model is None else model
     if owner not in records:
-        records[owner] = Varied(f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})")
+        name, shown = code.co_qualname, code
+        if model is not None and "<locals>" in name:  # the decorator of a forward
+            name, shown = f"{type(model).__name__}.forward", getattr(inspect.unwrap(type(model).forward), "__code__", code)
+        records[owner] = Varied(f"{name} ({shown.co_filename}:{shown.co_firstlineno})")
     return records[owner]
 
 
@@ -136,21 +141,42 @@ class Specialising:
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], compile_exact: Callable[..., tuple[Call, HasPlans]], record: Varied,
         buckets: Buckets = Buckets(),
     ):
-        self._hoisted = hoist_numbers(gm, _is_wrapped_number, name_of)
-        self._gm = gm if self._hoisted is None else self._hoisted.graph
+        self._given = gm
         self._compile = compile_exact
         self._record = record
-        hoisted = frozenset[int]() if self._hoisted is None else self._hoisted.varying
-        placeholders = gm.graph.find_nodes(op="placeholder")
-        wrapped = [_is_wrapped_number(node) for node in placeholders]
-        self._names = [name_of(node) for node in placeholders]
-        self._numbers = [i for i, is_number in enumerate(wrapped) if is_number and i not in hoisted]
-        self._varying = [i for i, item in enumerate(example_inputs) if has_symbols([item]) and i not in hoisted]
-        self._graphs: dict[Any, Resident] = {}
         self._buckets = buckets
+        placeholders = gm.graph.find_nodes(op="placeholder")
+        self._names = [name_of(node) for node in placeholders]
+        self._symbolic = [i for i, item in enumerate(example_inputs) if has_symbols([item])]
+        # Read now: Dynamo erases where its inputs come from once the graph is compiled.
+        self._floats = {i: node for i, node in enumerate(placeholders) if _is_wrapped_number(node)}
+        self._name_of = dict(zip(placeholders, self._names, strict=True)).__getitem__
+        # With dynamic=True every float is one that may change, a norm's epsilon too: a constant, until it does.
+        self._steady: dict[int, float | None] = {} if dynamo_config.assume_static_by_default else dict.fromkeys(self._floats)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Hoists the numbers that change; graphs for others are none for these."""
+        moving = {node for i, node in self._floats.items() if i not in self._steady}
+        self._hoisted = hoist_numbers(self._given, moving.__contains__, self._name_of)
+        self._gm = self._given if self._hoisted is None else self._hoisted.graph
+        hoisted = frozenset[int]() if self._hoisted is None else self._hoisted.varying
+        self._numbers = [i for i in self._floats if i not in hoisted]
+        self._varying = [i for i in self._symbolic if i not in hoisted]
+        self._graphs: dict[Any, Resident] = {}
         self._served: dict[Any, Served] = {}
 
+    def _note_changes(self, args: Sequence[Any]) -> None:
+        changed = [i for i, known in self._steady.items() if known is not None and args[i].item() != known]
+        for i in changed:
+            del self._steady[i]
+        if changed:
+            self._arrange()
+        self._steady = {i: args[i].item() for i in self._steady}
+
     def __call__(self, *args: Any) -> Any:
+        if self._steady:
+            self._note_changes(args)
         returned: dict[int, Any] = {}
         names: tuple[str, ...] = ()
         if self._hoisted is not None:
@@ -175,7 +201,7 @@ class Specialising:
         state = torch.get_rng_state()
         given = bucket.given(args, true)
         try:
-            self._compiled((bucket, *key), padded, given, args, "")
+            self._compiled((bucket, *key), padded, given, args, "", is_bucket=True)
         except (Warning, UsageError):
             raise
         except Exception as error:  # whatever it was, programs of exact sizes are as right
@@ -185,13 +211,15 @@ class Specialising:
             return self._run(args, names, numbers)
         return bucket.results(self._graphs[bucket, *key](*given), args, true)
 
-    def _compiled(self, key: Any, make: Callable[[], Resident], given: Sequence[Any], args: Sequence[Any], reason: str) -> Resident:
+    def _compiled(
+        self, key: Any, make: Callable[[], Resident], given: Sequence[Any], args: Sequence[Any], reason: str, is_bucket: bool = False
+    ) -> Resident:
         """The graph of a key; the first time, its compilation is noted."""
         if key not in self._graphs:
             start = time.perf_counter()
             self._graphs[key] = make().ensure(given)
             self._record.note(self._names, args)
-            self._record.compiled(time.perf_counter() - start, reason)
+            self._record.compiled(time.perf_counter() - start, reason, is_bucket)
         return self._graphs[key]
 
 

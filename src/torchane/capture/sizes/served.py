@@ -1,6 +1,14 @@
-"""Whether a graph's programs serve ranges of sizes, and which one a call has."""
+"""Whether a graph's programs serve ranges of sizes, and which one a call has.
 
+    first calls   a size's own bucket, compiled where it is new
+    later         a bucket that is new is lent a larger one that is there, LOANS times; then it is compiled
+So a rare length late in a run, an epoch's last batch, waits for no compilation. Which program serves a call depends on the calls before
+it alone, never on time: a run that is repeated has the same bits.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import sympy
@@ -12,6 +20,12 @@ from torchane.capture.sizes.reasons import NotPaddable
 from torchane.capture.sizes.trace import Traced, sizes_in, trace
 
 
+#: Calls in which every bucket that is new is compiled: lengths that are common come in these.
+EARLY = 16
+#: How often a bucket is lent another. So many steps of at most twice the work take about as long as compiling does.
+LOANS = 64
+
+
 class Served:
     """Of one graph of Dynamo's with symbols. reason: why its sizes are exact, by name; empty where they are not."""
 
@@ -21,6 +35,8 @@ class Served:
         self._traced: Traced | None = None
         self._first: frozenset[str] = frozenset()
         self._made: dict[tuple[int, ...], Bucket] = {}
+        self._calls = 0
+        self._lent: Counter[tuple[int, ...]] = Counter()
         self.reason = "" if buckets.is_on else 'the option buckets is "off"'
 
     def bucket(self, args: Sequence[Any]) -> tuple[Bucket, dict[sympy.Symbol, int]] | None:
@@ -36,13 +52,24 @@ class Served:
             if not true or min(true.values()) < 2:
                 return None
             names = {symbol: name for name, symbol in self._traced.symbols.items()}
-            wanted = tuple(self._buckets.of(size, names[symbol] in self._first) for symbol, size in true.items())
+            wanted = self._serving(tuple(self._buckets.of(size, names[symbol] in self._first) for symbol, size in true.items()))
             if wanted not in self._made:
                 self._made[wanted] = Bucket(self._traced, dict(zip(true, wanted, strict=True)))
             return self._made[wanted], true
         except NotPaddable as error:
             self.reason = str(error)
             return None
+
+    def _serving(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
+        """These sizes, or those of a program that is there."""
+        self._calls += 1
+        if wanted in self._made or self._calls <= EARLY or self._lent[wanted] >= LOANS:
+            return wanted
+        there = [sizes for sizes in self._made if self._buckets.lends(sizes, wanted)]
+        if not there:
+            return wanted
+        self._lent[wanted] += 1
+        return min(there, key=prod)
 
 
 def _trace(gm: fx.GraphModule, sizes: dict[str, int]) -> Traced:

@@ -1,0 +1,50 @@
+"""Which program a call has: its own bucket's, or one that is there."""
+
+from typing import Any
+
+import torch
+from sizes_helpers import captured
+
+from torchane.capture.sizes import served
+from torchane.capture.sizes.buckets import Buckets
+from torchane.capture.sizes.served import Served
+
+
+def _served(buckets: Any = "auto") -> Served:
+    gm, _ = captured(lambda x: torch.tanh(x) * 2, torch.randn(3, 40), dynamic=[(0, 1)])
+    return Served(gm, Buckets.parse(buckets))
+
+
+def _sizes(one: Served, lengths: list[int]) -> list[int]:
+    found = []
+    for length in lengths:
+        made = one.bucket([length if not isinstance(given, torch.Tensor) else torch.randn(3, length) for given in _inputs(one)])
+        assert made is not None, one.reason
+        found += made[0].sizes.values()
+    return found
+
+
+def _inputs(one: Served) -> list[Any]:
+    return [node.meta["example_value"] for node in one._gm.graph.find_nodes(op="placeholder")]
+
+
+def test_early_calls_have_their_own_buckets() -> None:
+    assert _sizes(_served(), [500, 250, 60, 20]) == [512, 256, 64, 32]
+
+
+def test_a_rare_size_late_in_a_run_is_lent_a_program_that_is_there() -> None:
+    one = _served()
+    _sizes(one, [500] * served.EARLY)
+    assert _sizes(one, [250, 60, 300, 20, 300]) == [512, 64, 512, 64, 512]
+
+
+def test_a_size_that_comes_often_gets_its_own_in_the_end() -> None:
+    one = _served()
+    _sizes(one, [500] * served.EARLY)
+    assert _sizes(one, [300] * (served.LOANS + 2)) == [512] * served.LOANS + [384, 384]
+
+
+def test_named_buckets_lend_nothing() -> None:
+    one = _served((64, 100))
+    _sizes(one, [90] * served.EARLY)
+    assert _sizes(one, [60]) == [64]
