@@ -147,6 +147,7 @@ RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")
 RECOMPUTE = ("none", "half", "all")
 SWITCH = ("on", "off")
+GGUF_TYPES = ("f16", "bf16", "q8_0")
 _MEASURED = ("twin", "ane")
 PYTORCH_VARIANTS = ("eager-fp32", "eager-bf16", "inductor-fp32", "inductor-bf16")
 _BENCHES = ("bench train-step", "bench first-step")
@@ -248,6 +249,23 @@ def _generate() -> tuple[Option, ...]:
     )  # fmt: skip
 
 
+def _convert() -> tuple[Option, ...]:
+    export, fuse, bring = ("export",), ("fuse",), ("import",)
+    return (
+        Option("to", export, "text", "The formats, joined by commas: hf, peft, mlx, gguf, gguf-lora, llama2c.", metavar="FORMAT,FORMAT"),
+        Option("gguf_type", export, "choice", "What a GGUF keeps its matrices in.", "f16", GGUF_TYPES, show_default=True),
+        Option("model", (*export, *fuse, *bring), "text", "The base of an adapter: a folder, a file, a run, or a name on the hub.  [default: the one that the adapter names]",
+               metavar="BASE"),
+        Option("tokenizer", (*export, *bring), "path", "The tokenizer.bin of a llama2.c model.  [default: the one beside it]", metavar="FILE"),
+        Option("out", export, "path", "The folder that gets one folder for each format.  [default: NAME-export]", metavar="DIR"),
+        Option("out", bring, "path", "The new folder.  [default: NAME-imported]", metavar="DIR"),
+        Option("adapter_path", fuse, "path", "The adapter's folder or file.", Path("adapters"), show_default=True, metavar="DIR"),
+        Option("save_path", fuse, "path", "The new folder.", Path("fused_model"), show_default=True, metavar="DIR"),
+        Option("dequantize", fuse, "flag", "Take a base that is quantised (GGUF in Q8_0, llama2.c v2), and write it as floats."),
+        Option("json", (*export, *fuse, *bring), "flag", _JSON_LAST_LINE, dest="as_json"),
+    )  # fmt: skip
+
+
 def _explain() -> tuple[Option, ...]:
     here = ("explain",)
     return (
@@ -313,7 +331,7 @@ def _doctor_cache_run() -> tuple[Option, ...]:
 
 
 TABLE: tuple[Option, ...] = (
-    *_train(), *_generate(), *_explain(), *_bench(), *_inspect(), *_plan(), *_doctor_cache_run(), *_backend(),
+    *_train(), *_generate(), *_convert(), *_explain(), *_bench(), *_inspect(), *_plan(), *_doctor_cache_run(), *_backend(),
 )  # fmt: skip
 
 

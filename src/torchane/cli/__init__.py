@@ -20,6 +20,9 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("torchane.cli.train", "Train a language model; without arguments, a small one in two minutes."),
     "generate": ("torchane.cli.generate", "Continue a prompt with a trained model."),
+    "export": ("torchane.cli.export", "Write a model or an adapter as transformers, mlx-lm, llama.cpp or Ollama reads it."),
+    "fuse": ("torchane.cli.fuse", "Merge an adapter into its base."),
+    "import": ("torchane.cli.import_files", "Take a GGUF, a llama2.c model or another tool's adapter."),
     "explain": ("torchane.cli.explain", "Say of each op of a model where it runs and why."),
     "bench": ("torchane.cli.bench", "Measure on this machine, compared with PyTorch."),
     "inspect": ("torchane.cli.inspect", "Show what a MIL, Core ML, .hwx or weight file holds."),

@@ -107,6 +107,16 @@ def require_fits(adapter: Adapter, base: Model) -> None:
         raise ParseError(f"{adapter.source} belongs to another model: {wrong[0]}{more}.{named} Name its base with --model.")
 
 
+def without_unchanged(adapter: Adapter, base: Model) -> Adapter:
+    """Without whole weights that are the base's own: PEFT saves the embedding and the head with every adapter that touches them."""
+
+    def is_changed(name: str, tensor: Tensor) -> bool:
+        own = name if name in base.weights else weight_name(name.removesuffix(".weight"), base)
+        return own is None or base.weights.shapes[own] != tuple(tensor.shape) or not torch.equal(base.weights[own].to(tensor.dtype), tensor)
+
+    return replace(adapter, whole={name: tensor for name, tensor in adapter.whole.items() if is_changed(name, tensor)})
+
+
 def weight_name(module: str, base: Model) -> str | None:
     """The weight of a module; a tied head has the embedding's."""
     name = f"{module}.weight"

@@ -9,7 +9,7 @@ Each format has a folder of its own, which appears when it is whole. What a targ
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchane.convert import gguf, gguf_lora, gguf_tokenizer, hf, llama2c, llama2c_tokenizer, mlx, peft
@@ -127,3 +127,18 @@ def _quoted(path: Path) -> str:
 
 def _ollama_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name.lower()).strip("-.") or "model"
+
+
+def bring(base: Model, adapter: Adapter | None, path: Path) -> Written:
+    """Writes what was read as a folder of ours: a Hugging Face folder, or PEFT's for an adapter, checked against its base."""
+    if adapter is not None:
+        require_fits(adapter, base)
+    elif "tokenizer.json" not in base.files:
+        notes = ("It has no tokenizer: text needs one (--tokenizer tokenizer.bin for llama2.c).",)
+        return replace(_folder(base, path, "hf"), notes=notes)
+    if adapter is None:
+        return _folder(base, path, "hf")
+    if not adapter.modules:
+        raise UsageError(f"{adapter.source} holds whole weights and no LoRA: merge it with torchane fuse.")
+    written = _peft(replace(adapter, base=base.source), base, path, path.name)
+    return replace(written, commands=(*written.commands, f"torchane generate {_quoted(Path(base.source))} --adapter-path {_quoted(path)} --prompt 'Hello'"))

@@ -15,8 +15,7 @@ from typing import Any
 from torchane.errors import ParseError, TorchaneError, UsageError
 from torchane.models.files import LARGEST_JSON_BYTES, ADVICE, open_regular, parse_json, sync
 
-#: A pickle's first bytes (protocol 2 and later), and those of the zip that torch.save writes.
-_PICKLES = (b"\x80", b"PK\x03\x04")
+_ZIP = b"PK\x03\x04"
 
 
 class OutputError(TorchaneError):
@@ -83,10 +82,16 @@ def open_input(path: Path, limit_bytes: int = sys.maxsize) -> Any:
         raise ParseError(f"{path} cannot be read: {(error.strerror if isinstance(error, OSError) else None) or error}.") from error
     start = file.read(4)
     file.seek(0)
-    if any(start.startswith(mark) for mark in _PICKLES):
+    if path.suffix != ".safetensors" and is_pickle(start):
         file.close()
         raise ParseError(f"{path} {PICKLED}")
     return file
+
+
+def is_pickle(start: bytes) -> bool:
+    """From the first four bytes of a file: a zip, as torch.save writes, or the mark of a protocol and an opcode, which is not 0 (640, the
+    first number of a llama2.c model of that width, is 80 02 00 00)."""
+    return start.startswith(_ZIP) or (len(start) == 4 and start[0] == 0x80 and 2 <= start[1] <= 5 and start[2] != 0)
 
 
 PICKLED = (

@@ -198,7 +198,8 @@ def _byte_level_json(vocabulary: Vocabulary, first: int | None, source: str) -> 
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
             "byte_fallback": False, "ignore_merges": vocabulary.pre in WHOLE_WORDS,
-            "vocab": {token: number for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == NORMAL},
+            # All of them: tokenizers gives an added token that is not in it the next free number, whatever `id` says.
+            "vocab": {token: number for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != UNUSED},
             "merges": [list(pair) for pair in vocabulary.merges],
         },
     }, ensure_ascii=False)  # fmt: skip

@@ -6,7 +6,6 @@
 Pickles (pytorch_model.bin) are refused, never loaded. Source: transformers, save_pretrained.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,8 +99,7 @@ def _content(path: Path) -> bytes:
 def write(model: Model, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Into an existing, empty folder. A head that is the embedding is stored once."""
     names = [name for name in model.weights if not (name == HEAD and model.config.get("tie_word_embeddings") and EMBEDDING in model.weights)]
-    config = {key: value for key, value in model.config.items() if key not in ("quantization", "quantization_config", "transformers_version")}
-    write_json(folder / CONFIG, config)
+    write_json(folder / CONFIG, _config(model))
     for name, content in model.files.items():
         (folder / name).write_bytes(content)
     shards: list[list[str]] = [[]]
@@ -124,6 +122,17 @@ def write(model: Model, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
+def _config(model: Model) -> dict[str, Any]:
+    """With the rotary positions in both of transformers' spellings: 5 writes rope_parameters, which mlx-lm does not read for every
+    architecture, and earlier versions not at all."""
+    config = {key: value for key, value in model.config.items() if key not in ("quantization", "quantization_config", "transformers_version")}
+    if isinstance(config.get("rope_parameters"), Mapping) and "rope_theta" in config["rope_parameters"]:
+        config.setdefault("rope_theta", model.rope_theta)
+        if model.rope_type != "default":
+            config.setdefault("rope_scaling", {key: value for key, value in model.rope.items() if key != "rope_theta"})
+    return config
+
+
 def _count(shape: Shape) -> int:
     count = 1
     for size in shape:
@@ -134,8 +143,3 @@ def _count(shape: Shape) -> int:
 def is_folder(path: Path) -> bool:
     """Whether a folder holds a model."""
     return (path / CONFIG).is_file()
-
-
-def special_tokens(model: Model) -> Mapping[str, Any]:
-    """tokenizer_config.json, {} where there is none."""
-    return json.loads(model.files.get("tokenizer_config.json", b"{}"))

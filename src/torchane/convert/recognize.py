@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from torchane.convert import gguf, gguf_lora, hf, llama2c, mlx, peft
-from torchane.convert.adapter import Adapter
-from torchane.convert.files import PICKLED, open_input
+from torchane.convert.adapter import Adapter, without_unchanged
+from torchane.convert.files import PICKLED, open_input, read_json
 from torchane.convert.gguf_file import MAGIC
 from torchane.convert.model import Model
 from torchane.errors import ParseError, UsageError
@@ -73,7 +73,7 @@ def read_adapter(path: Path, base: Model | None) -> Adapter:
     """base: its model, where it is known. Raises ParseError, UsageError."""
     kind = kind_of(path)
     if kind == "peft":
-        return peft.read(path)
+        return peft.read(path) if base is None else without_unchanged(peft.read(path), base)
     if kind == "mlx":
         return mlx.read(path, base)
     if kind == "gguf-lora":
@@ -81,3 +81,10 @@ def read_adapter(path: Path, base: Model | None) -> Adapter:
             raise UsageError(f"{path} does not say how many heads its model has: name its base with --model.")
         return gguf_lora.read(path, base)
     raise UsageError(f"{path} is a model ({kind}), and an adapter is wanted here.")
+
+
+def base_of(path: Path) -> str | None:
+    """What an adapter's folder says it was trained on."""
+    config = read_json(path / peft.CONFIG)
+    named = config.get("base_model_name_or_path" if "peft_type" in config else "model")
+    return named if isinstance(named, str) and named else None

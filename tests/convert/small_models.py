@@ -62,3 +62,10 @@ def logits(folder: Path, tokens: list[int], **options: Any) -> torch.Tensor:
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The relative error: the norm of the difference over the norm."""
     return float((ours - theirs).norm() / theirs.norm())
+
+
+def with_weight(model: Any, name: str, tensor: torch.Tensor) -> Any:
+    """The same Model with one weight in another's place."""
+    from dataclasses import replace
+
+    return replace(model, weights=model.weights.but({name: (tuple(tensor.shape), lambda: tensor)}))
