@@ -71,6 +71,32 @@ def test_a_gguf_gives_the_logits_of_its_weights(llama, tmp_path):
     assert base.kind == "gguf"
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_a_gguf_with_a_head_of_its_own_width_gives_the_logits_and_the_tokens(llama, tmp_path, kind):
+    from torchane.convert import gguf, hf
+
+    tiny.folder(tmp_path / "m", kind)
+    gguf.write(hf.read(tmp_path / "m"), tmp_path / "m.gguf", "f16")
+    base = load_base(tmp_path / "m.gguf", dtype=torch.float32)
+    theirs = load_base(tmp_path / "m", dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.allclose(base.model(TOKENS).logits, theirs.model(TOKENS).logits, atol=1e-3)
+    assert base.tokenizer("a fox").input_ids == theirs.tokenizer("a fox").input_ids
+
+
+def test_a_model_of_llama2c_gives_the_logits_of_its_weights(tmp_path):
+    from torchane.convert import hf, llama2c
+
+    made = tiny.model("llama")
+    made.config.rms_norm_eps = 1e-5
+    made.save_pretrained(tmp_path / "m")
+    llama2c.write(hf.read(tmp_path / "m"), tmp_path / "m.bin")
+    base = load_base(tmp_path / "m.bin")
+    with torch.no_grad():
+        assert torch.allclose(base.model(TOKENS).logits, load_base(tmp_path / "m").model(TOKENS).logits, atol=1e-5)
+    assert base.kind == "llama2c" and base.tokenizer is None
+
+
 def test_a_model_without_tokenizer_says_so_where_text_is_wanted(copied):
     for each in copied.glob("token*"):
         each.unlink()
@@ -187,14 +213,14 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(20))
     torch.save({"a": torch.zeros(2)}, tmp_path / "x.bin")
-    for name, said in (("x.txt", "is a file, and a model is"), ("x.gguf", "cannot be read as GGUF"), ("x.bin", "is a pickle")):
+    for name, said in (("x.txt", "is a file, and a model is"), ("x.gguf", "x.gguf is GGUF of version 0; 2 and 3 are read"), ("x.bin", "is a pickle")):
         with pytest.raises(TorchaneError, match=said):
             load_base(tmp_path / name)
 
 
 def test_a_gguf_of_few_bits_is_refused(tmp_path):
     path = _gguf(tmp_path / "m.gguf", tiny.model("llama"), quantised=True)
-    with pytest.raises(RunFolderError, match="weights of type Q4_0, which lose digits"):
+    with pytest.raises(RunFolderError, match="is Q4_0; F32, F16, BF16 and Q8_0 are read"):
         load_base(path)
 
 
@@ -220,6 +246,7 @@ def _gguf(path, model, *, quantised=False):
     writer.add_vocab_size(config.vocab_size)
     tokens = own.convert_ids_to_tokens(range(257)) + ["ab", *(f"<unused{i}>" for i in range(config.vocab_size - 258))]
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([1] * 256 + [3, 1] + [5] * (config.vocab_size - 258))
     writer.add_token_merges(["a b"])

@@ -9,6 +9,7 @@ holds) is refused, and so is what only unpickling or foreign code could load.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from torchane.errors import RunFolderError, UsageError, shown
+from torchane.convert import recognize
+from torchane.convert.files import is_pickle
+from torchane.convert.model import EMBEDDING, Model
+from torchane.errors import ParseError, RunFolderError, UsageError, shown
 from torchane.finetune.extras import quiet_transformers, require
 from torchane.models.files import read_json
 from torchane.models.folder import CONFIG, INDEX, PICKLED, TOKENIZER, WEIGHTS
@@ -164,8 +168,7 @@ def _pickled(folder: Path, name: str) -> str:
 
 def _is_pickle(path: Path) -> bool:
     with open(path, "rb") as file:
-        head = file.read(4)
-    return head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        return is_pickle(file.read(4))
 
 
 def _load_model(path: Path, dtype: torch.dtype | None, **more: Any) -> Any:
@@ -225,37 +228,33 @@ def _run_tokenizer(transformers: Any, path: Path) -> Any:
 
 
 def _load_file(path: Path, kind: str, dtype: torch.dtype | None) -> Base:
-    """A model in one file, by its reader in torchane.convert."""
-    if kind == "gguf":
-        gguf = require("gguf")
-        return _load_gguf(gguf, path, dtype)
-    try:
-        from torchane.convert import llama2c  # noqa: PLC0415
-    except ImportError as error:
-        raise UsageError(f"{path}: this version of torchane reads no llama2.c models. Convert it to Hugging Face's layout and give that folder.") from error
-    model, tokenizer = llama2c.load(path, dtype=dtype)
-    return Base(model.eval(), tokenizer, path, kind)
-
-
-def _load_gguf(gguf: Any, path: Path, dtype: torch.dtype | None) -> Base:
-    """A GGUF through transformers, which takes it apart into its own module. Raises RunFolderError."""
-    known = ("F32", "F16", "BF16", "Q8_0")
-    try:
-        reader = gguf.GGUFReader(path)
-        types = {tensor.tensor_type.name for tensor in reader.tensors}
-    except Exception as error:  # the reader raises whatever its arrays raise for a cut file
-        raise RunFolderError(f"{path} cannot be read as GGUF: {str(error).strip()[:300] or type(error).__name__}. It is cut short or damaged.") from error
-    if types - set(known):
-        raise RunFolderError(
-            f"{path} holds weights of type {', '.join(sorted(types - set(known)))}, which lose digits that training needs; read are {', '.join(known)}. "
-            "Use the model in F16, BF16 or Q8_0, or its Hugging Face folder."
-        )
-    own = torch.float32 if "F32" in types and not types & {"F16", "BF16", "Q8_0"} else torch.float16 if "F16" in types else torch.bfloat16
-    model = _load_model(path.parent, dtype or own, gguf_file=path.name)
+    """A model in one file, by its reader in torchane.convert, as transformers' own module. Raises RunFolderError, UsageError."""
     transformers = require("transformers")
+    try:
+        held = recognize.read_model(path)
+        own = _own_dtype(held)
+        weights = {name: weight.to(dtype or own) for name, weight in held.weights.items()}
+    except ParseError as error:
+        raise RunFolderError(str(error)) from error
+    config = transformers.AutoConfig.for_model(**held.config)
     with quiet_transformers():
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-        except Exception as error:
-            raise RunFolderError(f"{path}: its tokenizer cannot be loaded: {str(error).strip()[:400]}.") from error
-    return Base(model, tokenizer, path, "gguf")
+        model, found = getattr(transformers, held.config["architectures"][0]).from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype or own, output_loading_info=True
+        )
+    require_complete(path, found)
+    return Base(model.eval(), _tokenizer_of(held, transformers), path, kind)
+
+
+def _own_dtype(held: Model) -> torch.dtype:
+    """What a file's matrices are; bf16 for GGUF's blocks of 8 bits."""
+    return torch.bfloat16 if held.quantised == "Q8_0" else held.weights[EMBEDDING].dtype
+
+
+def _tokenizer_of(held: Model, transformers: Any) -> Any:
+    """The tokenizer that a file brings, None where it brings none."""
+    if TOKENIZER not in held.files:
+        return None
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        for name, content in held.files.items():
+            (Path(folder) / name).write_bytes(content)
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
