@@ -28,7 +28,29 @@ static volatile bool hangs_ = true;
 static int64_t written_;  // of each output, in place of an evaluation; 0: it is evaluated
 static int64_t live_surfaces, live_models, live_requests, locks_taken;
 
-void standin_register(Daemon daemon, Engine engine) { daemon_ = daemon, engine_ = engine; }
+// A program may be unloaded by the death of a Python object, while an exception of Python's is on its way. The functions of the test
+// process are Python's too and must not meet it (an interpreter ends in SystemError, or worse); Apple's framework is none of Python's.
+struct Parked {
+    int gil;
+    void *type, *value, *traceback;
+};
+static int (*gil_ensure)(void);
+static void (*gil_release)(int), (*error_fetch)(void **, void **, void **), (*error_restore)(void *, void *, void *);
+static struct Parked park(void) {
+    struct Parked parked = {gil_ensure(), NULL, NULL, NULL};
+    error_fetch(&parked.type, &parked.value, &parked.traceback);
+    return parked;
+}
+static void unpark(struct Parked parked) {
+    error_restore(parked.type, parked.value, parked.traceback);
+    gil_release(parked.gil);
+}
+
+void standin_register(Daemon daemon, Engine engine) {
+    daemon_ = daemon, engine_ = engine;
+    gil_ensure = dlsym(RTLD_DEFAULT, "PyGILState_Ensure"), gil_release = dlsym(RTLD_DEFAULT, "PyGILState_Release");
+    error_fetch = dlsym(RTLD_DEFAULT, "PyErr_Fetch"), error_restore = dlsym(RTLD_DEFAULT, "PyErr_Restore");
+}
 // A class or selector that is not there; a selector whose encoding is another. "" for none.
 void standin_missing(const char *name) { strncpy(missing_, name, sizeof missing_ - 1); }
 void standin_encoding(const char *name, const char *encoding) {
@@ -107,7 +129,10 @@ static bool goes_on(int64_t decided, const char *reply, NSError **error) {
 
 static int64_t ask(const char *event, NSString *identifier, NSString *directory, int64_t program, char *reply) {
     reply[0] = '\0';
-    return daemon_(event, identifier ? [identifier UTF8String] : "", directory ? [directory UTF8String] : "", program, reply);
+    struct Parked parked = park();
+    int64_t decided = daemon_(event, identifier ? [identifier UTF8String] : "", directory ? [directory UTF8String] : "", program, reply);
+    unpark(parked);
+    return decided;
 }
 
 // IOSurface
@@ -223,7 +248,12 @@ static int64_t placed(NSArray *objects, NSArray *places, void **memory, int64_t 
 }
 
 static int64_t run(int64_t program, int64_t inputs, void **in, int64_t *in_sizes, int64_t outputs, void **out, int64_t *out_sizes) {
-    if (written_ == 0) return engine_(program, inputs, in, in_sizes, outputs, out, out_sizes);
+    if (written_ == 0) {
+        struct Parked parked = park();
+        int64_t decided = engine_(program, inputs, in, in_sizes, outputs, out, out_sizes);
+        unpark(parked);
+        return decided;
+    }
     for (int64_t i = 0; i < outputs; ++i) memset(out[i], 0, (size_t)(written_ < out_sizes[i] ? written_ : out_sizes[i]));
     return 0;
 }

@@ -253,3 +253,11 @@ def test_a_surface_that_goes_takes_its_requests_with_it(machine: StandIn, tmp_pa
     ready.inputs[0] = native.apple.Surface("memory", PORT_BYTES)
     assert machine.live()["requests"] == 0
     assert machine.live()["surfaces"] == before
+
+
+def test_a_program_may_die_while_an_exception_is_on_its_way(machine: StandIn, route, tmp_path):
+    """The interpreter lets go of what a call was to be given, with its own exception set, and the bridge unloads the program then."""
+    with pytest.raises(ZeroDivisionError):
+        print(Ready(route, tmp_path).up().program, 1 // 0)
+    gc.collect()
+    assert machine.loaded == 0 and machine.events["unload"] == 1
