@@ -93,3 +93,22 @@ def test_without_an_engine_nothing_is_started(monkeypatch, tmp_path):
         command.main(["--device", "ane"], standalone_mode=False)
 
 
+def test_two_supervisors_name_two_runs_and_leave_no_empty_one(monkeypatch, tmp_path):
+    """Each name is taken before a child starts that writes into it."""
+    from torchane.cli.train import command
+    from torchane.runtime.ane import framework
+
+    runs = []
+
+    def start_another(options, run):
+        runs.append(run)
+        if len(runs) == 1:
+            command.main(["--device", "ane"], standalone_mode=False)
+        return 0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(framework, "find", lambda: None)
+    monkeypatch.setattr(supervise, "supervise", start_another)
+    command.main(["--device", "ane"], standalone_mode=False)
+    assert [run.name for run in runs] == ["tiny-1", "tiny-2"]
+    assert not list((tmp_path / "runs").iterdir())

@@ -13,7 +13,7 @@ from small_run import make_trainer
 from torchane.errors import RunFolderError, UsageError
 from torchane.models.folder import load_model
 from torchane.train.lock import RunLock
-from torchane.train.run_folder import RunFolder, check_free, free_name, load_run_model
+from torchane.train.run_folder import RunFolder, check_free, load_run_model, remove_empty, reserve
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,16 @@ def test_nothing_of_a_user_is_overwritten(trained, tmp_path):
     check_free(tmp_path / "new")
 
 
-def test_names_count_up(tmp_path):
-    assert free_name(tmp_path, "tiny").name == "tiny-1"
-    (tmp_path / "tiny-1").mkdir()
-    assert free_name(tmp_path, "tiny").name == "tiny-2"
+def test_names_count_up_and_are_taken_at_once(tmp_path):
+    assert [reserve(tmp_path / "runs", "tiny").name for _ in range(3)] == ["tiny-1", "tiny-2", "tiny-3"]
+    remove_empty(tmp_path / "runs" / "tiny-2")
+    assert reserve(tmp_path / "runs", "tiny").name == "tiny-2"
+
+
+def test_a_name_cannot_be_taken_where_nothing_can_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="could not be written"):
+        reserve(tmp_path / "file", "tiny")
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -52,6 +53,10 @@ def _supervised(options: dict[str, Any]) -> int:
     """The run in a process that may hang. Raises MissingDeviceError where there is no engine."""
     load("torchane.runtime.ane.framework").find()
     training = load("torchane.cli.training")
-    run = options["resume"] or options["out"] or training.free_name(training.RUNS, options["preset"] or "tiny")
-    code: int = load("torchane.cli.supervise").supervise(options, run)
+    with ExitStack() as held:
+        run = options["resume"] or options["out"]
+        if run is None:
+            run = training.reserve(training.RUNS, options["preset"] or "tiny")
+            held.callback(training.remove_empty, run)
+        code: int = load("torchane.cli.supervise").supervise(options, run)
     return code

@@ -22,7 +22,7 @@ from torchane.data.tokens import token_files
 from torchane.errors import DataError, UsageError
 from torchane.generate.text import continue_text
 from torchane.models.build import CausalLM, build_model
-from torchane.models.files import make_folder, write_error, write_text
+from torchane.models.files import make_folder, write_text
 from torchane.models.folder import TOKENIZER, load_config
 from torchane.models.presets import Preset, preset
 from torchane.runtime import wakeful
@@ -36,7 +36,7 @@ from torchane.train.lock import RunLock
 from torchane.train.loop import Trainer
 from torchane.train.provenance import provenance
 from torchane.train.report import Reporter, TrainResult
-from torchane.train.run_folder import RunFolder, check_about, check_free, free_name, load_tokenizer
+from torchane.train.run_folder import RunFolder, check_about, check_free, load_tokenizer, remove_empty, reserve
 from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw
 
@@ -140,28 +140,14 @@ def claim(out: Path | None, name: str, held: ExitStack) -> Path:
     """The folder of a new run, made and locked until `held` closes; runs/NAME-1 or the first free number where none is said.
     It is removed again if nothing was written into it. Raises UsageError, RunFolderError.
     """
-    while True:
-        path = out or free_name(RUNS, name)
-        is_new = not path.exists()
-        make_folder(path.parent)
-        try:
-            path.mkdir(exist_ok=out is not None)
-        except FileExistsError as error:
-            if out is None:
-                continue  # another process took the name just now
-            raise write_error(path, error) from error
-        except OSError as error:
-            raise write_error(path, error) from error
-        if is_new:
-            held.callback(_remove_empty, path)
-        held.enter_context(RunLock(path))
-        check_free(path)  # another process may have begun a run there meanwhile
-        return path
-
-
-def _remove_empty(path: Path) -> None:
-    if path.is_dir() and not os.listdir(path):
-        path.rmdir()
+    is_new = out is None or not out.exists()
+    path = reserve(RUNS, name) if out is None else out
+    make_folder(path)
+    if is_new:
+        held.callback(remove_empty, path)
+    held.enter_context(RunLock(path))
+    check_free(path)  # another process may have begun a run there meanwhile
+    return path
 
 
 def _resume(

@@ -275,12 +275,27 @@ def check_free(path: Path) -> None:
         raise UsageError(f"{path} is not empty, and a run writes files of its own there. Choose another --out.")
 
 
-def free_name(parent: Path, preset: str) -> Path:
-    """parent/preset-1, or the first number that is free."""
+def reserve(parent: Path, preset: str) -> Path:
+    """Makes parent/preset-1, or the first number that is free: no two processes get one name. Raises RunFolderError."""
+    make_folder(parent)
     number = 1
-    while os.path.lexists(parent / f"{preset}-{number}"):
+    while True:
+        path = parent / f"{preset}-{number}"
+        try:
+            if not os.path.lexists(path):
+                path.mkdir()
+                return path
+        except FileExistsError:
+            pass  # another process took the name just now
+        except OSError as error:
+            raise write_error(path, error) from error
         number += 1
-    return parent / f"{preset}-{number}"
+
+
+def remove_empty(path: Path) -> None:
+    """Of a folder that nothing was written into."""
+    if path.is_dir() and not os.listdir(path):
+        path.rmdir()
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
