@@ -51,6 +51,7 @@ from torchane.capture.watch import Watch
 from torchane.plan.constants import pricing_if_known
 from torchane.plan.dump import dump_plan
 from torchane.plan.search import searched
+from torchane.runtime.ane.doctor import record
 from torchane.runtime.execute import Executor
 from torchane.runtime.loss_scale import LossScale, Reading
 
@@ -203,7 +204,7 @@ def _with_own_gradients(compiled: Compiled, execute: Executor, args: list[Any]) 
 def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Roles) -> Planned:
     name, options, has_ranges = progress.graph, compiled.options, compiled.ranges is not None
     keeps = options.cache == "on" and not options.without  # what is made for debugging is no other process's program
-    wrong = compiled.device.wrong_ops
+    wrong = {**record.wrong_on(options.chip), **compiled.device.wrong_ops}
     chip = chips.of_machine(options.chip)
     stored = LoweredPrograms(default_root(), " without ".join([chip.name, *sorted(wrong)]), has_ranges) if keeps else None
     compiler = RegionCompiler(chips.probed(chip, wrong), has_ranges, stored, progress, options.without)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 
 from torchane.chips.chip import Assumption, Certainty, Chip, Condition, Level, Limit, OpFact
 from torchane.chips.points import machines
@@ -19,6 +20,8 @@ from torchane.errors import UsageError, nearest
 
 #: The safe intersection, and the target of everything that names no other.
 DEFAULT = "portable"
+#: The source of what a machine's own probe found.
+DOCTOR = "torchane doctor, on this machine"
 
 
 def names() -> tuple[str, ...]:
@@ -67,17 +70,25 @@ def parse_chip(data: Mapping) -> Chip:
     )
 
 
-def probed(chip: Chip, wrong: Mapping[str, str]) -> Chip:
-    """The chip as one machine showed it. wrong: op -> what was found there; those are not taken, whatever others report."""
-    facts = {
+def probed(chip: Chip, wrong: Mapping[str, str], right: Mapping[str, str] = MappingProxyType({}), source: str = DOCTOR) -> Chip:
+    """The chip as one machine showed it, whatever others report.
+
+    wrong: op -> what was found there; those are not taken. right: op -> what was found; those are, under the conditions that they have.
+    """
+    bad = {
         name: OpFact(
-            name, is_taken=False, certainty=Certainty.SEVERAL, source="torchane doctor, on this machine", why=f"on this machine it is wrong: {found}",
+            name, is_taken=False, certainty=Certainty.SEVERAL, source=source, why=f"on this machine it is wrong: {found}",
             do="Leave it to the host, or run torchane doctor again after an update",
         )
         for name, found in wrong.items()
         if chip.takes(name)
     }  # fmt: skip
-    return replace(chip, ops={**chip.ops, **facts}) if facts else chip
+    good = {
+        name: replace(chip.op(name), is_taken=True, certainty=Certainty.ONE, source=f"{source}: {found}")
+        for name, found in right.items()
+        if not chip.takes(name) and not chip.is_strict
+    }
+    return replace(chip, ops={**chip.ops, **good, **bad}) if bad or good else chip
 
 
 _NOTHING = Chip("", "", {}, (), (), (), {}, {})

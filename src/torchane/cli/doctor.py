@@ -1,6 +1,7 @@
 """`torchane doctor`: does the Neural Engine of this machine compute, and how? A table, a record, a report."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,19 @@ def command(quick: bool, report: Path | None, compare: Path | None, as_json: boo
       torchane doctor --quick
       torchane doctor --compare their-m4.json
     """
-    reports, examine = load("torchane.runtime.ane.doctor.report"), load("torchane.runtime.ane.doctor.examine")
+    reports, comparison, examine = (load(f"torchane.runtime.ane.doctor.{name}") for name in ("report", "comparison", "examine"))
     other = None if compare is None else reports.read(compare)  # before minutes of probing
     framework, findings, missing = examine.examine(quick, lambda name, found: click.echo(f"  {name:36} {_told(found)}", err=as_json))
     made = reports.made(quick, missing, framework, findings)
     click.echo(_summary(made), err=as_json)
-    if other is not None:
-        for name, key, mine, theirs in reports.compared(made, other):
-            click.echo(f"  {name:36} {key}: {mine} here, {theirs} there", err=as_json)
+    different = None if other is None else comparison.compared(made, other)
+    if different is not None:
+        click.echo(f"\nCompared with {compare}:\n{comparison.to_text(different)}", err=as_json)
     if not quick and not missing:
         load("torchane.runtime.ane.doctor.record").keep(made)
     if as_json:
-        click.echo(json.dumps(json.loads(reports.to_text(made))))
+        more = {} if different is None else {"compared": [asdict(one) for one in different]}
+        click.echo(json.dumps({**json.loads(reports.to_text(made)), **more}))
         return
     target = report or Path("torchane-doctor.json")
     load("torchane.models.files").write_text(target, reports.to_text(made) + "\n")

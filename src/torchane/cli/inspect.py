@@ -35,7 +35,7 @@ def command(
       torchane inspect model.hwx --ops
     """
     inspection = load("torchane.inspect.describe").Inspection(file)
-    chosen = None if chip is None else load("torchane.chips").load(chip)
+    chosen = None if chip is None else load("torchane.runtime.ane.doctor.record").probed(chip)
     found = inspection.to_dict(with_ops=with_ops, with_weights=with_weights)
     if chosen is not None:
         found["chip"] = inspection.on_chip(chosen)

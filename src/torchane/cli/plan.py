@@ -89,20 +89,17 @@ def _pricings(chip: str | None, compare: str | None, measured: Path | None) -> S
     names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
     if not names:
         raise UsageError("no chip is named. Write --chip m4 or --compare m1,m4,m5.")
-    own = load("torchane.runtime.ane.doctor.record").measurements() if measured is None else None
-    if own is not None and plan.read_measurements(own).machine in names:
-        measured = own
-    record = None if measured is None else plan.read_measurements(measured)
-    if record is not None and record.machine not in names:
+    record = load("torchane.runtime.ane.doctor.record").kept_measurements() if measured is None else plan.read_measurements(measured)
+    if measured is not None and record.machine not in names:
         raise UsageError(f"{measured} is of {record.machine}, which is not asked for. Add it: --chip {record.machine}.")
     return [plan.pricing_for(name, record if record is not None and record.machine == name else None) for name in names]
 
 
 def _price_file(file: Path, function: str | None, pricing: Any, anyway: bool) -> dict[str, Any]:
-    chips, points = load("torchane.chips"), load("torchane.chips.points")
+    chips = load("torchane.chips")
     program = load("torchane.inspect.recognize").load_program(file, with_weights=False)
     chosen = replace(program, functions=(load("torchane.mil.evaluate").function_of(program, function),))
-    chip = chips.load(points.machine(pricing.name).chip)
+    chip = load("torchane.runtime.ane.doctor.record").probed(pricing.name)
     refused, doubtful = chips.refusals(chosen, chip), chips.doubts(chosen, chip)
     if refused and not anyway:
         taken = [name for name in chips.names() if name != chips.DEFAULT and not chips.refusals(chosen, chips.load(name))]

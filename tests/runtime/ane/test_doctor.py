@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from torchane import chips
-from torchane.errors import UsageError
-from torchane.plan import read_measurements
+from torchane.capture.plans import compile_step
+from torchane.errors import LegalityError, TorchaneWarning, UsageError
+from torchane.mil.build import Builder
+from torchane.mil.name_constants import name_constants
+from torchane.mil.text import to_text
 from torchane.runtime.ane.doctor import examine as examining
 from torchane.runtime.ane.doctor import record, report
 from torchane.runtime.ane.doctor.checks import all_checks
@@ -91,17 +95,13 @@ def test_a_report_names_no_person_and_no_place():
     assert "ann" not in scrubbed.missing and "0A1B2C3D" not in scrubbed.missing
 
 
-def test_reports_are_compared(tmp_path):
-    one = report.made(True, "", {"build": "a"}, {"op add": {"ok": True}, "time": {"us": 3}})
-    other = report.made(True, "", {"build": "b"}, {"op add": {"ok": True}, "time": {"us": 4}, "more": {"x": 1}})
-    (tmp_path / "other.json").write_text(report.to_text(other))
-    assert list(report.compared(one, report.read(tmp_path / "other.json"))) == [("more", "x", "-", 1), ("time", "us", 3, 4)]
-
-
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("nonsense", "no report"), ("[]", "no report"), ("{}", "no report"), (json.dumps({"form": 99, "findings": {}}), "form 99"),
-     (json.dumps({"form": 1, "findings": {}, "who": 1}), "no report")],
+    [("nonsense", "no report"), ("[]", "no report"), ("{}", "no report"), ("[" * 100_000, "no report"), (json.dumps({"form": 99, "findings": {}}), "form 99"),
+     (json.dumps({"form": 0, "findings": {}, "machine": {"torchane": "0.0.7"}}), r"form 0 \(torchane 0.0.7\)"),
+     (json.dumps({"form": 1, "findings": {}, "who": 1}), "no report"),
+     *((json.dumps({"form": 1, "quick": True, "missing": "", "machine": {}, "findings": {}} | wrong), "no report of torchane doctor: ")
+       for wrong in ({"findings": []}, {"findings": {"op add": 3}}, {"machine": []}, {"machine": {"framework": 3}}, {"quick": "yes"}, {"missing": None}))],
 )  # fmt: skip
 def test_what_is_no_report_of_this_version_is_refused(tmp_path, text, complaint):
     (tmp_path / "r.json").write_text(text)
@@ -124,7 +124,7 @@ def looked_at(**found):
 
 def test_the_planner_reads_what_was_timed(tmp_path):
     record.keep(looked_at(**{"time of surfaces": {"median us": 900.0, "GB/s": 41.0}, "time of weights": {"median us": 95.0}}), tmp_path)
-    found = read_measurements(record.measurements(tmp_path))
+    found = record.kept_measurements(tmp_path)
     assert (found.machine, found.macos) == ("m4max", "26.2")
     assert found.dispatch_s == pytest.approx(91e-6) and found.surface_bytes_per_s == pytest.approx(41e9)
     assert found.weight_bytes_per_s is None  # it could not be told from the dispatch
@@ -133,7 +133,7 @@ def test_the_planner_reads_what_was_timed(tmp_path):
 def test_a_machine_without_figures_leaves_none(tmp_path):
     made = looked_at()
     record.keep(replace(made, machine={**made.machine, "chip": "Apple M9 Ultra"}), tmp_path)
-    assert record.measurements(tmp_path) is None
+    assert record.kept_measurements(tmp_path) is None
 
 
 def test_programs_do_without_what_is_wrong_on_this_machine(tmp_path):
@@ -144,6 +144,69 @@ def test_programs_do_without_what_is_wrong_on_this_machine(tmp_path):
     assert not chip.takes("softmax") and not chip.takes("exp") and chip.takes("tanh")
     assert "900 steps" in chip.op("softmax").why and chip.op("softmax").source == "torchane doctor, on this machine"
     assert record.wrong_ops("25B999", tmp_path) == {}  # another build is another framework
+
+
+@pytest.fixture
+def looked_at_here(cache_folder, monkeypatch):
+    """Doctor's record of this machine, an M4 Max: softmax is wrong on it, concat right, and a convolution with weights of run time, too."""
+    monkeypatch.setattr(record, "system_release", lambda: "26.2")
+    found = {"op softmax": {"ok": False, "steps from engine": 900}, "doubt concat": {"ok": True}, "doubt conv, weights of run time": {"ok": True}, "doubt tile": {"ok": False}}
+    record.keep(looked_at(**found))
+
+
+@pytest.mark.parametrize("name", ["m4", "m4max"])
+def test_what_was_found_here_counts_for_this_machines_chip_in_place_of_reports(looked_at_here, name):
+    chip = record.probed(name)
+    assert chip.verdict("softmax") is chips.Verdict.REFUSES and chip.op("softmax").source == "torchane doctor, on this Apple M4 Max, build 25A000"
+    assert chips.of_machine(name).verdict("concat") is chips.Verdict.DISAGREE and chip.verdict("concat") is chips.Verdict.TAKES
+    assert chip.op("concat").conditions == chips.of_machine(name).op("concat").conditions
+    assert chip.verdict("tile") is chips.of_machine(name).verdict("tile")  # what others report stays where it is not right
+    assert chip.op("conv") == chips.of_machine(name).op("conv")  # a form overrides nothing
+    assert set(record.wrong_on(name)) == {"softmax"}
+
+
+def test_it_counts_for_no_other_chip_and_no_other_release(looked_at_here, monkeypatch):
+    assert record.probed("m1") == chips.load("m1") and record.wrong_on("m1") == {}
+    assert record.probed("portable") == chips.load("portable")
+    monkeypatch.setattr(record, "system_release", lambda: "26.3")
+    assert record.probed("m4") == chips.load("m4") and record.wrong_on("m4") == {}
+
+
+def test_a_model_that_is_compiled_for_this_chip_does_without_what_is_wrong_here(looked_at_here):
+    def ops(chip):
+        captured = compile_step(lambda: torch.nn.Sequential(torch.nn.Embedding(32, 32), torch.nn.Linear(32, 32), torch.nn.Softmax(-1)), batch_size=1, seq_len=32, options={"chip": chip, "cache": "off"})
+        return {kind for plan in captured.plans for program in plan.programs for kind in program.op_counts}
+
+    assert "softmax" in ops("m1") and "softmax" not in ops("m4max")
+
+
+def test_the_commands_read_it(looked_at_here, tmp_path, monkeypatch, capsys):
+    from torchane.cli.inspect import command as inspect_command
+    from torchane.cli.plan import command as plan_command
+
+    b = Builder()
+    x = b.input("a0_x", (1, 32, 1, 64))
+    (tmp_path / "x.mil").write_text(to_text(name_constants(b.program(b.softmax(x=x, axis=-1, name="z0_y")))))
+    inspect_command.main([str(tmp_path / "x.mil"), "--chip", "m4", "--json"], standalone_mode=False)
+    refusals = json.loads(capsys.readouterr().out)["chip"]["refusals"]
+    assert len(refusals) == 1 and "on this machine it is wrong: 900 steps" in refusals[0]["reason"]
+    with pytest.raises(LegalityError, match="torchane doctor, on this Apple M4 Max"):
+        plan_command.main([str(tmp_path / "x.mil"), "--chip", "m4max"], standalone_mode=False)
+    plan_command.main([str(tmp_path / "x.mil"), "--chip", "m4max", "--anyway"], standalone_mode=False)
+    assert "Constants of this machine are measured" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", [record.RECORD, record.MEASUREMENTS])
+def test_a_record_that_is_cut_short_is_told_and_not_used(looked_at_here, cache_folder, name):
+    kept = cache_folder / "ane" / name
+    kept.write_text(kept.read_text()[:100])
+    if name == record.RECORD:
+        with pytest.warns(TorchaneWarning, match="What torchane doctor found on this machine is not used: .*doctor.json is no report"):
+            assert record.wrong_ops("25A000") == {}
+        assert "has to look again: " in record.why_not("25A000")
+    else:
+        with pytest.warns(TorchaneWarning, match="What torchane doctor measured on this machine is not used: .*measurements.json"):
+            assert record.kept_measurements() is None
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="on a Mac there is an engine to look at")

@@ -2,9 +2,11 @@
 
 group        what                                                            known from
 ops          each op of `portable` in a small program                        chips/portable.toml
+forms        of these ops, the forms that training steps are made of         -
 arithmetic   the engine's rules, each in the one place where it shows        mil/engine
 probes       what public reports disagree on                                 doctor/probes.py
 times        a dispatch, staging, products of several shapes                 -
+doubts       ops and forms beyond `portable`                                 doctor/doubts.py
 
 `ok` is what a training run needs; the rest is for the reader.
 """
@@ -21,10 +23,10 @@ from torchane.mil.ir import Program, Var
 from torchane.mil.types import FP16, TensorType
 from torchane.runtime import power
 from torchane.runtime.ane.device import AneDevice
-from torchane.runtime.ane.doctor.measure import Finding, adding, beside_the_twin, conv, repeated, square, timed
+from torchane.runtime.ane.doctor.doubts import DOUBT, DOUBTS, look
+from torchane.runtime.ane.doctor.measure import SHAPE, Finding, adding, beside_the_twin, conv, repeated, square, timed
 from torchane.runtime.ane.doctor.probes import PROBES
 
-SHAPE = (1, 64, 1, 64)
 #: So long a meter is read, idle and busy.
 POWER_S = 3.0
 
@@ -41,7 +43,7 @@ class Check:
 
 
 def all_checks() -> list[Check]:
-    return [*_ops(), *_arithmetic(), *_probes(), *_times()]
+    return [*_ops(), *_forms(), *_arithmetic(), *_probes(), *_times(), *_doubts()]
 
 
 # Ops
@@ -88,6 +90,47 @@ def _op_programs() -> dict[str, Callable[[Builder, Var, Var], Var]]:
         "transpose": lambda b, x, y: b.transpose(x=x, perm=(0, 3, 2, 1)),
         "slice_by_size": lambda b, x, y: b.slice_by_size(x=x, begin=(0, 32, 0, 0), size=(1, 32, 1, 64)),
     }
+
+
+def _forms() -> Iterator[Check]:
+    for name, build in _form_programs().items():
+        yield Check(f"form {name}", "forms", lambda device, build=build: _op(device, build), needed=True)
+
+
+def _form_programs() -> dict[str, Callable[[Builder, Var, Var], Var]]:
+    """Of the same x and y."""
+    heads = (1, 4, 16, 64)
+    matrix = (1, 1, 64, 64)
+    weight = (np.random.default_rng(1).standard_normal(matrix) / 8).astype(np.float16)
+    mask = np.triu(np.full(matrix, -1e4, np.float16), 1)
+
+    def product(b: Builder, x: Var, y: Var, shape: tuple[int, ...] = matrix, **turned: bool) -> Var:
+        return b.reshape(x=b.matmul(x=b.reshape(x=x, shape=shape), y=b.reshape(x=y, shape=shape), **turned), shape=SHAPE)
+
+    def in_heads(b: Builder, x: Var, y: Var) -> Var:
+        q, k = b.reshape(x=x, shape=heads), b.reshape(x=y, shape=heads)
+        return b.matmul(x=b.matmul(x=q, y=k, transpose_y=True), y=k)
+
+    return {
+        "matmul, x turned": lambda b, x, y: product(b, x, y, transpose_x=True),
+        "matmul, y turned": lambda b, x, y: product(b, x, y, transpose_y=True),
+        "matmul, in heads": lambda b, x, y: b.reshape(x=in_heads(b, x, y), shape=SHAPE),
+        "matmul, by a constant": lambda b, x, y: b.reshape(x=b.matmul(x=b.reshape(x=x, shape=matrix), y=weight), shape=SHAPE),
+        "mul, by one number": lambda b, x, y: b.mul(x=x, y=b.reduce_max(x=b.slice_by_size(x=y, begin=(0, 0, 0, 0), size=(1, 1, 1, 64)), axes=(3,), keep_dims=True)),
+        "mul, by a row": lambda b, x, y: b.mul(x=x, y=b.slice_by_size(x=y, begin=(0, 0, 0, 0), size=(1, 1, 1, 64))),
+        "sub, a column": lambda b, x, y: b.sub(x=x, y=b.reduce_max(x=y, axes=(3,), keep_dims=True)),
+        "real_div, of a constant": lambda b, x, y: b.real_div(x=1.0, y=y),
+        "pow, squares": lambda b, x, y: b.pow(x=x, y=2.0),
+        "softmax, masked": lambda b, x, y: b.reshape(x=b.softmax(x=b.add(x=b.reshape(x=x, shape=matrix), y=mask), axis=-1), shape=SHAPE),
+        "reduce_sum, along rows": lambda b, x, y: b.mul(x=x, y=b.reduce_sum(x=y, axes=(3,), keep_dims=True)),
+        "slice_by_size, columns": lambda b, x, y: b.slice_by_size(x=x, begin=(0, 0, 0, 0), size=(1, 64, 1, 32)),
+        "transpose, heads behind rows": lambda b, x, y: b.reshape(x=b.transpose(x=b.reshape(x=x, shape=heads), perm=(0, 2, 1, 3)), shape=SHAPE),
+    }
+
+
+def _doubts() -> Iterator[Check]:
+    for name, build in DOUBTS.items():
+        yield Check(f"{DOUBT}{name}", "doubts", lambda device, build=build: look(device, build))
 
 
 # Arithmetic

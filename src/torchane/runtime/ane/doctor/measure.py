@@ -5,11 +5,13 @@ the largest distance in steps of fp16.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from torchane import native
 from torchane.mil.build import Builder
 from torchane.mil.ir import Program
 from torchane.mil.name_constants import name_constants
@@ -23,7 +25,19 @@ TOLERANCE = 2.0**-8
 #: A throughput check repeats its program for so long, at most so often.
 TIMED_S, TIMED_RUNS = 0.5, 200
 
+#: Of what the checks of single ops are given.
+SHAPE = (1, 64, 1, 64)
+
 Finding = dict[str, Any]
+
+
+def handed_over(device: AneDevice, folder: Path, text: str, weights: Mapping[str, bytes], inputs: Sequence[str], outputs: Sequence[str], bytes_alone: bool = False) -> Any:
+    """A program of the bridge, neither compiled nor loaded, its files in a folder."""
+    for path, data in {"model.mil": text.encode(), **weights}.items():
+        target = folder / path.removeprefix("@model_path/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return native.apple.make(device.route, str(folder), text.encode(), list(weights.items()), list(inputs), list(outputs), bytes_alone)
 
 
 def numbers(device: AneDevice, program: Program, arrays: dict[str, np.ndarray]) -> tuple[list[np.ndarray], Any]:
@@ -43,10 +57,10 @@ def beside_the_twin(device: AneDevice, program: Program, arrays: dict[str, np.nd
     found: Finding = {}
     for arithmetic in ("engine", "exact"):
         want = _twins(program, arrays, arithmetic)
-        found[f"equal to {arithmetic}"] = round(_share(got, want), 6)
-        found[f"steps from {arithmetic}"] = max(_steps(one, right) for one, right in zip(got, want, strict=True))
+        found[f"equal to {arithmetic}"] = round(share_equal(got, want), 6)
+        found[f"steps from {arithmetic}"] = max(steps_apart(one, right) for one, right in zip(got, want, strict=True))
         if arithmetic == "engine":
-            found["ok"] = all(_is_near(one, right) for one, right in zip(got, want, strict=True))
+            found["ok"] = all(is_near(one, right) for one, right in zip(got, want, strict=True))
     return found
 
 
@@ -59,12 +73,12 @@ def _twins(program: Program, arrays: dict[str, np.ndarray], arithmetic: str) -> 
     return outputs
 
 
-def _share(got: list[np.ndarray], want: list[np.ndarray]) -> float:
+def share_equal(got: list[np.ndarray], want: list[np.ndarray]) -> float:
     same = [(one == right) | (np.isnan(one) & np.isnan(right)) for one, right in zip(got, want, strict=True)]
     return float(np.concatenate([array.reshape(-1) for array in same]).mean())
 
 
-def _steps(got: np.ndarray, want: np.ndarray) -> int:
+def steps_apart(got: np.ndarray, want: np.ndarray) -> int:
     """The largest distance in numbers of fp16 that lie between; what is not finite on one side only counts as 65536."""
 
     def place(array: np.ndarray) -> np.ndarray:
@@ -77,7 +91,7 @@ def _steps(got: np.ndarray, want: np.ndarray) -> int:
     return int(np.abs(place(got) - place(want))[finite].max(initial=0))
 
 
-def _is_near(got: np.ndarray, want: np.ndarray) -> bool:
+def is_near(got: np.ndarray, want: np.ndarray) -> bool:
     finite = np.isfinite(want)
     largest = float(np.abs(want[finite].astype(np.float64)).max(initial=0.0))
     off = np.abs(got.astype(np.float64) - want)[finite]

@@ -22,7 +22,7 @@ from torchane.mil.name_constants import name_constants
 from torchane.mil.save import WEIGHT_PATH, emit
 from torchane.mil.types import FP16
 from torchane.runtime.ane.device import AneDevice
-from torchane.runtime.ane.doctor.measure import Finding, beside_the_twin, conv, timed
+from torchane.runtime.ane.doctor.measure import Finding, beside_the_twin, conv, handed_over, timed
 from torchane.runtime.ane.source import places, source_of
 
 #: Selectors of macOS 27 by which weights could change without a load. Nobody has published a call, nor their types: these are
@@ -44,12 +44,8 @@ def _one_conv(seed: int) -> tuple[str, dict[str, bytes]]:
 
 
 def _made(device: AneDevice, folder: Path, text: str, weights: dict[str, bytes], bytes_alone: bool = False) -> Any:
-    """A program of the bridge, its files in a folder."""
-    for path, data in {"model.mil": text.encode(), **weights}.items():
-        target = folder / path.removeprefix("@model_path/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    return native.apple.make(device.route, str(folder), text.encode(), list(weights.items()), ["a0_x"], ["z0_y"], bytes_alone)
+    """Of one input and one output."""
+    return handed_over(device, folder, text, weights, ["a0_x"], ["z0_y"], bytes_alone)
 
 
 def _identifiers(device: AneDevice) -> Finding:

@@ -1,20 +1,24 @@
 """What doctor found on this machine, kept for those who decide by it.
 
     doctor.json         the report      --device auto: may the engine be used?     wrong_ops: what programs do without
+                                        --chip of this machine: what was found wrong and right, in place of others' reports
     measurements.json   three rates     torchane plan: in place of what was fitted to others' figures
 """
 
 import json
 import os
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
+from torchane import chips
 from torchane.chips.points import machines
-from torchane.errors import DeviceError, UsageError
-from torchane.plan import Measured
+from torchane.errors import DeviceError, TorchaneWarning, UsageError
+from torchane.plan import Measured, read_measurements
 from torchane.plan.constants import RECORD_FORMAT, RECORD_VERSION
 from torchane.runtime.ane.cache import default_root
-from torchane.runtime.ane.doctor.report import RECORD, Report, chip_name, read, to_text
+from torchane.runtime.ane.doctor.doubts import DOUBT
+from torchane.runtime.ane.doctor.report import RECORD, Report, chip_name, read, system_release, to_text
 
 MEASUREMENTS = "measurements.json"
 
@@ -46,21 +50,67 @@ def why_not(build: str, root: Path | None = None) -> str:
         return "torchane doctor has not looked at this Mac's Neural Engine yet"
     try:
         report = read(target)
-    except UsageError:
-        return "the record of torchane doctor is another version's; run it again"
+    except UsageError as error:
+        return f"torchane doctor has to look again: {str(error).rstrip('.')}"
     if report.build != build:
         return f"torchane doctor looked at build {report.build}, and this is {build}; run it again"
     return "" if report.works else f"torchane doctor found this Mac's Neural Engine not right: {', '.join(report.failed) or 'checks are missing'}"
 
 
+def _kept(root: Path | None) -> Report | None:
+    """What doctor has left here; None without it. A record that cannot be read is told."""
+    target = (root or default_root()) / RECORD
+    if not target.is_file():
+        return None
+    try:
+        return read(target)
+    except UsageError as error:
+        warnings.warn(
+            f"What torchane doctor found on this machine is not used: {error} Until torchane doctor has run again, what others report counts.",
+            TorchaneWarning, stacklevel=3,
+        )  # fmt: skip
+        return None
+
+
 def wrong_ops(build: str, root: Path | None = None) -> dict[str, str]:
     """The ops that doctor found wrong or refused on this build, and how; none without a record of it."""
-    try:
-        report = read((root or default_root()) / RECORD)
-    except UsageError:
-        return {}
+    report = _kept(root)
+    return _wrong(report) if report is not None and report.build == build else {}
+
+
+def wrong_on(chip: str, root: Path | None = None) -> dict[str, str]:
+    """The same for a chip that is asked for by its name or a machine's, where this machine is one of it."""
+    report = _of_chip(chip, root)
+    return _wrong(report) if report is not None else {}
+
+
+def probed(chip: str, root: Path | None = None) -> chips.Chip:
+    """The chip of that name, or of a machine's; where this machine is one, as doctor found it. For programs that are brought: ops beyond
+    what torchane writes count as taken where their small program was right. Raises UsageError for a name that is neither."""
+    known, report = chips.of_machine(chip), _of_chip(chip, root)
+    if report is None:
+        return known
+    return chips.probed(known, _wrong(report), _right(report), f"torchane doctor, on this {report.machine['chip']}, build {report.build}")
+
+
+def _of_chip(chip: str, root: Path | None) -> Report | None:
+    """The record, where it is of this chip and of the system as it is now: another release is another framework."""
+    report = _kept(root)
+    if report is None or report.machine.get("release") != system_release():
+        return None
+    looked_at = machines().get(chip_name(str(report.machine.get("chip", ""))))
+    return report if looked_at is not None and looked_at.chip == chips.of_machine(chip).name else None
+
+
+def _wrong(report: Report) -> dict[str, str]:
     bad = {name: found for name, found in report.findings.items() if name.startswith("op ") and found.get("ok") is False}
-    return {name.removeprefix("op "): _said(found) for name, found in bad.items()} if report.build == build else {}
+    return {name.removeprefix("op "): _said(found) for name, found in bad.items()}
+
+
+def _right(report: Report) -> dict[str, str]:
+    """Of the doubtful ops, not of their forms."""
+    good = (name for name, found in report.findings.items() if name.startswith(DOUBT) and "," not in name and found.get("ok") is True)
+    return {name.removeprefix(DOUBT): "a small program with it is right" for name in good}
 
 
 def _said(found: dict[str, object]) -> str:
@@ -83,7 +133,16 @@ def measured(report: Report) -> Measured | None:
     )  # fmt: skip
 
 
-def measurements(root: Path | None = None) -> Path | None:
-    """The file for `plan.read_measurements`, where doctor has left one."""
+def kept_measurements(root: Path | None = None) -> Measured | None:
+    """What doctor has left for the planner; None without it. A file that cannot be read is told."""
     target = (root or default_root()) / MEASUREMENTS
-    return target if target.is_file() else None
+    if not target.is_file():
+        return None
+    try:
+        return read_measurements(target)
+    except UsageError as error:
+        warnings.warn(
+            f"What torchane doctor measured on this machine is not used: {error} Until torchane doctor has run again, published figures count.",
+            TorchaneWarning, stacklevel=2,
+        )  # fmt: skip
+        return None

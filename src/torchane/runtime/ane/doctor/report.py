@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from torchane import native
 from torchane.errors import UsageError
 from torchane.runtime.ane.doctor.checks import all_checks
+from torchane.runtime.ane.doctor.doubts import DOUBT
 
 FORM = 1
 #: Where the record of this machine lies, below the cache's root.
@@ -48,10 +48,13 @@ class Report:
 
     @property
     def failed(self) -> list[str]:
-        """Needed checks that did not pass, and everything that crashed or hung."""
+        """Needed checks that did not pass, and everything that crashed or hung but for what torchane does not write."""
         needed = {check.name for check in all_checks() if check.needed}
-        bad = (name for name, found in self.findings.items() if found.get("ok") is False and (name in needed or "crashed" in found or "hung" in found))
-        return sorted(bad)
+
+        def counts(name: str, found: dict[str, Any]) -> bool:
+            return name in needed or (("crashed" in found or "hung" in found) and not name.startswith(DOUBT))
+
+        return sorted(name for name, found in self.findings.items() if found.get("ok") is False and counts(name, found))
 
     @property
     def works(self) -> bool:
@@ -70,35 +73,50 @@ def read(path: Path) -> Report:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: the report cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no report of torchane doctor: {error}.") from error
     if not isinstance(found, dict) or "form" not in found or "findings" not in found:
         raise UsageError(f"{path} is no report of torchane doctor.")
     if found["form"] != FORM:
-        raise UsageError(f"{path} is a report of form {found['form']}, and this version of torchane reads form {FORM}. Write it anew.")
+        machine = found.get("machine")
+        by = f" (torchane {machine['torchane']})" if isinstance(machine, dict) and isinstance(machine.get("torchane"), str) else ""
+        raise UsageError(
+            f"{path} is a report of form {found['form']!r:.40}{by}, and this version of torchane, {version('torchane')}, reads form {FORM}. "
+            "Let both machines run torchane doctor of one version."
+        )
     try:
-        return Report(**found)
+        report = Report(**found)
     except TypeError as error:
         raise UsageError(f"{path} is no report of torchane doctor: {error}.") from error
+    if wrong := _malformed(report):
+        raise UsageError(f"{path} is no report of torchane doctor: {wrong}.")
+    return report
+
+
+def _malformed(report: Report) -> str:
+    """What in it is of another type than it should be; "" if nothing is."""
+    if not isinstance(report.quick, bool) or not isinstance(report.missing, str):
+        return "quick must be true or false, and missing a text"
+    if not isinstance(report.machine, dict) or not isinstance(report.machine.get("framework", {}), dict):
+        return "machine and its framework must be objects"
+    if not isinstance(report.findings, dict) or not all(isinstance(found, dict) for found in report.findings.values()):
+        return "findings must be an object of objects"
+    return ""
 
 
 def to_text(report: Report) -> str:
     return json.dumps(asdict(report), indent=1, sort_keys=True)
 
 
-def compared(one: Report, other: Report) -> Iterator[tuple[str, str, Any, Any]]:
-    """Check, what of it, this machine's and the other's, wherever these differ; times differ by their nature and are shown."""
-    for name in sorted({*one.findings, *other.findings}):
-        mine, theirs = one.findings.get(name, {}), other.findings.get(name, {})
-        for key in sorted({*mine, *theirs}):
-            if mine.get(key) != theirs.get(key):
-                yield name, key, mine.get(key, "-"), theirs.get(key, "-")
-
-
 def chip_name(brand: str | None = None) -> str:
     """Of this Mac, as chips/published names machines: m4max; "" elsewhere. brand: what sysctl says, where it is known."""
     said = _brand() if brand is None else brand
     return said.removeprefix("Apple ").replace(" ", "").lower() if said.startswith("Apple ") else ""
+
+
+def system_release() -> str:
+    """Of macOS, or of another system's kernel."""
+    return platform.mac_ver()[0] or platform.release()
 
 
 def _brand() -> str:
@@ -108,7 +126,7 @@ def _brand() -> str:
 def _machine() -> dict[str, Any]:
     """What this machine is, as far as any process may know it."""
     return {
-        "system": platform.system(), "release": platform.mac_ver()[0] or platform.release(), "architecture": platform.machine(),
+        "system": platform.system(), "release": system_release(), "architecture": platform.machine(),
         "chip": _brand(),
         "model": _said("sysctl", "-n", "hw.model") if platform.system() == "Darwin" else "",
         "processors": os.cpu_count(), "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
