@@ -76,7 +76,7 @@ def engine(machine, tmp_path):
 
 
 #: Skips that CI accepts: what no Linux machine has, or what a closed one may lack.
-ACCEPTED_SKIPS = ("needs macOS", "needs two gloo processes that reach each other", "needs a processor with two instruction sets of fused products")
+ACCEPTED_SKIPS = ("needs macOS", "needs two gloo processes that reach each other", "needs a processor with two instruction sets of fused products", "needs zeus")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,7 @@
 """Watts by rail, from commands and packages that answer as the real ones document."""
 
 import sys
+import time
 import types
 
 import pytest
@@ -81,7 +82,7 @@ def test_zeus_on_linux_is_read_before_and_after(monkeypatch):
             Cpus.read += 1
             return types.SimpleNamespace(cpu_mj=Cpus.read**3 * 100.0, dram_mj=None)
 
-    monkeypatch.setitem(sys.modules, "zeus.device.cpu", types.SimpleNamespace(get_current_cpus=Cpus))
+    monkeypatch.setitem(sys.modules, "zeus.device.cpu", types.SimpleNamespace(get_cpus=Cpus))
     monkeypatch.setitem(sys.modules, "zeus", types.ModuleType("zeus"))
     monkeypatch.setitem(sys.modules, "zeus.device", types.ModuleType("zeus.device"))
     monkeypatch.setattr(power.sys, "platform", "linux")
@@ -89,7 +90,36 @@ def test_zeus_on_linux_is_read_before_and_after(monkeypatch):
     assert found.meter == "zeus (RAPL)" and found.moved.keys() == {"package"}
 
 
+def test_zeus_itself_reads_the_counters_of_the_system(monkeypatch, tmp_path):
+    """zeus, not something in its place, over files like those of /sys/class/powercap."""
+    cpu = pytest.importorskip("zeus.device.cpu", reason="needs zeus")
+    monkeypatch.setattr(power.sys, "platform", "linux")
+    monkeypatch.setattr(cpu, "_cpus", None)
+    rapl = sys.modules["zeus.device.cpu.rapl"]
+    rapl.rapl_is_available.cache_clear()
+    monkeypatch.setattr(rapl, "RAPL_DIR", str(tmp_path / "intel-rapl"))
+    assert "RAPL" in power.beside_idle(lambda: None, 0.01)["why"]
+    rapl.rapl_is_available.cache_clear()
+    zones = {"package-0": tmp_path / "intel-rapl" / "intel-rapl:0", "dram": tmp_path / "intel-rapl" / "intel-rapl:0" / "intel-rapl:0:0"}
+    for name, zone in zones.items():
+        zone.mkdir(parents=True)
+        for file, text in {"name": name, "energy_uj": "1000000", "max_energy_range_uj": "262143328850"}.items():
+            (zone / file).write_text(text)
+    monkeypatch.setattr(rapl.RaplWraparoundTracker, "__init__", lambda self, *_: None)  # a process that counts the counters' turns
+    monkeypatch.setattr(rapl.RaplWraparoundTracker, "get_num_wraparounds", lambda self: 0)
+
+    def work():
+        counter = zones["package-0"] / "energy_uj"
+        counter.write_text(str(int(counter.read_text()) + 50_000))
+        time.sleep(0.01)
+
+    found = power.drawn(work, 0.1)
+    rapl.rapl_is_available.cache_clear()
+    assert found.meter == "zeus (RAPL)" and found.moved.keys() == {"package"}
+    assert 1 < found.moved["package"] <= 5.0 and found.work_w["DRAM"] == 0.0
+
+
 def test_what_is_not_installed_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "zeus.device.cpu", None)
     monkeypatch.setattr(power.sys, "platform", "linux")
-    assert "pip install zeus" in power.beside_idle(lambda: None, 0.01)["why"]
+    assert "pip install 'torchane[energy]'" in power.beside_idle(lambda: None, 0.01)["why"]

@@ -41,14 +41,14 @@ def test_inputs_are_no_zeros(monkeypatch):
 
 def test_watts_that_do_not_move_are_not_given(monkeypatch):
     still = power.Drawn("a meter", {"package": 9.0}, {"package": 9.1}, {"a meter": "none of its rails moved"})
-    moved = power.Drawn("a meter", {"package": 9.0}, {"package": 29.0}, {})
+    moved = power.Drawn("a meter", {"package": 9.0, "DRAM": 1.0}, {"package": 29.0, "DRAM": 1.01}, {})
     for drawn, watts in ((still, {}), (moved, {"package": 29.0})):
         monkeypatch.setattr(power, "drawn", lambda run, seconds, drawn=drawn: drawn)
         report = bench_engine.bench_peak(repeats=1, power_s=1.0, sizes=(32,), depth=1)
         found = report["results"][0]
         assert found["watts"] == watts and bool(found["no watts"]) == (not watts)
         assert (found["TFLOPS/W"] is None) == (not watts)
-        assert ("29.00 W" in bench_engine.to_table(report)) == bool(watts)
+        assert ("a meter: package 29.00 W (9.00 at rest), DRAM 1.01 W (1.00 at rest; it does not move)" in bench_engine.to_table(report)) == bool(watts)
 
 
 @pytest.mark.parametrize("shape", ["768", "a,b", "768,512,1", "100,512", "768,33", "0,0", "-64,32"])

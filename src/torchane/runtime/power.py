@@ -46,7 +46,7 @@ class ZeusApple:
     name = "zeus-apple-silicon (IOReport)"
 
     def __init__(self) -> None:
-        self._monitor = _module("zeus_apple_silicon", "zeus-apple-silicon").AppleEnergyMonitor()
+        self._monitor = _module("zeus_apple_silicon").AppleEnergyMonitor()
 
     def watts(self, act: Callable[[], None]) -> dict[str, float]:
         start = time.perf_counter()
@@ -65,7 +65,7 @@ class ZeusRapl:
 
     def __init__(self) -> None:
         try:
-            self._cpus = _module("zeus.device.cpu", "zeus").get_current_cpus()
+            self._cpus = _module("zeus.device.cpu").get_cpus()
             self._joules()
         except Unreadable:
             raise
@@ -182,8 +182,8 @@ def _for(run: Callable[[], object], seconds: float) -> None:
         run()
 
 
-def _module(name: str, package: str) -> Any:
+def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise Unreadable(f"it is not installed: pip install {package}") from error
+        raise Unreadable("it is not installed: pip install 'torchane[energy]'") from error

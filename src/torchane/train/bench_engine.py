@@ -190,6 +190,7 @@ def _with_rates(row: dict[str, Any], device: str) -> dict[str, Any]:
     watts = row.pop("watts")
     if watts is not None:
         row["meter"], row["watts"] = watts.meter, watts.moved
+        row["rest and work, W"] = {rail: [watts.rest_w.get(rail, 0.0), drawn] for rail, drawn in watts.work_w.items()}
         row["no watts"] = "" if watts.moved else "; ".join(f"{meter}: {why}" for meter, why in watts.why.items())
         own = watts.moved.get("ANE" if device == "ane" else "package")
         # over the time that was waited for, as the meter sees it
@@ -211,6 +212,13 @@ def _shape(text: str) -> tuple[int, int]:
     return dim, seq_len
 
 
+def _rails(row: dict[str, Any]) -> str:
+    """Every rail at work and at rest; those that do not move say so: they tell nothing."""
+    return ", ".join(
+        f"{rail} {work:.2f} W ({rest:.2f} at rest{'' if rail in row['watts'] else '; it does not move'})" for rail, (rest, work) in row["rest and work, W"].items()
+    )
+
+
 def to_table(report: dict[str, Any]) -> str:
     """The results as lines of text."""
     lines = [f"bench {report['bench']} {report['shape']} on {report['device']}, {report['platform']}, {report['repeats']} repeats", *report["state"]]
@@ -224,7 +232,7 @@ def to_table(report: dict[str, Any]) -> str:
         published = row.get("published") or (report["published"] if row is report["results"][-1] else "")
         lines.append(f"{row['what']:28}{row['ms']:>9.2f}{spread:>18}{row['device ms']:>11.2f}{row['TFLOPS']:>9.4f}{share:>9}{efficiency:>10}  {published}")
         if row.get("watts"):
-            lines.append(f"{'':28}{row['meter']}: " + ", ".join(f"{rail} {watts:.2f} W" for rail, watts in row["watts"].items()))
+            lines.append(f"{'':28}{row['meter']}: {_rails(row)}")
     for what, why in (("share of peak", {row["no share"] for row in report["results"]}), ("watts", {row.get("no watts", "") for row in report["results"]})):
         lines += [f"{what} n/a: {reason}" for reason in sorted(why - {""})]
     return "\n".join(lines)
