@@ -80,6 +80,16 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
     "repeats": Range(1, 1_000_000),
     "depth": Range(1, 256),
     "memory_gb": real(1, 1 << 20),
+    "num_layers": Range(-1, 1 << 16),
+    "iters": Range(1, BILLION),
+    "val_batches": Range(-1, BILLION),
+    "test_batches": Range(-1, BILLION),
+    "learning_rate": real(0, 1000),
+    "steps_per_report": Range(1, BILLION),
+    "steps_per_eval": Range(1, BILLION),
+    "grad_accumulation_steps": Range(1, 1 << 20),
+    "save_every": Range(1, BILLION),
+    "max_seq_length": Range(2, 1 << 20),
 })  # fmt: skip
 
 #: number: of the Range of its name. choice: one of `allowed`. preset: one of models/presets.py. path: `allowed` says of what ("file",
@@ -90,7 +100,7 @@ Kind = Literal["number", "choice", "preset", "text", "path", "flag", "device", "
 @dataclass(frozen=True)
 class Option:
     """One option of one or more commands. name: as in Python, and with dashes as a flag. default: None where the command decides.
-    dest: what the command calls it, if otherwise. least: where a command wants more than the least of the range."""
+    dest: what the command calls it, if otherwise. least: where a command wants more than the least of the range. short: another flag, -x."""
 
     name: str
     commands: tuple[str, ...]
@@ -103,6 +113,7 @@ class Option:
     multiple: bool = False
     show_default: bool = False
     least: int | None = None
+    short: str | None = None
 
     @property
     def flag(self) -> str:
@@ -181,6 +192,43 @@ def _train() -> tuple[Option, ...]:
         Option("out", here, "path", "The run folder.  [default: runs/PRESET-N]", metavar="DIR"),
         Option("resume", here, "path", "Continue this run folder where it was saved.", allowed=("folder",), metavar="RUN"),
         Option("dump", here, "path", "Write every engine program and plan there.", metavar="DIR"),
+        Option("json", here, "flag", _JSON_LAST_LINE, dest="as_json"),
+    )  # fmt: skip
+
+
+def _lora() -> tuple[Option, ...]:
+    here = ("lora",)
+    return (
+        Option("model", here, "text", "The model: a Hugging Face folder, a run folder, a llama2.c .bin, a .gguf, or a name on the hub.", metavar="PATH"),
+        Option("train", here, "flag", "Train."),
+        Option("data", here, "path", "A folder with train.jsonl and, if there, valid.jsonl and test.jsonl; or a file or folder of text.", metavar="PATH"),
+        Option("fine_tune_type", here, "choice", "What is trained.  [default: lora]", allowed=("lora", "dora", "full")),
+        Option("optimizer", here, "choice", "torch's.  [default: adam]", allowed=("adam", "adamw", "muon", "sgd", "adafactor")),
+        Option("mask_prompt", here, "flag", "Only the last message, or the completion, is learned."),
+        Option("num_layers", here, "number", "How many of the last blocks; -1: all.  [default: 16]"),
+        Option("batch_size", here, "number", "Examples in a batch.  [default: 4]"),
+        Option("iters", here, "number", "Batches, in all.  [default: 1000]"),
+        Option("val_batches", here, "number", "Batches of a validation; -1: all.  [default: 25]"),
+        Option("learning_rate", here, "number", "[default: 1e-5]"),
+        Option("steps_per_report", here, "number", "Iterations between reports of the loss.  [default: 10]"),
+        Option("steps_per_eval", here, "number", "Iterations between validations.  [default: 200]"),
+        Option("grad_accumulation_steps", here, "number", "Iterations whose gradients make one update.  [default: 1]"),
+        Option("resume_adapter_file", here, "path", "Begin with the weights of this adapter_model.safetensors.", allowed=("new file",), metavar="FILE"),
+        Option("adapter_path", here, "text", "Where the adapter is written, and read by --test alone.  [default: adapters]", metavar="DIR"),
+        Option("save_every", here, "number", "Iterations between checkpoints.  [default: 100]"),
+        Option("test", here, "flag", "Measure the loss on the test examples, after training or alone."),
+        Option("test_batches", here, "number", "Batches of the test; -1: all.  [default: 500]"),
+        Option("max_seq_length", here, "number", "Longer examples lose their ends.  [default: 2048]"),
+        Option("config", here, "path", "A YAML file of these settings, lora_parameters (rank, scale, dropout, keys) and lr_schedule; flags win.",
+               allowed=("new file",), metavar="FILE", short="-c"),
+        Option("grad_checkpoint", here, "flag", "Compute each block again in the backward instead of keeping it: less memory, more time."),
+        Option("report_to", here, "text", "wandb, swanlab, or both, joined by a comma.", metavar="NAME"),
+        Option("project_name", here, "text", "The project of --report-to.", metavar="NAME"),
+        Option("seed", here, "number", "Fixes the adapter's first numbers, batches and dropout.  [default: 0]"),
+        Option("resume", here, "path", "Continue the run in this adapter folder, with the same bits as if it had never stopped.", allowed=("folder",), metavar="DIR"),
+        Option("device", here, "choice", "ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where torchane doctor has seen "
+               "it compute.", "auto", DEVICES, show_default=True),
+        Option("threads", here, "number", "CPU threads. The numbers do not depend on it."),
         Option("json", here, "flag", _JSON_LAST_LINE, dest="as_json"),
     )  # fmt: skip
 
@@ -331,7 +379,7 @@ def _doctor_cache_run() -> tuple[Option, ...]:
 
 
 TABLE: tuple[Option, ...] = (
-    *_train(), *_generate(), *_convert(), *_explain(), *_bench(), *_inspect(), *_plan(), *_doctor_cache_run(), *_backend(),
+    *_train(), *_lora(), *_generate(), *_convert(), *_explain(), *_bench(), *_inspect(), *_plan(), *_doctor_cache_run(), *_backend(),
 )  # fmt: skip
 
 

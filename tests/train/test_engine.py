@@ -53,7 +53,7 @@ def test_stopping_and_resuming_changes_no_bit(unbroken, tmp_path):
     config = unbroken[0].model.config
     first = on_the_twin(tmp_path / "run", config=config)
     first.run(lambda: first.state.step >= 3)
-    assert first.state.backend["loss_scales"][0]["calm_steps"] == 3
+    assert first.state.backend["loss_scales"][0][1]["calm_steps"] == 3
     torch.manual_seed(7)  # a new process, whose own generator stands elsewhere
     second = on_the_twin(tmp_path / "run", existing=True, config=config)
     second.resume()
@@ -127,7 +127,7 @@ def test_an_error_of_the_compiler_arrives_as_itself(monkeypatch):
 
 def test_a_loss_scale_of_another_version_is_refused():
     with pytest.raises(RunFolderError, match="loss scale does not fit this version"):
-        EngineModel(torch.nn.Linear(1, 1), "twin").restore({"loss_scales": [{"exponent": 3}]})
+        EngineModel(torch.nn.Linear(1, 1), "twin").restore({"loss_scales": [["[(1, 32)]", {"exponent": 3}]]})
 
 
 def read(trainer) -> bytes:

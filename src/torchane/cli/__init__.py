@@ -19,6 +19,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 # command -> module that holds it as `command`, and what the list of commands says of it
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("torchane.cli.train", "Train a language model; without arguments, a small one in two minutes."),
+    "lora": ("torchane.cli.lora", "Fine-tune a model that you have; mlx-lm's flags and data."),
     "generate": ("torchane.cli.generate", "Continue a prompt with a trained model."),
     "export": ("torchane.cli.export", "Write a model or an adapter as transformers, mlx-lm, llama.cpp or Ollama reads it."),
     "fuse": ("torchane.cli.fuse", "Merge an adapter into its base."),

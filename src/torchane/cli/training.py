@@ -71,10 +71,7 @@ CompileModel = Callable[..., CompiledModel]
 
 def train(request: Request, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
     """Trains as asked and gives the summary that `--json` prints. Raises TorchaneErrors of every kind."""
-    if request.threads is not None:
-        threads = _usable_threads(request.threads, progress)
-        torch.set_num_threads(threads)
-        native.set_threads(threads)
+    set_threads(request.threads, progress)
     with ExitStack() as held:
         trainer, about = (_start if request.resume is None else _resume)(request, progress, compile_model, held)
         folder = trainer.folder.path
@@ -90,12 +87,15 @@ def train(request: Request, progress: Progress, compile_model: CompileModel = En
     return {**summary, "signal": stop.signal if result.interrupted else None}
 
 
-def _usable_threads(wanted: int, progress: Progress) -> int:
+def set_threads(wanted: int | None, progress: Progress) -> None:
     """No more than there are CPUs: threads that wait for one another would share them, for ever where they are many."""
+    if wanted is None:
+        return
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if wanted > cpus:
         progress.said(f"--threads {wanted}: there are {cpus} CPUs here, and so many threads are used.")
-    return min(wanted, cpus)
+    torch.set_num_threads(min(wanted, cpus))
+    native.set_threads(min(wanted, cpus))
 
 
 def _start(

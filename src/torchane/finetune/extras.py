@@ -37,3 +37,11 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def require_other(name: str) -> Any:
+    """The module of a package that is in no extra of ours. Raises UsageError, which says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(f"The package {name} was asked for and cannot be imported ({error}). Install it: pip install {name}") from error

@@ -8,6 +8,7 @@ Weights keep the type that their file has, once. What transformers would fill wi
 holds) is refused, and so is what only unpickling or foreign code could load.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -22,18 +23,18 @@ from torchane.convert import recognize
 from torchane.convert.files import is_pickle
 from torchane.convert.model import EMBEDDING, Model
 from torchane.errors import ParseError, RunFolderError, UsageError, shown
+from torchane.finetune.adapters import ADAPTER_CONFIG
 from torchane.finetune.extras import quiet_transformers, require
 from torchane.models.files import read_json
 from torchane.models.folder import CONFIG, INDEX, PICKLED, TOKENIZER, WEIGHTS
-from torchane.models.tensors import TensorFile
+from torchane.models.tensors import DTYPES, TensorFile
 from torchane.train.checkpoint import state_of
 from torchane.train.run_folder import RUN, TRAINING
 
-ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 #: What a snapshot of the hub is asked for: no pickles, no other frameworks' weights.
 _SNAPSHOT = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-_BFLOAT16_TYPES = {"F16", "BF16", "F32", "F64"}
+_SAMPLE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,17 @@ class Base:
 
     def require_tokenizer(self) -> Any:
         """The tokenizer. Raises UsageError where the files bring none."""
-        if self.tokenizer is None:
-            raise UsageError(
-                f"{self.path} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}), and text needs one. Copy the tokenizer's files of "
-                "the model beside its weights."
-            )
-        return self.tokenizer
+        return require_tokenizer(self.path, self.tokenizer)
+
+
+def require_tokenizer(path: Path, tokenizer: Any) -> Any:
+    """The tokenizer. Raises UsageError where the model at path brought none."""
+    if tokenizer is None:
+        raise UsageError(
+            f"{path} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}), and text needs one. Copy the tokenizer's files of "
+            "the model beside its weights."
+        )
+    return tokenizer
 
 
 def load_base(path_or_name: str | Path, *, dtype: torch.dtype | None = None) -> Base:
@@ -65,7 +71,7 @@ def load_base(path_or_name: str | Path, *, dtype: torch.dtype | None = None) -> 
     if kind in ("llama2c", "gguf"):
         return _load_file(path, kind, dtype)
     check_folder(path)
-    return Base(_load_model(path, dtype), _load_tokenizer(path), path, kind)
+    return Base(_load_model(path, dtype), load_tokenizer(path), path, kind)
 
 
 def locate(path_or_name: str | Path) -> tuple[Path, str]:
@@ -77,7 +83,7 @@ def locate(path_or_name: str | Path) -> tuple[Path, str]:
         kinds = {".bin": "llama2c", ".gguf": "gguf"}
         if path.suffix not in kinds:
             raise UsageError(f"{path} is a file, and a model is a Hugging Face folder, a run folder, a llama2.c .bin or a .gguf.")
-        if path.suffix == ".bin" and _is_pickle(path):
+        if path.suffix == ".bin" and is_pickle(path):
             raise RunFolderError(_pickled(path.parent, path.name))
         return path, kinds[path.suffix]
     name = str(path_or_name)
@@ -154,9 +160,22 @@ def check_shard(path: Path) -> None:
             kinds = {file.get_slice(name).get_dtype() for name in names}
     except (OSError, SafetensorError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}. It is cut short or damaged: copy it from the model's origin again.") from error
-    if not kinds <= _BFLOAT16_TYPES:
-        odd = ", ".join(sorted(kinds - _BFLOAT16_TYPES))
+    if not kinds <= set(DTYPES):
+        odd = ", ".join(sorted(kinds - set(DTYPES)))
         raise RunFolderError(f"{path} holds weights of type {odd}, which are quantised. Use the unquantised base.")
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 that tells a base from another: names, sizes, and first and last MiB of its config and weights."""
+    total = hashlib.sha256()
+    for file in [path] if path.is_file() else [path / CONFIG, *weight_files(path)]:
+        size = file.stat().st_size
+        total.update(f"{file.name} {size}\n".encode())
+        with open(file, "rb") as opened:
+            total.update(opened.read(_SAMPLE_BYTES))
+            opened.seek(max(0, size - _SAMPLE_BYTES))
+            total.update(opened.read(_SAMPLE_BYTES))
+    return total.hexdigest()
 
 
 def _pickled(folder: Path, name: str) -> str:
@@ -164,11 +183,6 @@ def _pickled(folder: Path, name: str) -> str:
         f"{folder / name} is a pickle, which can run any code when it is read, and is never loaded. Convert it where you trust it: "
         f"AutoModelForCausalLM.from_pretrained({str(folder)!r}).save_pretrained(NEW)."
     )
-
-
-def _is_pickle(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return is_pickle(file.read(4))
 
 
 def _load_model(path: Path, dtype: torch.dtype | None, **more: Any) -> Any:
@@ -196,7 +210,7 @@ def require_complete(path: Path, found: Mapping[str, Any]) -> None:
         raise RunFolderError(f"{path}: weights and {CONFIG} do not fit: {'; '.join(complaints[:3])}{more}. Both must come from the same model.")
 
 
-def _load_tokenizer(path: Path) -> Any:
+def load_tokenizer(path: Path) -> Any:
     """The folder's tokenizer, None where it brings none. Raises RunFolderError where it is damaged."""
     if not any((path / name).exists() for name in TOKENIZER_FILES):
         return None

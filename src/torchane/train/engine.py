@@ -61,7 +61,8 @@ class EngineModel:
     gradient depend.
 
     device: "auto", "twin" or "ane"; `self.device` says which it became. options: the backend's others (torchane/options.py).
-    A graph break or one shape too many is an error, where torch.compile would go on in eager PyTorch.
+    A graph break or one shape too many is an error, where torch.compile would go on in eager PyTorch. Each shape of tokens has a
+    graph of its own, and its loss scale.
     Raises UsageError for an unknown device, DeviceError for one that is not there or where gradients and optimizer
     cannot fit into memory. The first training call tells `announce` what a step will take, before it runs, and
     raises DeviceError where that cannot fit.
@@ -70,11 +71,11 @@ class EngineModel:
     def __init__(self, model: nn.Module, device: str = "auto", **options: Any) -> None:
         self._options = {"device": device, "progress": "off", **options}  # the command says it
         self.device = open_device(device, Options.parse(self._options).arithmetic).name
-        self._parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         self.announce: Callable[[str], None] = lambda text: None
         require_fits(forecast((), self._parameters, param_copies=0))
-        self._scales: list[LossScale] = []
-        self._restored: list[LossScale] = []
+        self._scales: list[tuple[str, LossScale]] = []  # by the shape of what comes in
+        self._restored: list[tuple[str, LossScale]] = []
         self._ranges: list[tuple[str, RangeControl]] = []  # by what identifies a graph
         self._restored_ranges: list[tuple[str, Mapping[str, Any]]] = []
         trace_blocks_once(model)
@@ -92,7 +93,7 @@ class EngineModel:
     def state(self) -> dict[str, Any]:
         ranges = [[key, control.to_dict()] for key, control in self._ranges] + [list(one) for one in self._restored_ranges]
         return {
-            "loss_scales": [asdict(scale) for scale in [*self._scales, *self._restored]],
+            "loss_scales": sorted(([key, asdict(scale)] for key, scale in [*self._scales, *self._restored]), key=lambda one: one[0]),
             "ranges": sorted(ranges, key=lambda one: one[0]),  # a resumed run compiles in another order
         }
 
@@ -102,7 +103,7 @@ class EngineModel:
         """
         try:
             _require_small_numbers(state)
-            self._restored = [_loss_scale(values) for values in state.get("loss_scales", ())]
+            self._restored = [(str(key), _loss_scale(values)) for key, values in state.get("loss_scales", ())]
             self._restored_ranges = [(str(key), dict(value)) for key, value in state.get("ranges", ())]
             for exponent in (e for _, plans in self._restored_ranges for plan in plans.values() for one in plan for e in one["exponents"].values()):
                 if abs(exponent) > LARGEST_EXPONENT:
@@ -121,6 +122,7 @@ class EngineModel:
         for compiled in graphs:
             self._take_up(compiled)
         if torch.is_grad_enabled():  # a validation has no backward, so no loss scale
+            key = str([tuple(one.shape) for one in example_inputs if isinstance(one, Tensor) and not one.is_floating_point()])
             for compiled in graphs:
                 plans = tuple(compiled.plans.values())
                 needed = functools.partial(
@@ -128,9 +130,11 @@ class EngineModel:
                 )
                 self.announce(str(needed()))
                 require_fits(needed(param_copies=0))  # the weights are in memory already; the rest is to come
-                if self._restored:  # compiled only now, so the state of the checkpoint is due only now
-                    compiled.loss_scale = self._restored.pop(0)
-                self._scales.append(compiled.loss_scale)
+                saved = next((one for one in self._restored if one[0] == key), None)
+                if saved is not None:  # compiled only now, so the state of the checkpoint is due only now
+                    self._restored.remove(saved)
+                    compiled.loss_scale = saved[1]
+                self._scales.append((key, compiled.loss_scale))
         return run
 
     def _take_up(self, compiled: Compiled) -> None:

@@ -1,0 +1,47 @@
+"""`torchane lora`: fine-tuning, with mlx-lm's flags. Options become a request; cli/tuning.py does the work."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from torchane.cli.options import Command, takes
+from torchane.cli.signals import load
+
+
+@click.command("lora", cls=Command)
+@takes("lora")
+def command(as_json: bool, **options: Any) -> None:
+    """Fine-tune a model that you have, on your data, and keep the adapter.
+
+    Flags, defaults and data are those of mlx_lm.lora. The adapter's folder is PEFT's. Ctrl-C saves and ends; --resume goes on from
+    there, or from the last checkpoint of a run that was killed, with the same numbers as if it had never stopped.
+
+    \b
+      torchane lora --model Qwen3-0.6B --train --data data/ --iters 600
+      torchane lora --model Qwen3-0.6B --train --data notes.txt --max-seq-length 256
+      torchane lora --resume adapters
+      torchane lora --model Qwen3-0.6B --test --data data/
+
+    Each line of data/train.jsonl is one of
+
+    \b
+      {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+      {"prompt": "...", "completion": "..."}
+      {"text": "..."}
+
+    Needs: pip install "torchane[finetune]"
+    """
+    progress = load("torchane.cli.tuning_progress").TuneReporter(sys.stderr if as_json else sys.stdout)
+    tuning = load("torchane.cli.tuning")
+    try:
+        summary = tuning.tune(tuning.Request(**options), progress)
+    finally:
+        progress.close()
+    if as_json:
+        click.echo(json.dumps(summary))
+    if progress.lost is not None:
+        raise type(progress.lost)(progress.lost.error, f"The run was ended by it, with a checkpoint: it is at iteration {summary['iters']:,}.")
+    if summary["interrupted"]:
+        raise click.exceptions.Exit(128 + summary["signal"])

@@ -1,0 +1,142 @@
+"""How much memory a fine-tuning step will take, from the model's config alone, before anything is loaded.
+
+    weights      as their files have them; full: float32
+    staged       fp16 copies of the weights of products, in surfaces
+    training     the trained numbers in float32: gradients, the optimizer's, and an adapter itself
+    saved        what the forward keeps for the backward, fp16: a coarse count, per token of a batch
+    logits       float32, and their gradient
+
+Compiling tells the exact sizes later (plan/memory.py); this refuses what cannot fit before minutes of loading.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchane.errors import UsageError
+from torchane.finetune.adapters import adapter_numbers, blocks_of, first_of, linear_kinds, targets_of
+from torchane.finetune.extras import quiet_transformers, require
+from torchane.finetune.models import weight_files
+from torchane.finetune.settings import LoraSettings
+from torchane.plan.memory import RESERVE_BYTES, free_bytes
+
+#: Numbers that the optimizer keeps for each trained one.
+_OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1, "muon": 1, "adafactor": 1}
+_LOGITS = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, by what they hold."""
+
+    weights: int
+    staged: int
+    training: int
+    saved: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, each.name) for each in fields(self))
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{each.name} {getattr(self, each.name) / 2**30:.2f}" for each in fields(self))
+        return f"{self.total / 2**30:.1f} GiB ({parts})"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model's memory is counted from. numbers: of its parameters. products: those that products read; trained: those that are
+    trained. per_token: what one token's forward keeps for the backward; squared: the same for each pair of tokens."""
+
+    numbers: int
+    weight_bytes: int
+    products: int
+    trained: int
+    per_token: int
+    squared: int
+    vocab: int
+
+    def estimate(self, settings: LoraSettings, length: int) -> Estimate:
+        full = settings.fine_tune_type == "full"
+        copies = 1 + _OPTIMIZER_STATES[settings.optimizer] + (0 if full else 1)
+        tokens = settings.batch_size * length
+        kept = 0 if settings.grad_checkpoint else tokens * (self.per_token + self.squared * length)
+        return Estimate(
+            weights=4 * self.numbers if full else self.weight_bytes,
+            staged=2 * self.products,
+            training=4 * self.trained * copies,
+            saved=2 * kept,
+            logits=4 * _LOGITS * tokens * self.vocab,
+        )
+
+
+def sizes_of(path: Path, settings: LoraSettings) -> Sizes | None:
+    """From a folder's config.json, with the model built without memory; None for a single file, whose reader builds it."""
+    if not path.is_dir():
+        return None
+    transformers = require("transformers")
+    with torch.device("meta"), quiet_transformers():
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    return measure(model, settings, sum(file.stat().st_size for file in weight_files(path)))
+
+
+def measure(model: nn.Module, settings: LoraSettings, weight_bytes: int) -> Sizes:
+    """Of a model, which may be on the meta device. weight_bytes: of its weights as they are kept."""
+    kinds = linear_kinds()
+    blocks: Any = blocks_of(model).modules
+    config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    linear = [module for module in model.modules() if isinstance(module, kinds)]
+    if settings.fine_tune_type == "full":
+        trained = sum(param.numel() for block in blocks[first_of(len(blocks), settings.num_layers) :] for param in block.parameters())
+    else:
+        targets = [model.get_submodule(name) for name in targets_of(model, settings.num_layers, settings.lora_parameters.keys)]
+        shapes = [_out_in(module) for module in targets]
+        trained = adapter_numbers(settings.lora_parameters, shapes, dora=settings.fine_tune_type == "dora")
+    inside = [module for block in blocks for module in block.modules() if isinstance(module, kinds)]
+    return Sizes(
+        numbers=sum(param.numel() for param in model.parameters()),
+        weight_bytes=weight_bytes,
+        products=sum(module.weight.numel() for module in linear),  # type: ignore[union-attr, operator, misc]
+        trained=trained,
+        per_token=sum(sum(module.weight.shape) for module in inside),  # type: ignore[union-attr, operator, misc]
+        squared=len(blocks) * config.num_attention_heads,
+        vocab=config.vocab_size,
+    )
+
+
+def _out_in(module: Any) -> tuple[int, int]:
+    rows, columns = (int(size) for size in module.weight.shape)
+    return (rows, columns) if isinstance(module, nn.Linear | nn.Embedding) else (columns, rows)  # GPT-2's are (in, out)
+
+
+def require_room(sizes: Sizes, settings: LoraSettings, length: int, free: int | None = None) -> Estimate:
+    """The estimate for batches of this length. Raises UsageError where it cannot fit, naming what would."""
+    needed = sizes.estimate(settings, length)
+    free = free_bytes() if free is None else free
+    if free is None or needed.total + RESERVE_BYTES <= free:
+        return needed
+    fits = next((said for said, tried, size in _smaller(settings, length) if sizes.estimate(tried, size).total + RESERVE_BYTES <= free), None)
+    advice = f"It would fit with {fits}." if fits else "Nothing smaller of this model would fit: use a smaller model, or a machine with more memory."
+    raise UsageError(
+        f"A step needs about {needed} and {RESERVE_BYTES / 2**30:.0f} GiB to work in; {free / 2**30:.1f} GiB of memory are free. {advice}"
+    )
+
+
+def _smaller(settings: LoraSettings, length: int) -> Iterator[tuple[str, LoraSettings, int]]:
+    """What asks for less memory, the mildest change first."""
+    checked = replace(settings, grad_checkpoint=True)
+    yield "--grad-checkpoint", checked, length
+    size, cut = settings.batch_size, length
+    while size > 1:
+        size //= 2
+        parts = settings.grad_accumulation_steps * (settings.batch_size // size)
+        yield f"--grad-checkpoint --batch-size {size} --grad-accumulation-steps {parts}", replace(checked, batch_size=size), length
+    while cut > 64:
+        cut //= 2
+        yield f"--grad-checkpoint --batch-size 1 --max-seq-length {cut}", replace(checked, batch_size=1), cut

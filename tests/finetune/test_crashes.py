@@ -1,0 +1,146 @@
+"""A fine-tuning process dies, or the disk fills, at every call that it makes of its files; resumed, it ends with the same bits.
+
+dying.py tunes and dies, between two updates as well, with dropout. The long tier kills the command itself on the twin, at random moments.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from crashing import ENDED, FULL, GONE
+
+from torchane.train.run_folder import RunFolder
+
+SETTINGS = {
+    "iters": 5, "batch_size": 2, "steps_per_report": 2, "steps_per_eval": 2, "save_every": 1, "learning_rate": 1e-2,
+    "grad_accumulation_steps": 2, "num_layers": 2, "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.1},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A base, and a folder with data and settings."""
+    path = tmp_path_factory.mktemp("places")
+    tiny.folder(path / "base", "llama")
+    write_data(path / "data", SETTINGS)
+    return path / "base", path / "data"
+
+
+def write_data(path: Path, settings) -> None:
+    path.mkdir()
+    (path / "settings.yaml").write_text(json.dumps(settings))
+    for name, count in (("train", 9), ("valid", 3)):
+        lines = [json.dumps({"text": f"{i} foxes and {i * i} hens. " * (1 + i % 4)}) for i in range(count)]
+        (path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def tune(places):
+    """tune(folder, at, what) -> exit code of a process that begins the run or resumes it."""
+    base, data = places
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("dying.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=here, text=True) as process:
+
+        def call(folder: Path, at: int | None = None, what: str = "kill") -> int:
+            process.stdin.write(json.dumps([str(folder), str(base), str(data), at, what]) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield call
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def whole(tune, tmp_path_factory):
+    """A run that nothing stopped, and how many calls it made."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    assert tune(path) == ENDED
+    return path, int(Path(f"{path}.count").read_text())
+
+
+def ended_as(folder: Path, whole: Path) -> None:
+    names = [path.relative_to(whole) for path in whole.rglob("*.safetensors")]
+    assert len(names) == 2 + SETTINGS["iters"]  # the adapter, the state, and a copy for each save
+    for name in names:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    rows = [[row | {"time_s": 0} for row in RunFolder(path).read_metrics()] for path in (folder, whole)]
+    assert rows[0] == rows[1]
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == sorted(path.relative_to(whole) for path in whole.rglob("*"))
+
+
+def survive(tune, tmp_path: Path, whole: Path, kills: list[tuple[int, str]]) -> int:
+    """Tunes, killed at each of these calls in turn, then resumes to the end. Gives how many kills there were."""
+    folder, killed = tmp_path / "run", 0
+    for at, what in kills:
+        code = tune(folder, at, what)
+        assert code in (ENDED, FULL, GONE), code
+        killed += code == GONE
+        if not (folder / "training.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    assert tune(folder) == ENDED
+    ended_as(folder, whole)
+    shutil.rmtree(folder)
+    return killed
+
+
+def test_a_run_that_is_killed_ends_with_the_same_bits(tune, tmp_path, whole):
+    path, count = whole
+    assert count > 60
+    for at in (count // 3, count // 2, count - 4):
+        survive(tune, tmp_path, path, [(at, "kill")])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", ["kill", "half", "full"])
+def test_a_run_that_dies_at_any_call_ends_with_the_same_bits(tune, tmp_path, whole, what):
+    path, count = whole
+    for at in range(1, count + 1):
+        survive(tune, tmp_path, path, [(at, what)])
+
+
+@pytest.mark.long
+def test_thirty_kills_at_random_moments_leave_the_adapter_of_a_run_that_nothing_stopped(places, tmp_path):
+    """The command itself, on the twin, in a process of its own each time."""
+    base, data = tmp_path / "base", tmp_path / "data"
+    shutil.copytree(places[0], base)
+    write_data(data, {**SETTINGS, "iters": 60, "save_every": 3, "steps_per_eval": 20})
+    begin = ["--model", str(base), "--train", "--data", str(data), "-c", str(data / "settings.yaml")]
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TORCHANE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-W", "ignore", "-m", "torchane", "lora", "--device", "twin"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    subprocess.run([*command, *begin, "--adapter-path", str(whole)], env=here, check=True, capture_output=True)
+    rng, kills = random.Random(0), 0
+    while kills < 30:
+        begun = (folder / "training.json").exists()
+        arguments = ["--resume", str(folder)] if begun else [*begin, "--adapter-path", str(folder)]
+        process = subprocess.Popen([*command, *arguments], env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for_an_iteration(process, folder)
+        time.sleep(rng.random() * 0.6)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        if process.returncode == 0:  # it ended first: begin again
+            assert (folder / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
+            shutil.rmtree(folder)
+    subprocess.run([*command, *(["--resume", str(folder)] if folder.exists() else [*begin, "--adapter-path", str(folder)])], env=here, check=True)
+    for name in ("adapter_model.safetensors", "state/training.safetensors"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def wait_for_an_iteration(process, folder: Path) -> None:
+    """Until the metrics grow, or the process ends."""
+    size = (folder / "metrics.jsonl").stat().st_size if (folder / "metrics.jsonl").exists() else 0
+    while process.poll() is None:
+        path = folder / "metrics.jsonl"
+        if path.exists() and path.stat().st_size > size:
+            return
+        size = min(size, path.stat().st_size) if path.exists() else size
+        time.sleep(0.02)

@@ -1,0 +1,45 @@
+"""The estimate before loading: exact in what can be counted, and what is too large is refused with what would fit."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from torchane.errors import UsageError
+from torchane.finetune.adapters import add_adapter, free_blocks, trained
+from torchane.finetune.memory import measure, require_room, sizes_of
+from torchane.finetune.settings import LoraSettings
+
+SETTINGS = LoraSettings(batch_size=8)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("how", ["lora", "dora", "full"])
+def test_what_is_trained_is_counted_exactly(kind, how):
+    settings = replace(SETTINGS, fine_tune_type=how, num_layers=2)
+    sizes = measure(tiny.model(kind), settings, 0)
+    model = tiny.model(kind)
+    made = free_blocks(model, 2) if how == "full" else add_adapter(model, settings, "b")
+    assert sizes.trained == sum(param.numel() for param in trained(made).values())
+
+
+def test_a_folder_is_measured_without_its_weights(tmp_path):
+    path = tiny.folder(tmp_path / "m", "qwen3", dtype=torch.bfloat16)
+    sizes = sizes_of(path, SETTINGS)
+    count = sum(param.numel() for param in tiny.model("qwen3").parameters())
+    assert sizes.numbers == count and 2 * count <= sizes.weight_bytes <= 2 * count + 10_000
+
+
+def test_too_little_memory_names_what_would_fit():
+    sizes = measure(tiny.model("llama"), SETTINGS, 1 << 20)
+    needed = sizes.estimate(SETTINGS, 512)
+    one = sizes.estimate(replace(SETTINGS, grad_checkpoint=True), 512).total
+    with pytest.raises(UsageError, match="A step needs about .*It would fit with --grad-checkpoint[.]"):
+        require_room(sizes, SETTINGS, 512, free=one + (1 << 30))
+    smaller = sizes.estimate(replace(SETTINGS, grad_checkpoint=True, batch_size=4), 512).total
+    with pytest.raises(UsageError, match="It would fit with --grad-checkpoint --batch-size 4 --grad-accumulation-steps 2"):
+        require_room(sizes, SETTINGS, 512, free=smaller + (1 << 30))
+    with pytest.raises(UsageError, match="Nothing smaller of this model would fit"):
+        require_room(sizes, SETTINGS, 512, free=1 << 20)
+    assert require_room(sizes, SETTINGS, 512, free=needed.total + (1 << 30)) == needed
