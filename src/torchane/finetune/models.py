@@ -83,7 +83,7 @@ def locate(path_or_name: str | Path) -> tuple[Path, str]:
         kinds = {".bin": "llama2c", ".gguf": "gguf"}
         if path.suffix not in kinds:
             raise UsageError(f"{path} is a file, and a model is a Hugging Face folder, a run folder, a llama2.c .bin or a .gguf.")
-        if path.suffix == ".bin" and is_pickle(path):
+        if path.suffix == ".bin" and _is_pickle(path):
             raise RunFolderError(_pickled(path.parent, path.name))
         return path, kinds[path.suffix]
     name = str(path_or_name)
@@ -183,6 +183,11 @@ def _pickled(folder: Path, name: str) -> str:
         f"{folder / name} is a pickle, which can run any code when it is read, and is never loaded. Convert it where you trust it: "
         f"AutoModelForCausalLM.from_pretrained({str(folder)!r}).save_pretrained(NEW)."
     )
+
+
+def _is_pickle(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return is_pickle(file.read(4))
 
 
 def _load_model(path: Path, dtype: torch.dtype | None, **more: Any) -> Any:
