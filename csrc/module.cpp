@@ -274,6 +274,16 @@ void bind_staging(nb::module_& m) {
         }
         return tuple_of(seen);
     }, "src"_a, "(max_abs, non_finite, zeros, count) of an fp16 array, a NaN having no size.");
+    m.def("checksums", [](const nb::list& list) {
+        std::vector<nb::ndarray<nb::ro, nb::device::cpu, nb::c_contig>> held;
+        std::vector<Bytes> pieces;
+        for (nb::handle item : list) {
+            if (!nb::try_cast(item, held.emplace_back(), false)) throw DeviceFault("checksums: an array is not dense, or not on the host.");
+            pieces.emplace_back(static_cast<const unsigned char*>(held.back().data()), static_cast<int64_t>(held.back().nbytes()));
+        }
+        nb::gil_scoped_release released;
+        return checksums(pieces);
+    }, "arrays"_a, "Of the bytes of each dense array of a list, 64 bits; the same for any number of threads.");
     m.def("sum_of_squares", [](const nb::list& arrays) {
         const std::vector<Floats> all = all_floats(arrays, false);
         nb::gil_scoped_release released;

@@ -32,6 +32,11 @@ std::vector<Scan> unstage(const std::vector<Staging>& jobs);
 // Of an fp16 array of any strides.
 Scan scan(const View& from);
 
+// Of the bytes of dense memory, for each piece of it: an array that changes in one word has another one for sure, any other change
+// is missed once in 2^64. No protection against somebody who wants two arrays to have the same.
+using Bytes = std::pair<const unsigned char*, int64_t>;
+std::vector<uint64_t> checksums(const std::vector<Bytes>& pieces);
+
 // Dense fp32 arrays.
 using Floats = std::pair<float*, int64_t>;
 double sum_of_squares(const std::vector<Floats>& arrays);  // in double

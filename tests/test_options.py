@@ -42,7 +42,7 @@ def test_a_request_has_the_flags_of_train():
 def test_the_backend_has_the_defaults_of_the_table():
     assert dataclasses.asdict(Options.parse({})) == {
         "device": "auto", "chip": "portable", "dump": None, "arithmetic": "exact", "ranges": "auto", "precision": "auto", "cache": "on",
-        "buckets": "auto", "progress": "on", "recompute": "none", "partition": None, "observers": (), "without": (),
+        "buckets": "auto", "progress": "on", "recompute": "none", "frozen": "inputs", "partition": None, "observers": (), "without": (),
     }  # fmt: skip
     assert Options.parse({"dump": Path("here"), "without": "drop_dead, drop_noops"}).without == ("drop_dead", "drop_noops")
 

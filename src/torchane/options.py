@@ -79,6 +79,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
     "rounds": Range(1, 1_000_000),
     "repeats": Range(1, 1_000_000),
     "depth": Range(1, 256),
+    "lora": Range(1, 1 << 16),
     "memory_gb": real(1, 1 << 20),
     "num_layers": Range(-1, 1 << 16),
     "iters": Range(1, BILLION),
@@ -157,6 +158,7 @@ ARITHMETICS = ("exact", "engine")
 RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")
 RECOMPUTE = ("none", "half", "all")
+FROZEN = ("inputs", "fp16", "int8", "int4")
 SWITCH = ("on", "off")
 GGUF_TYPES = ("f16", "bf16", "q8_0")
 _MEASURED = ("twin", "ane")
@@ -251,6 +253,9 @@ def _backend() -> tuple[Option, ...]:
         Option("progress", here, "choice", '"on" says on standard error how far compiling is, where it takes more than five seconds.', "on", SWITCH),
         Option("recompute", ("backend", "plan"), "choice", "What the backward of each equal layer computes again instead of reading it from memory: none, "
                "half (what is cheap to make again), all (a layer keeps its inputs only).", "none", RECOMPUTE, show_default=True),
+        Option("frozen", ("backend", "plan"), "choice", 'What parameters that want no gradient are to programs. inputs: staged by every forward, as trained ones are; '
+               "fp16, int8, int4: constants, in as many bits (m4: int8; m5: both), with programs for each layer that are made anew where a checksum says that "
+               "the numbers have changed.", "inputs", FROZEN, show_default=True),
         Option("partition", here, "function", "What cuts a graph into programs: a Partitioner (torchane/plan/partition.py). Nothing said: for a chip the one that "
                "is predicted to take the least time (torchane/plan/search.py), for `portable` a program for each layer."),
         Option("observers", here, "objects", "Observers (torchane/runtime/observers.py): called before and after each step of every plan.", ()),
@@ -351,6 +356,8 @@ def _plan() -> tuple[Option, ...]:
         Option("timeline", here, "path", "Of --preset: draw what engine and host do over a step.", allowed=("new file",), metavar="OUT.svg"),
         Option("trace", here, "path", "Of --preset: the same as trace events, which Perfetto opens.", allowed=("new file",), metavar="OUT.json"),
         Option("schedule", here, "text", "A schedule that others published: maderix-static, maderix-dynamic, pull-request-22, slv.", metavar="NAME"),
+        Option("lora", here, "number", "Of --preset: train adapters of this rank beside every linear layer of its blocks and freeze the rest.",
+               metavar="RANK"),
         Option("memory_gb", here, "number", "Of --preset: refuse a step that needs more memory than such a Mac has, and name what would fit."),
         Option("measured", here, "path", "Measurements of one machine, which take the place of the fitted constants.  [default: those that torchane doctor left of this machine]", metavar="FILE.json"),
         Option("anyway", here, "flag", "Price FILE on a chip that refuses it, as --compare does."),

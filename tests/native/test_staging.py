@@ -142,3 +142,23 @@ HALF, SINGLE = np.zeros((4, 4), np.float16), np.zeros((4, 4), np.float32)
 def test_what_would_need_a_copy_or_makes_no_sense_is_refused(call: Callable[[], None], complaint: str) -> None:
     with pytest.raises(DeviceError, match=complaint):
         call()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("size", [0, 1, 7, 64, 65, 100_003])
+def test_a_checksum_changes_with_any_number_and_with_no_number_of_threads(size: int, dtype: type, set_threads: Callable[[int], None]) -> None:
+    array = np.random.default_rng(size).standard_normal(size).astype(dtype)
+    (whole,) = native.checksums([array])
+    set_threads(3)
+    assert native.checksums([array, array]) == [whole, whole]
+    for place in {0, size // 2, size - 1} if size else ():
+        changed = array.copy()
+        changed[place] = np.nextafter(changed[place], dtype(9))
+        assert native.checksums([changed]) != [whole]
+    if size > 1:
+        assert native.checksums([array[1:].copy()]) != [whole] and native.checksums([array[::-1].copy()]) != [whole]
+
+
+def test_a_checksum_wants_dense_memory() -> None:
+    with pytest.raises(DeviceError, match="not dense"):
+        native.checksums([np.zeros((4, 4), np.float32).T[:2]])

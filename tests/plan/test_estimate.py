@@ -1,5 +1,8 @@
 """What nodes cost before they are lowered, beside the same product priced from MIL."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from torchane.chips.points import machine
@@ -32,6 +35,18 @@ def test_a_product_costs_what_its_program_does(x, y):
     out = program.outputs[0].type.shape
     priced = program_cost(work.layers, work.bytes_in, work.bytes_out, machine("m4"), M4.engine, M4.shared, in_a_loop=True).time_s
     assert Estimate(graph_of(x, y, out), M4).time_s(("p",)) == pytest.approx(priced)
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_product_with_a_constant_costs_what_its_convolution_does(is_left):
+    b = Builder()
+    program = b.program(b.conv(x=b.input("x", (1, 768, 1, 256)), weight=np.zeros((2048, 768, 1, 1), np.float16)))
+    work = work_of(program)
+    priced = program_cost(work.layers, work.bytes_in, work.bytes_out, machine("m4"), M4.engine, M4.shared, in_a_loop=True).time_s
+    weight, x = (1, 1, 2048, 768), (1, 1, 768, 256)
+    graph = graph_of(weight, x, (1, 1, 2048, 256)) if is_left else graph_of((1, 1, 256, 768), (1, 1, 768, 2048), (1, 1, 256, 2048))
+    graph = replace(graph, constants=frozenset("x" if is_left else "y"))
+    assert Estimate(graph, M4).time_s(("p",)) == pytest.approx(priced)
 
 
 def test_what_stays_inside_costs_no_surface():

@@ -45,6 +45,13 @@ def test_small_layers_share_a_program():
     assert sizes(stack(8)) == [4, 4]
 
 
+def test_layers_of_different_constants_are_loaded_beside_each_other_so_that_fewer_and_larger_programs_are_taken():
+    graph = stack(120, width=2048, rows=2048)
+    constants = frozenset(name for name in graph.nodes if name[0] in "ab")
+    assert len(sizes(graph)) == 120  # one program, 120 times
+    assert len(sizes(replace(graph, constants=constants))) <= CHIP.limit("loaded_programs") // 2
+
+
 def test_layers_that_take_long_have_a_program_each():
     """Two thousand rows of 2,048: a dispatch is far below a hundredth."""
     assert sizes(stack(8, width=2048, rows=2048)) == [1] * 8

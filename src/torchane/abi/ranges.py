@@ -72,11 +72,12 @@ SUM_END, VALUE_END = 15, 16
 @dataclass(frozen=True)
 class Inputs:
     """What is known of a program's inputs, by name. unscaled: stored as they are, of which the `static` come from no tensor
-    that a program computed (masks, tables). gradients: linear in the gradient that came in."""
+    that a program computed (masks, tables). gradients: linear in the gradient that came in. constants: that will be constants of the program, which the runtime scales once."""
 
     unscaled: frozenset[str] = frozenset()
     static: frozenset[str] = frozenset()
     gradients: frozenset[str] = frozenset()
+    constants: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torchane import chips
 from torchane.capture.compile_options import Options, check_mode
 from torchane.capture.compiled import COMPILED, Compiled, new_compiled, no_garbage_collection
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
+from torchane.capture.frozen import convolution_pays, require_form
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
 from torchane.capture.kept import Recent
@@ -134,6 +135,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
         is_inference=inference,
         kept=range(count, len(results)),
         raw=named(graph, compiled.inputs.raw),
+        frozen=named(graph, compiled.inputs.frozen),
         precision=compiled.options.precision,
     )
     compiled.traced.cancel()
@@ -207,9 +209,11 @@ def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Rol
     wrong = {**record.wrong_on(options.chip), **compiled.device.wrong_ops}
     chip = chips.of_machine(options.chip)
     stored = LoweredPrograms(default_root(), " without ".join([chip.name, *sorted(wrong)]), has_ranges) if keeps else None
-    compiler = RegionCompiler(chips.probed(chip, wrong), has_ranges, stored, progress, options.without)
+    probed, cost = chips.probed(chip, wrong), pricing_if_known(options.chip)
+    require_form(options.frozen, probed)
+    compiler = RegionCompiler(probed, has_ranges, stored, progress, options.without, options.frozen, convolution_pays(cost), options.chip)
     with compiled.timed("lower"), unset_fake_temporarily():  # AOTAutograd's mode gives constants no values
-        planned, saved = plan_graph(name, gm, roles, compiler, options.partition or searched, pricing_if_known(options.chip))
+        planned, saved = plan_graph(name, gm, roles, compiler, options.partition or searched, cost)
         rows = rows_of(name, planned.cut)
         compiled.host_bytes = max(compiled.host_bytes, host_bytes_of(planned.cut))
     progress.host_work.tell(planned.cut)
@@ -226,11 +230,11 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned, progress
     loaded = []
     with compiled.timed("load"):
         for spec in planned.plan.programs:
-            loaded.append(compiled.device.load(spec.text, spec.blobs, name=spec.name))
+            loaded.append(None if spec.constants else compiled.device.load(spec.text, spec.blobs, name=spec.name))
             progress.loaded(len(loaded), len(planned.plan.programs))
     host = TorchHost(gm.graph, compiled.memory, compiled.input_names)
     held = compiled.device, compiled.pool, compiled.weights
-    return Executor(planned.plan, *held, host, planned.host_calls, loaded, compiled.numerics, compiled.observers)
+    return Executor(planned.plan, *held, host, planned.host_calls, loaded, compiled.numerics, compiled.observers, compiled.frozen)
 
 
 #: Says what Dynamo leaves to eager before it hands us anything.

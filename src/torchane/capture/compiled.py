@@ -18,6 +18,7 @@ from torchane.passes.respell import respell
 from torchane.plan import Plan
 from torchane.runtime.device import Device
 from torchane.runtime.devices import open_device
+from torchane.runtime.frozen import Frozen
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.numerics import LossScaled, Numerics, RangeControlled
 from torchane.runtime.observers import Observer
@@ -37,6 +38,7 @@ class Compiled:
     numerics: Numerics
     observers: list[Observer] = field(default_factory=list)
     weights: Weights = field(default_factory=Weights)
+    frozen: Frozen = field(default_factory=Frozen)
     memory: pages.Reused = field(default_factory=pages.Reused)
     saved: Saved = field(default_factory=Saved)
     plans: dict[str, Plan] = field(default_factory=dict)

@@ -56,7 +56,7 @@ class OrFloat32:
 
     def __init__(self, execute: Executor, gm: fx.GraphModule):
         self.execute = execute
-        self.graph = _OnHost(gm)
+        self.graph = _OnHost(gm, execute)
         self.is_repeatable = is_repeatable(gm)
         execute.only_added = only_added(gm.graph)
         self.draws = any(_draws(node) for node in gm.graph.nodes if node.op == "call_function")
@@ -104,7 +104,7 @@ class BackwardOrFloat32:
 
     def __init__(self, execute: Executor, gm: fx.GraphModule, apart: ByMagnitude, is_proportional: bool):
         self.execute = execute
-        self.graph = _OnHost(gm)
+        self.graph = _OnHost(gm, execute)
         self.apart = apart
         self.is_proportional = is_proportional
         execute.only_added = only_added(gm.graph)
@@ -170,8 +170,9 @@ class BackwardOrFloat32:
 class _OnHost:
     """A captured graph, run by PyTorch."""
 
-    def __init__(self, gm: fx.GraphModule):
+    def __init__(self, gm: fx.GraphModule, execute: Executor):
         self.gm = gm
+        self.execute = execute
         self.values = [node.meta.get("val") for node in gm.graph.find_nodes(op="placeholder")]
         self.call: Callable[..., Sequence[Any]] | None = None
 
@@ -190,7 +191,8 @@ class _OnHost:
             return list(run.run(*self._promised(args))), run.largest
 
     def _promised(self, args: Sequence[Any]) -> list[Any]:
-        return [_as_promised(arg, value) for arg, value in zip(args, self.values, strict=True)]
+        seen = map(self.execute.seen, self.execute.plan.inputs, args)
+        return [_as_promised(arg, value) for arg, value in zip(seen, self.values, strict=True)]
 
 
 class _Watching(fx.Interpreter):

@@ -93,18 +93,19 @@ def cut(
     begins: Collection[fx.Node] = (),
     partition: Partitioner = by_layer,
     cost: Pricing | None = None,
+    constants: Collection[str] = (),
 ) -> Cut:
     """Places every node, and has the partitioner cut what programs can hold.
 
     reason_against: None where a program can hold the node, else why not. static: placeholders that hold
     buffers, integers or masks; what derives from those alone stays on the host, in full precision. seeds: constants that are
     the host's, since they are scaled where they are staged. views: what leaves as a view of another value. own_ports, begins: as in
-    StepGraph. cost: what the partitioner is given to price programs with.
+    StepGraph, like constants. cost: what the partitioner is given to price programs with.
     """
     place, is_static = _places(graph, reason_against, static, reasons := {}, seeds, views)
     made = (_node(node, place[node], layer_of or layer_name, (roles or {}).get(node)) for node in place)
     results = tuple(node.name for node in graph.output_node().all_input_nodes)
-    step = StepGraph({node.name: node for node in made}, results, own_ports, frozenset(node.name for node in begins))
+    step = StepGraph({node.name: node for node in made}, results, own_ports, frozenset(node.name for node in begins), frozenset(constants))
     found = partition(step, chip, cost)
     check(step, found)
     by_name = {node.name: node for node in place}

@@ -1,7 +1,7 @@
 """A graph before it is cut, with what is known of it, and after: its plan, and the host's part of it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
@@ -16,7 +16,7 @@ from torchane.plan import Plan
 @dataclass(frozen=True)
 class Source:
     """A graph and what is known of it, whichever way it is cut. scaled: what the loss scale multiplies. numbers: values of the host that
-    are none of masks, whatever they hold."""
+    are none of masks, whatever they hold. frozen: names of values that programs hold as constants, and the form whose numbers they have."""
 
     name: str
     module: fx.GraphModule
@@ -24,6 +24,7 @@ class Source:
     blocks: Blocks
     scaled: frozenset[fx.Node]
     numbers: frozenset[fx.Node]
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

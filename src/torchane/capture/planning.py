@@ -13,6 +13,7 @@ from torch import fx
 
 from torchane.capture.aliases import keep_views_of_results
 from torchane.capture.draws import draw_from_shapes
+from torchane.capture.frozen import frozen_of
 from torchane.capture.graph import Cut, cut
 from torchane.capture.planned import Planned, Source
 from torchane.capture.policies import FOLLOWED, Facts, State, host_reasons
@@ -96,7 +97,8 @@ def _placed(name: str, module: fx.GraphModule, roles: Roles, compiler: RegionCom
     if not roles.tangents:
         left_out = left_out_of(graph, static, data, facts.given, lambda node: node in refused or why_not(node, compiler.chip) is not None)
         refused = {**left_out.reasons, **refused}
-    source = Source(name, module, roles, blocks, linearity.scaled, left_out.numbers)
+    frozen = frozen_of(graph, roles, blocks, compiler.frozen)
+    source = Source(name, module, roles, blocks, linearity.scaled, left_out.numbers, frozen)
     return Placed(source, static, linearity.seeds, frozenset(views), refused, forward, levelled)
 
 
@@ -115,11 +117,13 @@ def _cut(
         roles={
             **dict.fromkeys(placed.source.scaled, Role.GRADIENT),
             **{node: roles.of(node.name) for node in graph.find_nodes(op="placeholder")},
+            **{node: Role.FROZEN for node in graph.nodes if node.name in placed.source.frozen},
         },
         own_ports=2 if compiler.ranges else 0,  # range control's
         begins=begins,
         partition=partition,
         cost=cost,
+        constants=placed.source.frozen.keys(),
     )
 
 
@@ -129,12 +133,13 @@ def _saved(planned: Planned, placed: Placed) -> Saved:
     return Saved(
         {name: layout for name, layout in planned.layouts.items() if name in kept},
         planned.unscaled & kept,
-        roles.weights,
+        roles.weights | placed.source.frozen.keys(),  # views of frozen weights that are saved
         {name: layout for name, layout in planned.layouts.items() if name in roles.weights},
         roles.static | {node.name for node in planned.cut.static},  # the backward gets some of them, saved
         placed.source.blocks.shapes,
         placed.forward,
         placed.levelled,
+        placed.source.frozen,
     )
 
 

@@ -74,8 +74,9 @@ def compile_step(
         raise CaptureError("the model compiled to no graph: its forward computes nothing that depends on its tokens.")
     plans = tuple(plan for compiled in found for plan in compiled.plans.values())
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     host_bytes = max(compiled.host_bytes for compiled in found)
     rows = [row for compiled in found for row in compiled.rows]
     macs = sum(row.macs for row in rows)
     share = sum(row.macs for row in rows if row.place == "program") / macs if macs else 1.0
-    return Captured(plans, parameters, forecast(plans, parameters, host_bytes=host_bytes), share)
+    return Captured(plans, parameters, forecast(plans, parameters, trained=trained, host_bytes=host_bytes), share)

@@ -11,6 +11,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import fx
 
 from torchane import passes
+from torchane.abi.frozen import FROZEN_PATH
 from torchane.abi.numbers import EXCLUDED, FP16_MAX, LEFT_OUT, MASKED
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Inputs
@@ -32,6 +34,7 @@ from torchane.mil import emit
 from torchane.mil.build import Builder, typed
 from torchane.mil.ir import Literal, Op, Program, Var, literal
 from torchane.mil.types import FP16
+from torchane.passes.bake_constants import Pays
 from torchane.plan import PortSpec, ProgramSpec
 from torchane.plan.step_graph import Place
 
@@ -83,13 +86,17 @@ class _Refused:
 class RegionCompiler:
     """Lowers regions for one chip and remembers what it lowered: programs by their text and ports.
     `again` gives one with no programs yet. ranges: programs are range-controlled. stored: what other processes lowered.
-    progress: who is told. without: passes that are left out."""
+    progress: who is told. without: passes that are left out. frozen: the option; pays, machine: whether a
+    product with a constant is a convolution, on which machine."""
 
     chip: Chip
     ranges: bool = False
     stored: LoweredPrograms | None = None
     progress: Progress | None = None
     without: Collection[str] = ()
+    frozen: str = "inputs"
+    pays: Pays = field(default=lambda inner, outer, columns: True)
+    machine: str = ""
     programs: list[ProgramSpec] = field(default_factory=list, init=False)
     lowered_regions: int = field(default=0, init=False)
     _memory: "dict[str, ProgramSpec | _Refused]" = field(default_factory=dict)
@@ -115,6 +122,7 @@ class RegionCompiler:
         weights: Collection[fx.Node],
         constant: Callable[[fx.Node], torch.Tensor],
         known: Known = Known(),
+        frozen: Mapping[fx.Node, str] = MappingProxyType({}),
     ) -> tuple[int, ProgramSpec]:
         """The index of the program that computes a region, and the region's own view of it.
 
@@ -122,12 +130,12 @@ class RegionCompiler:
         region's, and may be others than those of the region that the program was first compiled for.
 
         given: layouts that surfaces already have. weights: ports that hold parameters or their
-        gradients. known: what range control needs. Raises RegionError, with the region's module, where no legal form exists.
+        gradients. known: what range control needs. frozen: ports that are constants instead, and the form whose numbers they have. Raises RegionError, with the region's module, where no legal form exists.
         """
-        structure = structure_of(cut, region, ports, given, weights, constant, known)
+        structure = structure_of(cut, region, ports, given, weights, constant, known, (frozen, self.machine))
         if structure not in self._by_structure:
-            spec = self._remembered(structure, region, lambda: self._lower(cut, region, ports, given, weights, constant, known))
-            key = (spec.text, spec.ranges)  # the text says the hash of its constants (emit's tag)
+            spec = self._remembered(structure, region, lambda: self._lower(cut, region, ports, given, weights, constant, known, frozen))
+            key = (spec.text, spec.ranges, spec.constants)  # the text says the hash of its constants (emit's tag)
             if key not in self._by_text:
                 self._by_text[key] = len(self.programs)
                 name = f"{len(self.programs):02d}_{(region.where or 'main').replace('.', '_')}"
@@ -171,29 +179,38 @@ class RegionCompiler:
         weights: Collection[fx.Node],
         constant: Callable[[fx.Node], torch.Tensor],
         known: Known,
+        frozen: Mapping[fx.Node, str],
     ) -> ProgramSpec:
         natural, names = natural_program(cut, region, ports, constant)
         layouts = {names[node]: given.get(node) for node in (*ports.inputs, *ports.outputs)}
-        lowered = passes.lower(
-            natural,
-            self.chip,
-            layouts,
-            weights=frozenset(names[node] for node in weights if node in names),
-            ranges=known.inputs(ports, names) if self.ranges else None,
-            without=self.without,
-        )
-        text, blobs = emit(lowered.program, tag=True)
+        lowered = self._passed(natural, layouts, frozenset(names[node] for node in weights if node in names), known.inputs(ports, names), {names[node]: form for node, form in frozen.items()})
+        text, blobs = emit(lowered.program, tag=True, later=(FROZEN_PATH,))
+        baked = {constant.position for constant in lowered.constants}
         inputs = tuple(
             PortSpec(var.name, lowered.ports[natural_var.name])
-            for var, natural_var in zip(lowered.program.inputs, natural.inputs)  # with ranges there is one more
-        )
+            for var, natural_var in zip(lowered.program.inputs, (var for i, var in enumerate(natural.inputs) if i not in baked))
+        )  # with ranges there is one more
         outputs = tuple(
             PortSpec(var.name, lowered.ports[natural_var.name])
             for var, natural_var in zip(lowered.program.outputs, natural.outputs)
         )
         computing = [op for op in lowered.program.ops if op.kind.name != "const"]
         counts = Counter(op.kind.name for op in computing)
-        return ProgramSpec("", text, blobs, inputs, outputs, counts, macs_of(lowered.program), lowered.ranges, lowered.passes)
+        return ProgramSpec("", text, blobs, inputs, outputs, counts, macs_of(lowered.program), lowered.ranges, lowered.passes, lowered.constants)
+
+    def _passed(
+        self, natural: Program, layouts: Mapping[str, PortLayout | None], weights: frozenset[str], known: Inputs, frozen: Mapping[str, str]
+    ) -> passes.Lowered:
+        """Lowered with its constants; where that has no legal form, with all weights as inputs."""
+        if frozen:
+            ranges = replace(known, constants=frozenset(frozen)) if self.ranges else None
+            try:
+                return passes.lower(
+                    natural, self.chip, layouts, weights=weights, ranges=ranges, frozen=passes.Frozen(frozen, self.pays), without=self.without
+                )  # fmt: skip
+            except CompileError:
+                pass  # its own reason is raised below, where it is not the constants that have no form
+        return passes.lower(natural, self.chip, layouts, weights=weights, ranges=known if self.ranges else None, without=self.without)
 
 
 def natural_program(
@@ -267,8 +284,9 @@ def structure_of(
     weights: Collection[fx.Node],
     constant: Callable[[fx.Node], torch.Tensor],
     known: Known = Known(),
+    frozen: tuple[Mapping[fx.Node, str], str] = (MappingProxyType({}), ""),
 ) -> str:
-    """A digest of everything that the program depends on, names left out."""
+    """A digest of everything that the program depends on, names left out. frozen: ports that are constants, and the machine whose cost says how."""
     number = {node: f"in{i}" for i, node in enumerate(ports.inputs)}
     number.update({node: f"op{i}" for i, node in enumerate(region.nodes)})
 
@@ -287,7 +305,8 @@ def structure_of(
         return repr(arg)
 
     def port(node: fx.Node) -> tuple[Any, ...]:
-        return (tuple(node.meta["val"].shape), given.get(node), node in weights, known.of(node))
+        form = (frozen[0][node], frozen[1]) if node in frozen[0] else None
+        return (tuple(node.meta["val"].shape), given.get(node), node in weights, known.of(node), form)
 
     parts = (
         [port(node) for node in ports.inputs],

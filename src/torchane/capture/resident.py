@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from torchane.capture.torch_private import FakeTensorMode, TracingContext, tracing
 from torchane.plan import Plan
+from torchane.plan.memory import constants_of
 
 #: Graphs whose programs are there at once.
 MOST_GRAPHS = 128
@@ -66,7 +67,7 @@ class Resident:
         """Of its programs; those of the backward are there from the first backward on."""
         for name, plan in self._compiled.plans.items() if self._compiled is not None else ():
             if name not in self._sizes:
-                self._sizes[name] = sum(len(spec.text) + sum(map(len, spec.blobs.values())) for spec in plan.programs)
+                self._sizes[name] = constants_of(plan) + sum(len(spec.text) + sum(map(len, spec.blobs.values())) for spec in plan.programs)
         return sum(self._sizes.values())
 
     def let_go(self) -> None:

@@ -25,7 +25,7 @@ from torchane.plan.step_graph import Role
 class Given:
     """Indices of Dynamo's inputs. weights: parameters. static: buffers, and what holds no floats. data: floats that want no
     gradient and may be a mask. raw: floats that no earlier graph computed. names: as the user would write them. lasting: floats that live on after the call and that this graph does not train, as buffers, attributes and gradients do;
-    beside gradients, parameters too."""
+    beside gradients, parameters too. frozen: parameters that want no gradient, and no mask's."""
 
     weights: frozenset[int] = frozenset()
     static: frozenset[int] = frozenset()
@@ -33,6 +33,7 @@ class Given:
     lasting: frozenset[int] = frozenset()
     raw: frozenset[int] = frozenset()
     names: Mapping[int, str] = field(default_factory=dict)
+    frozen: frozenset[int] = frozenset()
 
     def with_inputs(self, names: Sequence[str], fixed: Collection[int] = ()) -> "Given":
         """With an input more for each of these, after all others: numbers, but for those at the `fixed` places among them."""
@@ -51,7 +52,7 @@ class Saved:
     surfaces: values that stay in surfaces, and how they lie. unscaled: of these, the ones that range control stored as they are. weights:
     names of parameters and of blocks of them. weight_layouts: of those that the forward staged. static: buffers, integers, masks and
     what derives from them. wide: shapes of parameters whose products were cut. sent_to_host: what policies gave to the host. levelled: names of the masks
-    whose rows were levelled.
+    whose rows were levelled. frozen: weights that programs hold as constants, and whose numbers they have (capture/frozen.py).
     """
 
     surfaces: Mapping[str, PortLayout] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Saved:
     wide: frozenset[tuple[int, int]] = frozenset()
     sent_to_host: Forward = field(default_factory=Forward)
     levelled: frozenset[str] = frozenset()
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Roles:
     is_inference: nothing is differentiated through this graph. tangents: incoming
     gradients. weight_gradients: output positions that leave as a parameter's gradient. kept: output
     positions saved for the backward pass. saved: of a backward, what its forward left, whose weights and static values are this
-    graph's too. raw, precision: as in `policies.Facts`.
+    graph's too. raw, precision: as in `policies.Facts`. frozen: parameters that want no gradient.
     """
 
     weights: frozenset[str] = frozenset()
@@ -90,6 +92,7 @@ class Roles:
     saved: Saved | None = None
     raw: frozenset[str] = frozenset()
     precision: str = "auto"
+    frozen: frozenset[str] = frozenset()
 
     @property
     def before(self) -> Saved:
@@ -111,7 +114,7 @@ class Roles:
 
 def given(gm: fx.GraphModule) -> Given:
     """Asked before Dynamo has compiled the graph: it then erases where its inputs come from."""
-    weights, static, data, lasting, raw = (set[int]() for _ in range(5))
+    weights, static, data, lasting, raw, frozen = (set[int]() for _ in range(6))
     for index, node in enumerate(gm.graph.find_nodes(op="placeholder")):
         example = node.meta.get("example_value")
         if not isinstance(example, torch.Tensor) or not _is_numeric(example):
@@ -119,7 +122,9 @@ def given(gm: fx.GraphModule) -> Given:
             continue
         if isinstance(example, torch.nn.Parameter):
             weights.add(index)
-            data |= {index} if _may_fill(node, example) else set()
+            may_fill = _may_fill(node, example)
+            data |= {index} if may_fill else set()
+            frozen |= set() if may_fill or example.requires_grad else {index}
         elif _is_buffer(node, example):
             static.add(index)
         else:
@@ -129,8 +134,9 @@ def given(gm: fx.GraphModule) -> Given:
             lasting.add(index)
     if any(source_of(node).endswith(".grad") for node in gm.graph.find_nodes(op="placeholder")):
         lasting |= weights  # an optimizer's step
+        frozen = set()
     names = {index: name_of(node) for index, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
-    return Given(*map(frozenset, (weights, static, data, lasting, raw)), names)
+    return Given(*map(frozenset, (weights, static, data, lasting, raw)), names, frozenset(frozen))
 
 
 def named(graph: fx.Graph, indices: Collection[int]) -> frozenset[str]:

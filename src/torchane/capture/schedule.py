@@ -16,6 +16,7 @@ from torch import fx
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import UNSCALED
 from torchane.capture.crossing import Crossing
+from torchane.capture.frozen import constants_among
 from torchane.capture.graph import Cut, Region
 from torchane.capture.host_segment import host_segment, read_by
 from torchane.capture.planned import Planned, Source
@@ -51,6 +52,7 @@ class Scheduler:
         self.data = self._data()
         self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
         self.in_surface: set[fx.Node] = set(self.surfaces_in)
+        self.as_constant: set[fx.Node] = set()
         self.parts_there: set[fx.Node] = set()
         wholes = self.blocks.wholes
         self.whole_of = {part: node for node in wholes if self._is_made_of_parts(node) for part in wholes[node].parts}
@@ -109,6 +111,7 @@ class Scheduler:
             frozenset(node.name for node in self.source.scaled),
             {i: result for i, result in enumerate(self.results) if not isinstance(result, fx.Node | None)},
             bool(self.roles.tangents),
+            {name: form for name, form in self.source.frozen.items() if form != "fp16"},
         )
         layouts = {node.name: layout for node, layout in self.layouts.items()}
         return Planned(plan, self.host_calls, layouts, self.cut, frozenset(node.name for node in self.unscaled))
@@ -117,20 +120,27 @@ class Scheduler:
         indices = [i for i, region in enumerate(self.cut.regions) if region.stage == stage]
         for index in indices:
             region, ports = self.cut.regions[index], self.region_ports[index]
-            needed = [node for node in ports.inputs if node not in self.in_surface]
             program, spec = self.compiler.compile(
-                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant, self._known()
-            )
-            for node, port in (*zip(ports.inputs, spec.inputs), *zip(ports.outputs, spec.outputs)):
+                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant, self._known(),
+                constants_among(self.source.frozen, ports.inputs),
+            )  # fmt: skip
+            held = [ports.inputs[constant.position] for constant in spec.constants]
+            inputs = [node for node in ports.inputs if node not in held]
+            needed = [node for node in inputs if node not in self.in_surface]
+            looked_at = [node for node in dict.fromkeys(held) if node not in self.as_constant]
+            for node, port in (*zip(inputs, spec.inputs, strict=True), *zip(ports.outputs, spec.outputs, strict=True)):
                 known = self.layouts.setdefault(node, port.layout)
                 assert known == port.layout, f"{node.name} lies as {known}, and {spec.name} takes or gives {port.layout}"
             if spec.ranges is not None:
                 self.unscaled |= {node for node, form in zip(ports.outputs, spec.ranges.outputs, strict=True) if form == UNSCALED}
-            if needed:
-                self.steps.append(Stage(tuple(self._copy_in(node) for node in needed)))
-            names = tuple(node.name for node in ports.inputs), tuple(node.name for node in ports.outputs)
-            self.steps.append(Dispatch(program, *names, region.where))
+            if needed or looked_at:
+                layouts = {ports.inputs[constant.position]: constant.layout for constant in spec.constants}
+                constants = (Copy(node.name, layouts[node], is_weight=True, is_constant=True) for node in looked_at)
+                self.steps.append(Stage((*map(self._copy_in, needed), *constants)))
+            names = tuple(node.name for node in inputs), tuple(node.name for node in ports.outputs)
+            self.steps.append(Dispatch(program, *names, region.where, tuple(node.name for node in held)))
             self.in_surface.update(needed, ports.outputs)
+            self.as_constant.update(looked_at)
             leaving = [node for node in ports.outputs if self.crossing.host_reads(node)]
             if leaving:
                 self.steps.append(Unstage(tuple(self._copy_out(node) for node in leaving)))

@@ -12,10 +12,10 @@
 
 from torchane.chips.arithmetic import arithmetic_of
 from torchane.chips.chip import Assumption, Certainty, Chip, Condition, Level, Limit, OpFact, Verdict
-from torchane.chips.legality import Finding, doubts, refusals, require_legal, require_settled, warnings
+from torchane.chips.legality import Finding, doubts, is_settled, refusals, require_legal, require_settled, warnings
 from torchane.chips.load import DEFAULT, load, names, of_machine, probed
 
 __all__ = [
     "DEFAULT", "Assumption", "Certainty", "Chip", "Condition", "Finding", "Level", "Limit", "OpFact",
-    "Verdict", "arithmetic_of", "doubts", "load", "names", "of_machine", "probed", "refusals", "require_legal", "require_settled", "warnings",
+    "Verdict", "arithmetic_of", "doubts", "is_settled", "load", "names", "of_machine", "probed", "refusals", "require_legal", "require_settled", "warnings",
 ]  # fmt: skip

@@ -97,7 +97,7 @@ def explicit_arguments(view: ProgramView, op: Op, value: object) -> str | None:
 def constant(view: ProgramView, op: Op, value: object) -> str | None:
     """`value` names the argument."""
     arg = op.args.get(str(value))
-    return f"{value} is known only at run time" if arg is not None and view.literal(arg) is None else None
+    return f"{value} is known only at run time" if arg is not None and not view.is_constant(arg) else None
 
 
 @_on_op
@@ -197,6 +197,14 @@ def inner_size_at_most(view: ProgramView, op: Op, value: object) -> str | None:
     """The K of a matmul."""
     size = shape_of(op.args["x"])[-2 if view.value(op, "transpose_x") else -1]
     return None if size is None or size <= value else f"its inner size is {size}, above {value}"
+
+
+@_on_op
+def scale_for_each_row(view: ProgramView, op: Op, value: object) -> str | None:
+    """Of data [O, I, 1, 1] a scale [O, 1, 1, 1]."""
+    data, scale = shape_of(op.args["data"]), shape_of(op.args["scale"])
+    wanted = (*data[:1], *(1 for _ in data[1:]))
+    return None if scale == wanted else f"its scale is of shape {scale}, and must be of {wanted}"
 
 
 @_on_op

@@ -53,6 +53,12 @@ def doubts(program: Program, chip: Chip) -> tuple[Finding, ...]:
     return tuple(found for found in _binding(program, chip) if found.verdict is not Verdict.REFUSES)
 
 
+def is_settled(op: Op, program: Program, chip: Chip) -> bool:
+    """Whether the chip is known to take one op of a program that is still being written: its constants may have no names yet."""
+    found = _of_op(ProgramView(program), op, chip)
+    return all(one.level is not Level.REFUSE or one.rule == "named_constants" for one in found)
+
+
 def warnings(program: Program, chip: Chip) -> tuple[Finding, ...]:
     """What may go wrong on the chip and is let through, because reports disagree or only time is lost."""
     return tuple(found for found in _findings(program, chip) if found.level is Level.WARN)

@@ -28,6 +28,11 @@ class ProgramView:
             return arg
         return self.constants.get(arg) if isinstance(arg, Var) else None
 
+    def is_constant(self, arg: Arg | None) -> bool:
+        """A constant, or what is unpacked from constants when a program is loaded."""
+        made = self.producer.get(arg) if isinstance(arg, Var) else None
+        return self.literal(arg) is not None or (made is not None and made.kind.name.startswith("constexpr_"))
+
     def value(self, op: Op, name: str) -> object:
         """A constant argument as plain Python; the op's default where it is absent; None for a value of run time."""
         found = self.literal(op.args.get(name))

@@ -1,7 +1,7 @@
 """`torchane plan`: what a program, a model's training step or a published schedule is predicted to take on a chip."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ def command(
     batch_size: int | None,
     seq_len: int | None,
     recompute: str,
+    frozen: str,
+    lora: int | None,
     memory_gb: float | None,
     timeline: Path | None,
     trace: Path | None,
@@ -49,7 +51,8 @@ def command(
     """
     _require_one(file, preset, schedule)
     _require_fitting(file, preset, function=function, batch_size=batch_size, seq_len=seq_len, anyway=anyway,
-                     recompute=None if recompute == "none" else recompute, memory_gb=memory_gb,
+                     recompute=None if recompute == "none" else recompute, memory_gb=memory_gb, lora=lora,
+                     frozen=None if frozen == "inputs" else frozen,
                      timeline=timeline, trace=trace)  # fmt: skip
     if compare is not None and (timeline or trace):
         raise UsageError("--timeline and --trace show one chip. Write --chip NAME instead of --compare.")
@@ -57,7 +60,7 @@ def command(
     if file is not None:
         found = [_price_file(file, function, pricing, anyway or compare is not None) for pricing in pricings]
     elif preset is not None:
-        found, plans = _price_preset(preset, batch_size or 1, seq_len or 256, pricings, recompute, memory_gb)
+        found, plans = _price_preset(preset, batch_size or 1, seq_len or 256, pricings, memory_gb, lora, recompute=recompute, frozen=frozen)
         _draw(plans, pricings[-1], found[-1], timeline, trace)
     else:
         found = [_price_schedule(schedule, pricing) for pricing in pricings]
@@ -76,7 +79,7 @@ def _require_one(*ways: object) -> None:
 def _require_fitting(file: Path | None, preset: str | None, **options: object) -> None:
     """Options that belong to another way of asking are refused, not passed over."""
     for name, belongs in (("function", file), ("anyway", file), ("batch_size", preset), ("seq_len", preset),
-                          ("recompute", preset), ("memory_gb", preset), ("timeline", preset), ("trace", preset)):  # fmt: skip
+                          ("recompute", preset), ("memory_gb", preset), ("lora", preset), ("frozen", preset), ("timeline", preset), ("trace", preset)):  # fmt: skip
         if options[name] and belongs is None:
             raise UsageError(f"--{name.replace('_', '-')} goes with {'FILE' if name in ('function', 'anyway') else '--preset'}.")
 
@@ -124,7 +127,7 @@ def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
 
 
 def _price_preset(
-    name: str, batch_size: int, seq_len: int, pricings: Sequence[Any], recompute: str, memory_gb: float | None
+    name: str, batch_size: int, seq_len: int, pricings: Sequence[Any], memory_gb: float | None, lora: int | None, *, recompute: str, frozen: str
 ) -> tuple[list[dict[str, Any]], Sequence[Any]]:
     """A price for each machine, and the plans of the last."""
     points = load("torchane.chips.points")
@@ -132,22 +135,34 @@ def _price_preset(
     longest = config.max_position_embeddings
     if seq_len > longest:
         raise UsageError(f"--seq-len {seq_len} is longer than {name} takes. Its longest is {longest}: --seq-len {longest}.")
-    build = load("torchane.models.build").build_model
+    if frozen != "inputs" and lora is None:
+        raise UsageError(f"--frozen {frozen} says what frozen weights are, and a preset that is trained whole has none. Add --lora RANK.")
+    build = _builder(config, lora)
     compile_step = load("torchane.capture.plans").compile_step
     step = load("torchane.plan.step")
     found = []
     for pricing in pricings:
-        options = {"chip": pricing.name, "ranges": "on", "recompute": recompute}  # an engine's arithmetic needs range control
-        captured = compile_step(lambda: build(config), batch_size=batch_size, seq_len=seq_len, options=options)
+        # an engine's arithmetic needs range control
+        options = {"chip": pricing.name, "ranges": "on", "recompute": recompute, "frozen": frozen}
+        captured = compile_step(build, batch_size=batch_size, seq_len=seq_len, options=options)
         _require_in_programs(name, batch_size, seq_len, points.machine(pricing.name).chip, captured.share_in_programs)
         if memory_gb is not None:
             _require_memory(f"{name} at {batch_size:,} x {seq_len:,} tokens", captured.memory, batch_size, memory_gb, recompute)
         price = step.price_step(captured.plans, pricing, tokens=batch_size * seq_len)
         found.append({
             "kind": "step", "predicted": True, "preset": name, "batch_size": batch_size, "seq_len": seq_len,
-            "recompute": recompute, "memory_bytes": captured.memory.to_dict(), **price.to_dict(),
+            "recompute": recompute, "frozen": frozen, "lora": lora, "memory_bytes": captured.memory.to_dict(), **price.to_dict(),
         })  # fmt: skip
     return found, captured.plans
+
+
+def _builder(config: Any, lora: int | None) -> Callable[[], Any]:
+    """What makes the model, with adapters where a rank is given."""
+    model = load("torchane.models.build").build_model
+    if lora is None:
+        return lambda: model(config)
+    with_adapters = load("torchane.models.adapted").with_adapters
+    return lambda: with_adapters(model(config), lora)
 
 
 def _draw(plans: Sequence[Any], pricing: Any, price: Mapping[str, Any], timeline: Path | None, trace: Path | None) -> None:

@@ -60,6 +60,9 @@ def _program(out: Console, price: Mapping[str, Any]) -> None:
         )
 
 
+_FROZEN = {"inputs": "inputs, as trained ones are"}
+
+
 def _bound(op: Mapping[str, Any]) -> str:
     return "hidden" if op["predicted_ms"] == 0 else op["bound"]
 
@@ -82,6 +85,8 @@ def _step(out: Console, price: Mapping[str, Any]) -> None:
         memory = price["memory_bytes"]
         parts = ", ".join(f"{key} {size(count)}" for key, count in memory.items() if key != "total" and count)
         out.print(f"memory of a step with AdamW {size(memory['total'])}: {parts}")
+        if price["lora"] is not None:
+            out.print(f"trained: adapters of rank {price['lora']}; frozen weights: {_FROZEN.get(price['frozen'], price['frozen'] + ' constants')}")
         if price["recompute"] != "none":
             out.print(f"computed again in the backward: {price['recompute']} of what a layer would keep")
         out.print(f"not priced: the optimizer{', and on the host:' if price['host_ops'] else ''}")

@@ -14,7 +14,7 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +86,10 @@ class Survey:
 
 
 class BlobWriter:
-    """Collects constants; equal ones are stored once."""
+    """Collects constants; equal ones are stored once, unless `shares_equal` is off: then `places` knows where each will lie."""
 
-    def __init__(self) -> None:
+    def __init__(self, shares_equal: bool = True) -> None:
+        self._shares_equal = shares_equal
         self._records: list[tuple[DType, int, bytes]] = []
         self._known: dict[tuple[DType, int, bytes], int] = {}
         self._end = _HEADER.size
@@ -108,7 +109,7 @@ class BlobWriter:
             raise UsageError(f"a {dtype.mil_name} constant is a NumPy array of {dtype.numpy}, not of {array.dtype}.")
         data = pack(array, dtype)
         key = (dtype, array.size, data)
-        if key not in self._known:
+        if key not in self._known or not self._shares_equal:
             self._known[key] = self._end
             self._records.append(key)
             self._end = _aligned(self._end + _RECORD.size + len(data))
@@ -127,6 +128,15 @@ class BlobWriter:
 
     def to_bytes(self) -> bytes:
         return b"".join(self.chunks())
+
+
+def places(parts: Iterable[tuple[DType, int]]) -> list[int]:
+    """The offsets of records of so many elements each, one behind the other, before their numbers are known."""
+    found, end = [], _HEADER.size
+    for dtype, size in parts:
+        found.append(end)
+        end = _aligned(end + _RECORD.size + (size * dtype.bits + 7) // 8)
+    return found
 
 
 class BlobFile:

@@ -9,8 +9,11 @@ Engines want the left form, rules and evaluators the right one. Both mean the sa
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from torchane.errors import ParseError
 from torchane.mil.blobs import BlobFile
+from torchane.mil.build import arguments
 from torchane.mil.ir import Arg, Blob, Literal, Op, Program, Var, walk
 from torchane.mil.types import STRING, TensorType
 
@@ -41,6 +44,33 @@ def _inlined(ops: Iterable[Op], named: set[Var], known: Mapping[Var, Literal]) -
             op = replace(op, blocks=blocks)
         kept.append(op)
     return tuple(kept)
+
+
+def unpack_constants(program: Program) -> Program:
+    """Every compressed constant in memory (`constexpr_` ops) becomes what it stands for, rounded once to its type, in the arguments that read
+    it. Engines unpack so when they load a program."""
+    functions = tuple(replace(function, ops=_unpacked(function.ops, set(function.outputs))) for function in program.functions)
+    return replace(program, functions=functions)
+
+
+def _unpacked(ops: Iterable[Op], named: set[Var]) -> tuple[Op, ...]:
+    values: dict[Var, Literal] = {}
+    kept = []
+    for op in ops:
+        op = op.reading(values)
+        given = arguments(op)
+        if op.kind.name.startswith("constexpr_") and op.kind.has_rules and named.isdisjoint(op.outputs) and _are_in_memory(given.values()):
+            results = op.kind.evaluate({name: arg.value if name in op.kind.operands else arg.python() for name, arg in given.items()})  # type: ignore[union-attr]
+            for var, result in zip(op.outputs, results, strict=True):
+                dtype = var.type.dtype  # type: ignore[union-attr]
+                values[var] = Literal(var.type, np.asarray(result).astype(dtype.numpy).reshape(var.shape))  # type: ignore[arg-type]
+        else:
+            kept.append(op)
+    return tuple(kept)
+
+
+def _are_in_memory(given: Iterable[Arg]) -> bool:
+    return all(isinstance(arg, Literal) and not isinstance(arg.value, Blob) for arg in given)
 
 
 def load_blobs(program: Program, resolver: Callable[[str], BlobFile]) -> Program:

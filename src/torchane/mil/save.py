@@ -6,8 +6,9 @@ folder/weights/weight.bin     constants above a size, named in the text as @mode
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,20 +30,21 @@ BLOB_THRESHOLD = 64
 
 #: The pair in buildInfo that makes the text of two programs differ when only their weights do.
 TAG = "torchane-tag"
+_TAGGED = re.compile(rf'("{TAG}", ")([0-9a-f]{{64}})"')
 
 
 def emit(
-    program: Program, *, blob_threshold: int = BLOB_THRESHOLD, tag: bool = False, style: Style = KERNEL
+    program: Program, *, blob_threshold: int = BLOB_THRESHOLD, tag: bool = False, style: Style = KERNEL, later: Collection[str] = ()
 ) -> tuple[str, dict[str, bytes]]:
     """What a device is given: the text, and the bytes of the weight file it names (none if it names none).
 
     Constants of more than `blob_threshold` bytes go to the file wherever the program holds them (in `const`
     statements, as arguments, in attributes), equal ones once. With `tag`, buildInfo says the hash of text and weights: compilers that know a
     program by its text alone would take one for another (ane-private-api.md, Identity), and equal programs
-    still share one compiled form.
+    still share one compiled form. later: files whose constants stay where they are, to be written when their numbers are known (`retagged`).
     Raises UsageError for a constant that still lies in another file: read the program with `mil.load`.
     """
-    program, writer = extract_blobs(program, blob_threshold)
+    program, writer = extract_blobs(program, blob_threshold, later)
     text = to_text(program, style)
     weights = writer.to_bytes() if len(writer) else b""
     if tag:
@@ -51,13 +53,23 @@ def emit(
     return text, {WEIGHT_PATH: weights} if weights else {}
 
 
-def extract_blobs(program: Program, threshold: int = BLOB_THRESHOLD) -> tuple[Program, BlobWriter]:
+def retagged(text: str, weights: bytes) -> str:
+    """A text that has a tag, for these bytes of a file that was written later."""
+    found = _TAGGED.search(text)
+    assert found is not None, "the text has no tag"
+    digest = hashlib.sha256(found[2].encode() + b"\0" + weights).hexdigest()
+    return f"{text[: found.start(2)]}{digest}{text[found.end(2) :]}"
+
+
+def extract_blobs(program: Program, threshold: int = BLOB_THRESHOLD, later: Collection[str] = ()) -> tuple[Program, BlobWriter]:
     """The program with every numeric constant of more than `threshold` bytes, an op's argument or attribute
-    (`val` of const; the data of constexpr ops is either), replaced by its place in a new weight file."""
+    (`val` of const; the data of constexpr ops is either), replaced by its place in a new weight file. later: as in `emit`."""
     writer = BlobWriter()
 
     def moved(literal: Literal) -> Literal:
         type_ = literal.type
+        if isinstance(literal.value, Blob) and literal.value.path in later:
+            return literal
         if isinstance(literal.value, Blob):
             raise UsageError(
                 f"the constant at {literal.value.offset} of {literal.value.path} is not in memory. Read the program "

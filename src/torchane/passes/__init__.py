@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from torchane.abi.frozen import Constant
 from torchane.abi.passes import PassRun
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Inputs, Ranges
@@ -17,6 +18,7 @@ from torchane.chips import Chip, require_settled
 from torchane.errors import CompileError, UsageError
 from torchane.mil.check import check
 from torchane.mil.ir import Program
+from torchane.passes.bake_constants import Frozen, low_bit_op
 from torchane.passes.decompose_activations import RULES as decompose_activations_rules
 from torchane.passes.decompose_arithmetic import RULES as decompose_arithmetic_rules
 from torchane.passes.decompose_moves import RULES as decompose_moves_rules
@@ -25,19 +27,21 @@ from torchane.passes.decompose_reductions import RULES as decompose_reductions_r
 from torchane.passes.lower_bools import RULES as lower_bools_rules
 from torchane.passes.pipeline import Job, Pass, pass_list
 
-__all__ = ["Job", "Lowered", "Pass", "has_form", "lower", "pass_list", "run"]
+__all__ = ["Frozen", "Job", "Lowered", "Pass", "has_form", "low_bit_op", "lower", "pass_list", "run"]
 
 
 @dataclass(frozen=True)
 class Lowered:
     """A legal program, and how each tensor lies in its port: by the name that the port had in the natural
     program. Inputs and outputs keep their order; their names in `program` are new. ranges: what the runtime must know,
-    if ranges were asked for; `program` then has a port more on either side. passes: what each pass did, in order."""
+    if ranges were asked for; `program` then has a port more on either side. passes: what each pass did, in order. constants: the inputs that
+    are none any more, in the order of their file."""
 
     program: Program
     ports: Mapping[str, PortLayout]
     ranges: Ranges | None = None
     passes: tuple[PassRun, ...] = ()
+    constants: tuple[Constant, ...] = ()
 
 
 def lower(
@@ -47,21 +51,22 @@ def lower(
     *,
     weights: Collection[str] = (),
     ranges: Inputs | None = None,
+    frozen: Frozen | None = None,
     without: Collection[str] = (),
 ) -> Lowered:
     """The program as `chip` takes it.
 
     ports: layouts that inputs and outputs must have, by name; None or absent leaves the choice to the layout
     pass. weights: names of ports that hold trained tensors or their gradients. ranges: asks for range control, and says
-    what is known of the inputs. without: names of passes to leave out.
+    what is known of the inputs. frozen: weights that become constants. without: names of passes to leave out.
     Raises CompileError that names the pass where an op has no form, LegalityError where the chip is not known
     to take the result, UsageError where it takes it with the passes that were left out.
     """
     try:
-        return _lowered(program, Job(chip, ports, weights, ranges), without)
+        return _lowered(program, Job(chip, ports, weights, ranges, frozen=frozen), without)
     except CompileError as refused:
         if without:
-            _lowered(program, Job(chip, ports, weights, ranges), ())  # raises its own error where there is no form in any case
+            _lowered(program, Job(chip, ports, weights, ranges, frozen=frozen), ())  # raises its own error where there is no form in any case
             raise UsageError(f"without={','.join(without)}: the program has a legal form with these passes, and none without them. {refused}") from refused
         raise
 
@@ -71,12 +76,12 @@ def _lowered(program: Program, job: Job, without: Collection[str]) -> Lowered:
     if any(op.blocks for op in program.ops) or len(program.functions) != 1:
         raise CompileError("a program to lower has one function and no control flow: unroll loops, leave choices to the host.")
     runs = []
-    for one in pass_list(control=job.inputs is not None, without=without):
+    for one in pass_list(control=job.inputs is not None, baked=job.frozen is not None, without=without):
         start = time.perf_counter()
         program = run(one, program, job)
         runs.append(PassRun(one.name, len(program.ops), time.perf_counter() - start, one.moves))
     require_settled(program, job.chip)
-    return Lowered(program, job.layouts, job.ranges, tuple(runs))
+    return Lowered(program, job.layouts, job.ranges, tuple(runs), job.constants)
 
 
 def has_form(kind: str, chip: Chip) -> bool:

@@ -72,6 +72,7 @@ class _Control:
         self.leaves_as = self._leaving()
         self.static = {var for var in program.inputs if var.name in inputs.static}
         self.gradients = {var for var in program.inputs if var.name in inputs.gradients}
+        self.constants = {var for var in program.inputs if var.name in inputs.constants}
         for index, var in enumerate(program.inputs):
             self.forms[var] = UNSCALED if var.name in inputs.unscaled else Form.var(f"i{index}")
             self.measured[var] = self._measure("input", index, var)
@@ -119,6 +120,8 @@ class _Control:
             self.gradients.update(op.outputs)
         if kind in MOVES and any(var in self.static for var in op.inputs):
             self.static.update(op.outputs)
+        if kind in MOVES and any(var in self.constants for var in op.inputs):
+            self.constants.update(op.outputs)
         if kind in PRODUCTS and op.args.get("bias") is None:
             self._product(op)
         elif kind in SUMS:
@@ -186,7 +189,7 @@ class _Control:
                 self._bound(self._measure_value(side), self._form(side), CHAIN, VALUE_END, side.name)
         own = self._variable()
         factor = own - self._form(sides[0]) - self._form(sides[1])
-        key, side = min(zip(keys, sides), key=lambda one: (isinstance(one[1], Literal), _size(one[1])))
+        key, side = min(zip(keys, sides), key=lambda one: (isinstance(one[1], Literal) or one[1] in self.constants, _size(one[1])))
         scaled = self._scaled(side, factor)
         if isinstance(side, Var) and side in self.measured:
             self._bound(self.measured[side], self._form(side) + factor, OPERAND, VALUE_END, f"{op.output.name}, operand {key}")

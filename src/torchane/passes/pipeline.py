@@ -8,6 +8,7 @@ The list is made in one function. A pass may stand in it more than once; switche
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+from torchane.abi.frozen import Constant
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Inputs, Ranges
 from torchane.chips import Chip
@@ -15,6 +16,7 @@ from torchane.errors import UsageError, nearest
 from torchane.mil.constants import inline_constants
 from torchane.mil.ir import Program
 from torchane.mil.name_constants import name_constants
+from torchane.passes.bake_constants import Frozen, bake_constants
 from torchane.passes.control_ranges import control_ranges
 from torchane.passes.decompose_activations import decompose_activations
 from torchane.passes.decompose_arithmetic import decompose_arithmetic
@@ -42,7 +44,8 @@ class Job:
     """What the passes of one program know besides it, and what they find out.
 
     ports: the layouts that are settled, by name. weights: names of ports that hold trained tensors or their gradients. inputs: what
-    is known of the inputs, where range control is asked for. layouts and ranges: found by the passes.
+    is known of the inputs, where range control is asked for. frozen: weights that become constants. layouts, ranges and constants: found by
+    the passes.
     """
 
     chip: Chip
@@ -51,6 +54,8 @@ class Job:
     inputs: Inputs | None = None
     layouts: Mapping[str, PortLayout] = field(default_factory=dict)
     ranges: Ranges | None = None
+    frozen: Frozen | None = None
+    constants: tuple[Constant, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,14 +86,14 @@ _REWRITTEN = "no chip is known to take all of the ops that it rewrites"
 _ROUNDS = "not in exact numbers; in fp16 each op rounds once where the native op rounds at the end"
 
 
-def pass_list(*, control: bool = False, without: Collection[str] = ()) -> tuple[Pass, ...]:
+def pass_list(*, control: bool = False, baked: bool = False, without: Collection[str] = ()) -> tuple[Pass, ...]:
     """The passes of a program in their order.
 
-    control: range control is asked for. without: names of passes that are left out, for debugging. Raises UsageError for a name that
+    control: range control is asked for. baked: weights become constants. without: names of passes that are left out, for debugging. Raises UsageError for a name that
     no pass has and for a pass that cannot be left out, with the reason.
     """
-    passes = (*_before_layout(), _layout(), *_after_layout(control))
-    named = {one.name: one for one in (*passes, _control())}
+    passes = (*_before_layout(), _layout(), *_after_layout(control, baked))
+    named = {one.name: one for one in (*passes, _control(), _bake())}
     for name in without:
         if name not in named:
             raise UsageError(f"without: no pass is called {name!r}{nearest(name, named)}. The passes are {', '.join(named)}.")
@@ -145,7 +150,7 @@ def _layout() -> Pass:
     )  # fmt: skip
 
 
-def _after_layout(control: bool) -> tuple[Pass, ...]:
+def _after_layout(control: bool, baked: bool) -> tuple[Pass, ...]:
     """From rank 4 to the form that is emitted."""
     return (
         for_chip(lower_row_slices, "which axis lies in rows is known only now",
@@ -155,6 +160,7 @@ def _after_layout(control: bool) -> tuple[Pass, ...]:
         plain(merge_duplicates, "equal views of one value"),
         plain(drop_dead, "what those left"),
         *((_control(),) if control else ()),
+        *(_baked() if baked else ()),
         plain(settle_outputs, "merging may have given an output another reader", needed=_SETTLED),
         plain(name_constants, "the form that is emitted; every pass above wants constants inline",
               needed="engines' compilers do not take literals as arguments on every route"),
@@ -164,6 +170,28 @@ def _after_layout(control: bool) -> tuple[Pass, ...]:
 
 
 _SETTLED = "an output that other ops read, or that is an input, is computed wrongly or refused"
+
+
+def _baked() -> tuple[Pass, ...]:
+    return (
+        _bake(),
+        plain(drop_noops, "views around convolutions meet those that were there", moves="the sign of a zero"),
+        plain(drop_dead, "views of what is a constant now"),
+    )
+
+
+def _bake() -> Pass:
+    """Only where frozen weights are to be constants."""
+
+    def apply(program: Program, job: Job) -> Program:
+        assert job.frozen is not None
+        program, job.constants = bake_constants(program, job.chip, job.frozen, job.layouts)
+        return program
+
+    return Pass(
+        bake_constants.__name__, apply, "weights are inputs to every pass above, which look at shapes alone", "sums may be taken in another order",
+        needed='the option frozen asks for it; frozen="inputs" leaves it out', changes_ports=True,
+    )  # fmt: skip
 
 
 def _control() -> Pass:

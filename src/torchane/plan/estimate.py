@@ -35,7 +35,7 @@ class Estimate:
         """Seconds of one run of a program of these nodes."""
         inside = set(nodes)
         layers = [layer for name in nodes for layer in self._layers(self.graph.nodes[name])]
-        read = {base for name in nodes for base in self._sources[name] if base not in inside}
+        read = {base for name in nodes for base in self._sources[name] if base not in inside and base not in self.graph.constants}
         given = {name for name in nodes if not inside.issuperset(self._readers[name])}
         return program_cost(
             layers, self._bytes(read), self._bytes(given), self._machine, self.pricing.engine, self.pricing.shared, in_a_loop=True
@@ -76,6 +76,10 @@ class Estimate:
         sizes = [sum(_size(shape) for shape in self.graph.nodes[name].shapes[:1]) for name in names]
         if len(names) == 1:
             given, sizes = given * 2, sizes * 2
+        held = [self.graph.base(name) in self.graph.constants for name in names]
+        if any(held):
+            outer = n if held[-1] else m
+            return Layer("conv", 1, max(1, node.macs // size), outer, size // max(outer, 1))
         return product(m, n, node.macs // size, size // max(m * n, 1), sizes, given)
 
 

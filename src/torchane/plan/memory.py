@@ -1,9 +1,10 @@
 """How much memory a training step will take, before it runs.
 
     weights      fp32, the caller's         4 bytes a parameter
-    gradients    fp32                       4
-    optimizer    AdamW's two averages       8
+    gradients    fp32                       4 a parameter that is trained
+    optimizer    AdamW's two averages       8 a parameter that is trained
     staged       fp16 surfaces of weights, alive as long as the model
+    constants    frozen weights in programs, as each holds them
     saved        surfaces that the forward keeps for the backward
     surfaces     the most that one plan has in use at once besides those
     results      fp32, what the forward gives to the loss, and what the loss makes of it: torch's cross-entropy keeps
@@ -40,6 +41,7 @@ class Forecast:
     surfaces: int
     results: int = 0
     host: int = 0
+    constants: int = 0
 
     @property
     def total(self) -> int:
@@ -60,27 +62,30 @@ def forecast(
     host_bytes: int = 0,
     optimizer_states: int = 2,
     param_copies: int = 1,
+    trained: int | None = None,
     result_copies: int = RESULT_COPIES,
 ) -> Forecast:
     """The memory that these plans and their parameters take.
 
-    parameters: how many numbers are trained. host_bytes: of what PyTorch computes on the host in one graph.
+    parameters: how many numbers there are; trained: how many of them are, if not all. host_bytes: of what PyTorch computes on the host in one graph.
     optimizer_states: numbers that the optimizer keeps for each (AdamW 2, SGD 0). param_copies: how many times the
     weights are there in fp32. result_copies: how many tensors of the results' size the loss has at once, them included.
     """
     weights: dict[str, int] = {}
     for plan in plans:
-        for copy in (copy for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight):
+        for copy in (copy for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight and not copy.is_constant):
             weights[copy.value] = copy.layout.type.size_bytes
+    trained = parameters if trained is None else trained
     return Forecast(
         weights=FP32 * parameters * param_copies,
-        gradients=FP32 * parameters,
-        optimizer=FP32 * parameters * optimizer_states,
+        gradients=FP32 * trained,
+        optimizer=FP32 * trained * optimizer_states,
         staged=sum(weights.values()),
         saved=sum(_kept_bytes(plan) for plan in plans),
         surfaces=max((peak_of(plan) for plan in plans), default=0),
         results=sum(result_copies * results_of(plan) for plan in plans if plan.name == "forward"),
         host=host_bytes,
+        constants=sum(constants_of(plan) for plan in plans),
     )
 
 
@@ -122,7 +127,7 @@ def sizes_of(plan: Plan) -> dict[str, int]:
             ports = zip((*step.inputs, *step.outputs), (*program.inputs, *program.outputs), strict=True)
             sizes |= {name: port.size_bytes for name, port in ports}
         elif isinstance(step, Stage | Unstage):
-            sizes |= {copy.value: copy.layout.type.size_bytes for copy in step.copies}
+            sizes |= {copy.value: copy.layout.type.size_bytes for copy in step.copies if not copy.is_constant}
     return sizes
 
 
@@ -143,6 +148,12 @@ def peak_of(plan: Plan) -> int:
         peak = max(peak, sum(sizes[name] for name in held))
         held -= set(freed)
     return peak
+
+
+def constants_of(plan: Plan) -> int:
+    """Bytes of the frozen weights in loaded programs: one for each group of weights that dispatches name."""
+    loaded = {(dispatch.program, dispatch.constants) for dispatch in plan.dispatches}
+    return sum(constant.size_bytes for program, _ in loaded for constant in plan.programs[program].constants)
 
 
 def results_of(plan: Plan) -> int:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torchane.abi.frozen import Constant
 from torchane.abi.passes import PassRun
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Ranges
@@ -35,7 +36,8 @@ class PortSpec:
 class ProgramSpec:
     """A legal program: its MIL text, its weight files, its ports in the order of the text. With `ranges`, the text has a
     port for multipliers behind its inputs and, where anything is measured, one for statistics behind its outputs. passes: what
-    each did, with times, so no part of what a program is."""
+    each did, with times, so no part of what a program is. constants: frozen weights, which the text finds in a file of their own: it is
+    written, and the program loaded, for each group of weights that a dispatch names (runtime/frozen.py)."""
 
     name: str
     text: str
@@ -46,6 +48,7 @@ class ProgramSpec:
     macs: int
     ranges: Ranges | None = None
     passes: tuple[PassRun, ...] = field(default=(), repr=False, compare=False)
+    constants: tuple[Constant, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Copy:
     too, with their signs. is_unscaled: under range control, it is staged as it is. part: unstaged, it
     goes straight into a larger value, and has no tensor of its own.
     is_weight: a parameter, whose surface lives on. A forward stages it in every run. is_kept: of a backward, whose forward staged it
-    already: it is staged again only where another run has filled the surface since (runtime/weights.py).
+    already: it is staged again only where another run has filled the surface since (runtime/weights.py). is_constant: a frozen weight that
+    programs hold: nothing is copied, and programs are made anew where its numbers have changed.
     """
 
     value: str
@@ -80,6 +84,7 @@ class Copy:
     part: Part | None = None
     masks: tuple[float, ...] = ()
     is_kept: bool = False
+    is_constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """One run of a program: the values in its inputs and outputs, in the order of its ports."""
+    """One run of a program: the values in its inputs and outputs, in the order of its ports. constants: the frozen weights that it holds, in
+    the order of the program's `constants`."""
 
     program: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     where: str = ""  # the module that this run computes, for people
+    constants: tuple[str, ...] = ()
+
+    def read(self, program: ProgramSpec) -> tuple[str, ...]:
+        """All that it reads, in the order in which the program was lowered: inputs, and constants at their places among them."""
+        baked = {constant.position: name for constant, name in zip(program.constants, self.constants, strict=True)}
+        rest = iter(self.inputs)
+        return tuple(baked[i] if i in baked else next(rest) for i in range(len(self.inputs) + len(baked)))
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,8 @@ class Plan:
     """A graph: named inputs come in, steps run in order, named outputs leave.
 
     `outputs` holds None where the graph gives no value: `literals` has what leaves there instead, where
-    that is not None (a size, a flag), by position. An output whose position is in `kept` leaves as its
+    that is not None (a size, a flag), by position. rounded: inputs that programs hold in few bits, and the form: whoever
+    computes with one outside takes the numbers that programs have. An output whose position is in `kept` leaves as its
     surface (fp16, as it lies), for a later graph that lists it in `surfaces_in`. `gradients` names every value that programs
     hold multiplied by the loss scale, which applies where they cross the boundary. is_backward: it reads the weights that a forward staged.
     """
@@ -139,6 +153,7 @@ class Plan:
     gradients: frozenset[str] = frozenset()
     literals: Mapping[int, int | float | bool] = field(default_factory=dict)
     is_backward: bool = False
+    rounded: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dispatches(self) -> tuple[Dispatch, ...]:
@@ -186,9 +201,10 @@ class Plan:
         for index, program in enumerate(self.programs):
             runs = sum(dispatch.program == index for dispatch in self.dispatches)
             ports = sum(port.size_bytes for port in (*program.inputs, *program.outputs))
+            held = f", {len(program.constants)} constants" if program.constants else ""
             lines.append(
                 f"  program {index} {program.name}: {sum(program.op_counts.values())} ops, {len(program.inputs)} inputs, "
-                f"{len(program.outputs)} outputs, {ports / 2**20:.2f} MiB of surfaces, run {runs} times"
+                f"{len(program.outputs)} outputs, {ports / 2**20:.2f} MiB of surfaces{held}, run {runs} times"
             )
         for index, step in enumerate(self.steps):
             lines.append(f"  {index:3d} {describe(step, self)}")
@@ -200,7 +216,7 @@ def surfaces_of(step: Step) -> tuple[str, ...]:
     if isinstance(step, Dispatch):
         return (*step.inputs, *step.outputs)
     if isinstance(step, Stage | Unstage):
-        return tuple(copy.value for copy in step.copies)
+        return tuple(copy.value for copy in step.copies if not copy.is_constant)
     return ()
 
 
@@ -211,8 +227,10 @@ def describe(step: Step, plan: Plan) -> str:
     if isinstance(step, HostCall):
         return f"host     {', '.join(name for name, _ in step.ops)}"
     verb = "stage   " if isinstance(step, Stage) else "unstage "
-    weights = sum(copy.is_weight for copy in step.copies)
-    kept = sum(copy.is_kept for copy in step.copies)
+    weights = sum(copy.is_weight and not copy.is_constant for copy in step.copies)
+    constants = sum(copy.is_constant for copy in step.copies)
+    kept = sum(copy.is_kept and not copy.is_constant for copy in step.copies)
     left = f", {kept} of them where they are no longer as the forward left them" if kept else ""
     shown = [copy.value for copy in step.copies if not copy.is_weight]
-    return f"{verb} {weights} weights{left}; {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}"
+    held = f", {constants} constants where they have changed" if constants else ""
+    return f"{verb} {weights} weights{left}{held}; {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}"

@@ -117,6 +117,8 @@ class _Search:
 
         def read(source: str) -> object:
             base = self.graph.base(source)
+            if base in self.graph.constants:
+                return base  # programs that differ in their constants are loaded one beside the other
             return place[base] if base in place else (nodes[base].place, nodes[base].role, nodes[base].shapes)
 
         return tuple(

@@ -161,20 +161,19 @@ def engine_ms(schedule: Schedule, pricing: Pricing) -> float:
 
 def price_step(plans: Sequence[Plan], pricing: Pricing, *, tokens: int) -> StepPrice:
     """The plans of a forward and a backward, as the runtime executes them."""
-    programs, texts = [], set()
+    programs, loaded = [], set()
     for plan in plans:
         counts = Counter(dispatch.program for dispatch in plan.dispatches)
+        loaded |= {(plan.programs[dispatch.program].text, dispatch.constants) for dispatch in plan.dispatches}
         for index, spec in enumerate(plan.programs):
-            texts.add(spec.text)
             programs.append((plan.name, spec.name, counts[index], work_of(parse(spec.text, spec.name))))
     return price_programs(
         programs, pricing, tokens=tokens, staged=_crossing(plans, Stage), unstaged=_crossing(plans, Unstage),
-        host_ops=[op for plan in plans for op in plan.host_ops], loaded=len(texts),
+        host_ops=[op for plan in plans for op in plan.host_ops], loaded=len(loaded),
     )  # fmt: skip
 
 
 def _crossing(plans: Sequence[Plan], kind: type) -> int:
     """Bytes of the surfaces that steps of this kind fill or read."""
-    return sum(
-        copy.layout.type.size_bytes for plan in plans for step in plan.steps if isinstance(step, kind) for copy in step.copies
-    )
+    copies = (copy for plan in plans for step in plan.steps if isinstance(step, kind) for copy in step.copies)
+    return sum(copy.layout.type.size_bytes for copy in copies if not copy.is_constant)

@@ -66,12 +66,14 @@ class Node:
 @dataclass(frozen=True)
 class StepGraph:
     """nodes: in an order of execution. results: names of what the caller is given. own_ports: surfaces that every program has
-    beside the values that it reads and gives. begins: nodes that must begin a program: that they were within one was refused."""
+    beside the values that it reads and gives. begins: nodes that must begin a program: that they were within one was refused. constants:
+    frozen weights that programs are to hold."""
 
     nodes: Mapping[str, Node]
     results: tuple[str, ...] = ()
     own_ports: int = 0
     begins: frozenset[str] = field(default=frozenset())
+    constants: frozenset[str] = field(default=frozenset())
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """A lowered program as bytes, for a file: what one process has lowered, another one reads.
 
-    line 1   torchane lowered program 1
+    line 1   torchane lowered program 2
     line 2   SHA-256 of all that follows, in hexadecimal
     line 3   a JSON object: ports, counts, ranges, the sizes of what follows
     then     the MIL text, and the weight files one behind the other, compressed: matrices that select are zeros nearly everywhere
@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchane.abi.frozen import STORED, Constant
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Bound, Form, Measure, Ranges
 from torchane.errors import CompileError, ParseError
 from torchane.plan.plan import PortSpec, ProgramSpec
 
-_MAGIC = b"torchane lowered program 1\n"
+_MAGIC = b"torchane lowered program 2\n"
 _DIGEST_SIZE = 64
 
 
@@ -37,6 +38,9 @@ def to_bytes(spec: ProgramSpec, key: str) -> bytes:
         "op_counts": dict(spec.op_counts),
         "macs": spec.macs,
         "ranges": None if spec.ranges is None else _ranges_to_json(spec.ranges),
+        "constants": [
+            [one.position, _layout_to_json(one.layout), one.shape, one.is_transposed, one.form, one.rounded] for one in spec.constants
+        ],
     }
     content = zlib.compress(b"".join((text, *spec.blobs.values())), level=1)
     body = b"".join((json.dumps(header).encode(), b"\n", content))
@@ -78,17 +82,33 @@ def _program(data: bytes, start: int, key: str) -> ProgramSpec:
         Counter({_word(kind): _whole(count) for kind, count in header["op_counts"].items()}),
         _whole(header["macs"]),
         None if header["ranges"] is None else _ranges(header["ranges"]),
+        constants=tuple(map(_constant, header["constants"])),
     )
 
 
 def _port_to_json(port: PortSpec) -> list[Any]:
-    layout = port.layout
-    return [port.name, layout.logical, layout.perm, layout.shape, layout.used]
+    return [port.name, *_layout_to_json(port.layout)]
+
+
+def _layout_to_json(layout: PortLayout) -> list[Any]:
+    return [layout.logical, layout.perm, layout.shape, layout.used]
 
 
 def _port(said: Sequence[Any]) -> PortSpec:
-    name, logical, perm, shape, used = said
-    return PortSpec(_word(name), PortLayout(_wholes(logical), _wholes(perm), _wholes(shape), _whole(used)))  # type: ignore[arg-type]
+    name, *layout = said
+    return PortSpec(_word(name), _layout(layout))
+
+
+def _layout(said: Sequence[Any]) -> PortLayout:
+    logical, perm, shape, used = said
+    return PortLayout(_wholes(logical), _wholes(perm), _wholes(shape), _whole(used))  # type: ignore[arg-type]
+
+
+def _constant(said: Sequence[Any]) -> Constant:
+    position, layout, shape, is_transposed, form, rounded = said
+    if type(is_transposed) is not bool or not {form, rounded} <= STORED.keys():
+        raise ValueError(f"{said!r} is no constant")
+    return Constant(_whole(position), _layout(layout), _wholes(shape), is_transposed, form, rounded)
 
 
 def _ranges_to_json(ranges: Ranges) -> dict[str, Any]:

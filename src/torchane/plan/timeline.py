@@ -65,7 +65,7 @@ def _steps(plan: Plan, pricing: Pricing) -> Iterator[tuple[str, str, str, float,
         elif isinstance(step, HostCall):
             yield "host", kind, name, 0.0, {"priced": False}
         else:
-            size = sum(copy.layout.type.size_bytes for copy in step.copies)
+            size = sum(copy.layout.type.size_bytes for copy in step.copies if not copy.is_constant)
             yield "host", kind, name, size / STAGED_BYTES_PER_S, {"bytes": size}
 
 

@@ -8,16 +8,19 @@ after each step (observers.py).
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from torchane import native
+from torchane.abi.frozen import dequantised
 from torchane.abi.ports import PortLayout
 from torchane.errors import TorchaneWarning
 from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
 from torchane.runtime.device import Buffer, Device, LoadedProgram
+from torchane.runtime.frozen import Frozen, Seen, sums
 from torchane.runtime.fp16_range import Doubts, NotInFp16, RangeLook, no_doubts
 from torchane.runtime.host import Host
 from torchane.runtime.loss_scale import Reading
@@ -39,9 +42,10 @@ class Executor:
         weights: Weights,
         host: Host,
         host_calls: Mapping[str, Callable[..., Sequence[Any]]],
-        loaded: Sequence[LoadedProgram],
+        loaded: Sequence[LoadedProgram | None],
         numerics: Numerics,
         observers: Sequence[Observer] = (),
+        frozen: Frozen | None = None,
     ):
         self.plan = plan
         self.numerics = numerics
@@ -50,11 +54,12 @@ class Executor:
         self.weights = weights
         self.host = host
         self.host_calls = host_calls
-        self.loaded = tuple(loaded)
+        self.loaded = tuple(loaded)  # None: a program with constants, made for each dispatch when its weights are known
+        self.frozen = Frozen() if frozen is None else frozen
         self.observers = observers
         self.only_added: frozenset[str] = frozenset()  # values that are added to others and no more: faint ones do no harm
         # What a dispatch needs is prepared here: it should cost a few microseconds more than the engine's own time.
-        stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight}
+        stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight and not copy.is_constant}
         self.frees = tuple(tuple(name for name in names if name not in stay) for names in plan.last_uses())
         shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
         self.prepared = {id(step): (_picking(step.inputs), shapes[step.program]) for step in plan.steps if isinstance(step, Dispatch)}
@@ -76,6 +81,11 @@ class Executor:
     def named(self, value: str) -> str:
         """A program's output, for people."""
         return value + self.host.place(value)
+
+    def seen(self, name: str, value: Any) -> Any:
+        """An input as programs see it: what they hold in few bits has those numbers for everybody."""
+        form = self.plan.rounded.get(name)
+        return value if form is None else self.host.wrap(dequantised(self.host.array(value), form))
 
     def say(self, found: NotInFp16, what: str) -> None:
         """Warns of what a forward met and what comes of it, once for each value."""
@@ -135,6 +145,7 @@ class _Run:
         self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
         self.look = RangeLook(executor, self.values, self.numbers.is_beyond_fp16, strict, looks, doubts)
         self.surfaces: dict[str, Buffer] = {}
+        self.constants: dict[str, Seen] = {}
         self.borrowed: set[str] = set()  # weights, and what other runs lent or are lent; the others go back to the pool
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
         self.run_program = executor.device.run
@@ -157,7 +168,7 @@ class _Run:
         elif isinstance(step, Unstage):
             self.unstage(step)
         else:
-            results = self.executor.host_calls[step.key](*(self.values[name] for name in step.inputs))
+            results = self.executor.host_calls[step.key](*(self.executor.seen(name, self.values[name]) for name in step.inputs))
             self.values.update(zip(step.outputs, results, strict=True))
 
     def _receive(self, name: str, layout: PortLayout) -> Held | None:
@@ -184,7 +195,9 @@ class _Run:
     def stage(self, step: Stage) -> None:
         jobs, staged = [], []
         weights = self.executor.weights
-        for copy in step.copies:
+        self._look_at_constants([copy for copy in step.copies if copy.is_constant])
+        copies = [copy for copy in step.copies if not copy.is_constant]
+        for copy in copies:
             if copy.is_weight and weights.holds(copy.value, self.version):
                 self._read_weight(copy.value)
                 self.numbers.received(copy.value, weights.read(copy.value, self.version).lying)
@@ -203,7 +216,34 @@ class _Run:
         for name, surface in staged:
             weights.staged(name, surface, self.version, self.numbers.lying(name))
             self._read_weight(name)
-        self.look.came(step.copies, self.surfaces)
+        self.look.came(copies, self.surfaces)
+
+    def _look_at_constants(self, copies: Sequence[Copy]) -> None:
+        """What the frozen weights hold now, and the power of two that each is stored under."""
+        host, frozen = self.executor.host, self.executor.frozen
+        arrays = {copy.value: host.array(self.values[copy.value]) for copy in copies}
+        found = sums(arrays) if arrays else {}
+        for copy in copies:
+            seen = frozen.known(copy.value, found[copy.value])
+            if seen is None or self.look.looks:
+                self.look.constant(copy, arrays[copy.value])
+            if seen is None:
+                factor = self.numbers.staged(copy, arrays[copy.value])
+                seen = frozen.see(copy.value, Seen(found[copy.value], self.numbers.lying(copy.value), factor))
+            else:
+                self.numbers.received(copy.value, seen.lying)
+            self.constants[copy.value] = replace(seen, address=host.address(self.values[copy.value]))
+
+    def _program_of(self, step: Dispatch) -> LoadedProgram:
+        executor = self.executor
+        loaded = executor.loaded[step.program]
+        if loaded is not None:
+            return loaded
+        seen = [self.constants[name] for name in step.constants]
+        return executor.frozen.program(
+            executor.plan, step, seen, executor.device, lambda name: executor.host.array(self.values[name]),
+            lambda name: executor.host.input(name) or executor.named(name),
+        )  # fmt: skip
 
     def _read_weight(self, name: str) -> None:
         self.surfaces[name] = self.executor.weights.read(name, self.version).buffer
@@ -214,7 +254,7 @@ class _Run:
         picked, shapes = executor.prepared[id(step)]
         outputs = executor.pool.take_all(shapes)
         surfaces.update(zip(step.outputs, outputs, strict=True))
-        self.numbers.run(step, picked(surfaces), outputs, self.run_program)
+        self.numbers.run(step, self._program_of(step), picked(surfaces), outputs, self.run_program)
 
     def unstage(self, step: Unstage) -> None:
         executor = self.executor

@@ -89,6 +89,17 @@ class RangeLook:
             if is_beyond or is_faint:
                 self._found(self._unfit(copy, is_faint=not is_beyond), COMES_THROUGH if is_beyond else LOSES_DIGITS)
 
+    def constant(self, copy: Copy, source: np.ndarray) -> None:
+        """A frozen weight that programs are to hold: looked at where its numbers are new, too."""
+        plan = self.executor.plan
+        if source.size == 0 or (plan.is_backward and not self.strict):
+            return
+        largest = max(float(source.max()), -float(source.min()))
+        is_beyond = not plan.is_backward and not largest <= FP16_MAX
+        is_faint = largest < FAINT and self.executor.minds_losses and copy.value not in self.executor.only_added
+        if is_beyond or is_faint:
+            self._found(self._unfit(copy, is_faint=not is_beyond), COMES_THROUGH if is_beyond else LOSES_DIGITS)
+
     def left(self, name: str, largest: float, missing: int, is_whole: bool = True) -> None:
         """A value leaves, or is kept: its largest stored number, and how many are infinite or NaN. is_whole: not one part of several."""
         if missing:

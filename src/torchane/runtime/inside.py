@@ -12,7 +12,8 @@ import numpy as np
 from torchane.mil.evaluate import as_computed
 from torchane.mil.ir import Function, Program, Var
 from torchane.mil.types import FP16, TensorType
-from torchane.plan import Dispatch
+from torchane.errors import UsageError
+from torchane.plan import Dispatch, Plan
 from torchane.runtime.device import LoadedProgram
 from torchane.runtime.observers import Moment, Observer
 from torchane.runtime.twin import TwinDevice, load_program, read_program
@@ -45,6 +46,11 @@ class Inside(Observer):
         self._look = look
         self._twin = TwinDevice(arithmetic=arithmetic)
         self._opened: dict[int, tuple[LoadedProgram, Opened]] = {}  # by the program
+
+    def compiled(self, plan: Plan, programs: Sequence[LoadedProgram | None]) -> None:
+        """Raises UsageError for programs whose text is not all there is of them."""
+        if any(spec.constants for spec in plan.programs):
+            raise UsageError('programs that hold frozen weights cannot be looked into. Compile with options={"frozen": "inputs"}.')
 
     def after(self, moment: Moment) -> None:
         if isinstance(moment.step, Dispatch) and moment.runs:

@@ -30,7 +30,6 @@ class Running(Protocol):
 
     plan: Plan
     pool: SurfacePool
-    loaded: Sequence[LoadedProgram]
     unstaged: frozenset[str]
 
     def named(self, value: str) -> str:
@@ -59,7 +58,7 @@ class Call(Protocol):
         """Whether a value whose largest stored magnitude this is, is in truth larger than 65504."""
         ...
 
-    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
+    def run(self, step: Dispatch, loaded: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
         """Runs a program, once or more."""
         ...
 
@@ -155,9 +154,9 @@ class _ScaledCall:
     def is_beyond_fp16(self, name: str, largest: float) -> bool:
         return False  # what is stored is what it is, and fp16's infinities are counted
 
-    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
+    def run(self, step: Dispatch, loaded: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
         executor = self.executor
-        run(executor.loaded[step.program], inputs, outputs)
+        run(loaded, inputs, outputs)
         if not self._looked_at:
             return
         for name, buffer in zip(step.outputs, outputs, strict=True):
@@ -228,14 +227,14 @@ class _ControlledCall:
     def is_beyond_fp16(self, name: str, largest: float) -> bool:
         return math.ldexp(largest, -self.placed[name].exponent) > FP16_MAX
 
-    def run(self, step: Dispatch, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
+    def run(self, step: Dispatch, loaded: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
         """Programs that are not range-controlled have no ports for it, and give true numbers for true ones."""
         executor, state = self.executor, next(self.states)
-        program, loaded = executor.plan.programs[step.program], executor.loaded[step.program]
+        program = executor.plan.programs[step.program]
         if program.ranges is None:
             run(loaded, inputs, outputs)
             return
-        lying, like = [self.placed[name] for name in step.inputs], self.last_of.get(step.program)
+        lying, like = [self.placed[name] for name in step.read(program)], self.last_of.get(step.program)
         where = step.where or program.name
         found = dispatch_in_range(run, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, like)
         self.last_of[step.program] = state

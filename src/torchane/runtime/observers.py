@@ -49,8 +49,8 @@ class Observer:
 
     wants_losses = False
 
-    def compiled(self, plan: Plan, programs: Sequence[LoadedProgram]) -> None:
-        """A plan was made ready; its programs in the plan's order."""
+    def compiled(self, plan: Plan, programs: Sequence[LoadedProgram | None]) -> None:
+        """A plan was made ready; its programs in the plan's order, None where one waits for the frozen weights that it holds."""
 
     def before(self, moment: Moment) -> None:
         """A step is about to be carried out."""

@@ -24,7 +24,7 @@ from torchane.errors import DeviceError, TorchaneError, UsageError
 from torchane.mil.blobs import BlobFile
 from torchane.mil.build import arguments, typed
 from torchane.mil.check import check
-from torchane.mil.constants import inline_constants, load_blobs
+from torchane.mil.constants import inline_constants, load_blobs, unpack_constants
 from torchane.mil.engine.fusion import silus
 from torchane.mil.ir import Arg, Literal, Op, Program, Var
 from torchane.mil.text import parse
@@ -104,10 +104,11 @@ class TwinDevice:
 
     def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> TwinProgram:
         try:
-            program = read_program(text, blobs, name)
+            program = read_packed(text, blobs, name)
             check(program)
             if self.chip is not None:
                 require_legal(program, self.chip)
+            program = unpack_constants(program)
         except TorchaneError as error:
             raise DeviceError(f"{name}: the twin cannot load this program. {error}") from error
         made = load_program(program, name, self.arithmetic)
@@ -142,9 +143,14 @@ class TwinDevice:
         """A program takes memory of the host alone, and gives it back when nobody holds it."""
 
 
-def read_program(text: str, blobs: Mapping[str, bytes], name: str) -> Program:
-    """The program of a text, its constants inline and in memory."""
+def read_packed(text: str, blobs: Mapping[str, bytes], name: str) -> Program:
+    """The program of a text, its constants inline and in memory; compressed ones as they are."""
     return inline_constants(load_blobs(parse(text, name), lambda path: _weights(blobs, path)))
+
+
+def read_program(text: str, blobs: Mapping[str, bytes], name: str) -> Program:
+    """The program of a text, its constants inline, in memory and unpacked."""
+    return unpack_constants(read_packed(text, blobs, name))
 
 
 def load_program(program: Program, name: str, arithmetic: str = "exact") -> TwinProgram:
