@@ -46,7 +46,10 @@ CpuFeatures detect() {
     const unsigned f_dq_bw_vl = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
     found.avx512 = found.avx2 && zmm && (b & f_dq_bw_vl) == f_dq_bw_vl;
     const unsigned bf16_tile = (1u << 22) | (1u << 24);
-    found.amx = found.avx512 && tiles && (d & bf16_tile) == bf16_tile && tiles_granted();
+    unsigned leaf_1_a = 0, leaf_1_b = 0, leaf_1_c = 0, leaf_1_d = 0;
+    if (a >= 1) __get_cpuid_count(7, 1, &leaf_1_a, &leaf_1_b, &leaf_1_c, &leaf_1_d);
+    found.avx512_bf16 = found.avx512 && (leaf_1_a & (1u << 5));
+    found.amx = found.avx512_bf16 && tiles && (d & bf16_tile) == bf16_tile && tiles_granted();
     return found;
 }
 

@@ -5,14 +5,29 @@
 namespace torchane {
 namespace {
 
+#if defined(TORCHANE_HAS_X86)
+[[maybe_unused]] Kernels multiplying_by(const MatmulKernel& products) {
+    Kernels mixed = avx512::table();
+    mixed.matmul = products;
+    return mixed;
+}
+#endif
+
 #if defined(TORCHANE_HAS_AMX)
 const Kernels& with_amx() {
-    static const Kernels table = [] {
-        Kernels mixed = avx512::table();
-        mixed.matmul = amx::matmul();
-        return mixed;
-    }();
+    static const Kernels table = multiplying_by(amx::matmul());
     return table;
+}
+#endif
+
+#if defined(TORCHANE_HAS_BF16)
+const Kernels& of_bf16() {
+#if defined(TORCHANE_HAS_AMX)
+    static const Kernels tiles = multiplying_by(amx::fast_matmul());
+    if (active_isa() == Isa::amx) return tiles;
+#endif
+    static const Kernels vectors = multiplying_by(bf16::matmul());
+    return vectors;
 }
 #endif
 
@@ -28,6 +43,9 @@ const Kernels& of_the_engine() {
 
 const Kernels& kernels(Arithmetic arithmetic) {
     if (arithmetic == Arithmetic::engine) return of_the_engine();
+#if defined(TORCHANE_HAS_BF16)
+    if (arithmetic == Arithmetic::fast && has_fast()) return of_bf16();
+#endif
     switch (active_isa()) {
 #if defined(TORCHANE_HAS_AMX)
         case Isa::amx: return with_amx();
@@ -38,6 +56,14 @@ const Kernels& kernels(Arithmetic arithmetic) {
 #endif
         default: return base::table();
     }
+}
+
+bool has_fast() {
+#if defined(TORCHANE_HAS_BF16)
+    return cpu_features().avx512_bf16 && active_isa() >= Isa::avx512;
+#else
+    return false;
+#endif
 }
 
 const MatmulKernel& finite_or_not_matmul() {

@@ -80,11 +80,14 @@ struct Kernels {
     MatmulKernel matmul;
 };
 
-// What numbers mean: `exact`, or the engine's own rules (engine.h), for which the entries of staging are absent.
-enum class Arithmetic : int { exact, engine, count };
+// What numbers mean: `exact`; the engine's own rules (engine.h), for which the entries of staging are absent; or `fast`, which is exact
+// but for products of matrices, whose operands are rounded to bf16.
+enum class Arithmetic : int { exact, engine, fast, count };
 
-// The table of the active instruction set.
+// The table of the active instruction set. For `fast` where has_fast().
 const Kernels& kernels(Arithmetic arithmetic = Arithmetic::exact);
+// The active instruction set multiplies bf16 numbers.
+bool has_fast();
 // A product that takes every number, infinities and NaNs included.
 const MatmulKernel& finite_or_not_matmul();
 
@@ -94,7 +97,10 @@ namespace avx2 { const Kernels& table(); const Kernels& engine_table(); }
 namespace avx512 { const Kernels& table(); const Kernels& engine_table(); }
 #endif
 #if defined(TORCHANE_HAS_AMX)
-namespace amx { const MatmulKernel& matmul(); }
+namespace amx { const MatmulKernel& matmul(); const MatmulKernel& fast_matmul(); }
+#endif
+#if defined(TORCHANE_HAS_BF16)
+namespace bf16 { const MatmulKernel& matmul(); }
 #endif
 
 }  // namespace torchane

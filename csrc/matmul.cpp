@@ -141,7 +141,7 @@ void Matmul::run(const Run& run) const {
     const half_t* y_data = run.at(y);
     half_t* out_data = run.at(out);
     const int64_t products = product(batch);
-    const MatmulKernel& kernel = kernels(run.arithmetic).matmul;
+    const MatmulKernel& kernel = kernels(exact && run.arithmetic == Arithmetic::fast ? Arithmetic::exact : run.arithmetic).matmul;
     const Product with(kernel, *this), safely(finite_or_not_matmul(), *this);
     const auto sides = [&](int64_t x_offset, int64_t y_offset) {
         return std::pair(Side{x_data + x_offset, transpose_x ? m : k, !transpose_x, m},

@@ -123,11 +123,11 @@ void add_chain(Tape& tape, Ops ops, Sizes sizes, int64_t row, bool whole_rows, i
 }
 
 void add_matmul(Tape& tape, Ops ops, PyPlace x, PyPlace y, PyPlace out, int64_t m, int64_t n, int64_t k, bool transpose_x,
-                bool transpose_y, Sizes batch, Sizes x_strides, Sizes y_strides) {
+                bool transpose_y, bool exact, Sizes batch, Sizes x_strides, Sizes y_strides) {
     auto step = std::make_unique<Matmul>();
     step->x = place(x), step->y = place(y), step->out = place(out);
     step->m = m, step->n = n, step->k = k;
-    step->transpose_x = transpose_x, step->transpose_y = transpose_y;
+    step->transpose_x = transpose_x, step->transpose_y = transpose_y, step->exact = exact;
     step->batch = std::move(batch), step->x_strides = std::move(x_strides), step->y_strides = std::move(y_strides);
     if (step->x_strides.size() != step->batch.size() || step->y_strides.size() != step->batch.size())
         throw std::invalid_argument("matmul: strides that do not fit the batch");
@@ -176,6 +176,7 @@ void bind_machine(nb::module_& m) {
             if (name == isa_name(isa)) return set_isa(isa);
         throw DeviceFault("this processor or build has no instruction set \"" + name + "\"; native.isas() lists those it has.");
     }, "name"_a, "Chooses the kernels, for tests and measurements.");
+    m.def("has_fast", &has_fast, "The kernels in use multiply bf16 numbers: arithmetic \"fast\" can run.");
     m.def("get_threads", &threads, "How many threads compute: the processors this process may use, unless set_threads chose.");
     m.def("set_threads", [](int count) {
         if (count < 1) throw DeviceFault("set_threads(" + std::to_string(count) + "): at least 1 thread is needed.");
@@ -187,16 +188,21 @@ void bind_tape(nb::module_& m) {
     nb::class_<Tape>(m, "Tape", "A loaded program as steps; see csrc/steps.h. Places are (space, offset), sizes count numbers.")
         .def("__init__", [](Tape* tape, std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs,
                             nb::handle constants, int64_t scratch, const std::string& arithmetic) {
-            if (arithmetic != "exact" && arithmetic != "engine")
-                throw DeviceFault("a tape's arithmetic is \"exact\" or \"engine\", not \"" + arithmetic + "\".");
+            static const std::map<std::string, Arithmetic> known{
+                {"exact", Arithmetic::exact}, {"engine", Arithmetic::engine}, {"fast", Arithmetic::fast}};
+            const auto chosen = known.find(arithmetic);
+            if (chosen == known.end())
+                throw DeviceFault("a tape's arithmetic is \"exact\", \"engine\" or \"fast\", not \"" + arithmetic + "\".");
+            if (chosen->second == Arithmetic::fast && !has_fast())
+                throw DeviceFault("no kernel here multiplies bf16 numbers, as \"fast\" does.");
             const View numbers = view(constants, "constants", false);
             const half_t* data = dense_half(constants, numbers.sizes, "constants", false);
             new (tape) Tape(std::move(name), std::move(inputs), std::move(outputs), data, product(numbers.sizes), scratch,
-                            arithmetic == "engine" ? Arithmetic::engine : Arithmetic::exact);
+                            chosen->second);
         }, "name"_a, "inputs"_a, "outputs"_a, "constants"_a, "scratch"_a, "arithmetic"_a = "exact")
         .def("chain", &add_chain, "ops"_a, nb::kw_only(), "sizes"_a, "row"_a, "whole_rows"_a, "registers"_a, "operands"_a, "micros"_a)
         .def("matmul", &add_matmul, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a,
-             "batch"_a, "x_strides"_a, "y_strides"_a)
+             "exact"_a, "batch"_a, "x_strides"_a, "y_strides"_a)
         .def("copy", &add_copy, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "sizes"_a, "x_strides"_a, "out_strides"_a)
         .def("reduce", &add_reduce, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "reduction"_a, "sizes"_a, "kept"_a)
         .def("softmax", &add_softmax, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "outer"_a, "entries"_a, "inner"_a)

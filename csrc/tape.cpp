@@ -37,6 +37,8 @@ void Tape::append(std::unique_ptr<Step> step, std::vector<std::string> ops) {
 
 void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const std::vector<half_t*>& outputs,
                    std::vector<double>* seconds) {
+    if (tape.arithmetic_ == Arithmetic::fast && !has_fast())
+        throw std::invalid_argument("tape " + tape.name_ + " is in fast arithmetic, and the kernels in use have none");
     std::lock_guard lock(mutex_);
     std::vector<half_t*> spaces{scratch_.take<half_t>(static_cast<size_t>(tape.scratch_size_) * sizeof(half_t)),
                                 static_cast<half_t*>(tape.constants_.data())};

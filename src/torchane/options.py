@@ -154,7 +154,7 @@ class Option:
 
 #: Of the backend and of every command that runs programs.
 DEVICES = ("auto", "twin", "ane")
-ARITHMETICS = ("exact", "engine")
+ARITHMETICS = ("exact", "fast", "engine")
 RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")
 RECOMPUTE = ("none", "half", "all")
@@ -185,7 +185,8 @@ def _train() -> tuple[Option, ...]:
         Option("checkpoint_interval", here, "number", "Save every so often.", metavar="STEPS"),
         Option("device", here, "choice", "ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where torchane doctor has seen "
                "it compute.", "auto", DEVICES, show_default=True),
-        Option("arithmetic", here, "choice", "Of the twin. exact: exact products, fp32 sums; engine: the chip's own rules.  [default: exact]",
+        Option("arithmetic", here, "choice", "Of the twin. exact: exact products, fp32 sums; fast: bf16 products, where the CPU has them; engine: the chip's own "
+               "rules.  [default: exact]",
                allowed=ARITHMETICS),
         Option("ranges", here, "choice", "Powers of two that keep every product inside the engine's window. auto: for an engine and its arithmetic.  "
                "[default: auto]", allowed=RANGES),
@@ -242,7 +243,8 @@ def _backend() -> tuple[Option, ...]:
         Option("chip", ("backend", "explain"), "text", "The target whose rules every program must meet, and whose predicted time decides how a step is cut: "
                "m1, m4max, ... portable: what all take, a program for each layer.", "portable", show_default=True),
         Option("dump", here, "path", "A folder that receives every program and plan."),
-        Option("arithmetic", here, "choice", 'Of the twin: "exact", or "engine", the chip\'s own.', "exact", ARITHMETICS),
+        Option("arithmetic", here, "choice", 'Of the twin: "exact"; "fast", bf16 products where the CPU has them; or "engine", the chip\'s own.', "exact",
+               ARITHMETICS),
         Option("ranges", here, "choice", '"on" keeps every product inside the engine\'s window by powers of two per tensor, "off" leaves it to the loss '
                'scale alone, "auto" is on for an engine and for its arithmetic.', "auto", RANGES),
         Option("precision", here, "choice", '"auto" leaves to PyTorch, in float32, what fp16 is not enough for and autocast would keep in float32; '
@@ -379,8 +381,8 @@ def _doctor_cache_run() -> tuple[Option, ...]:
         Option("output", run, "text", "Where to write an output. The name may be left out where there is one output. Repeatable.", dest="outputs",
                multiple=True, metavar="[NAME=]Y.npy"),
         Option("function", run, "text", "Which function; if not said the only one, the default one, or main.", metavar="NAME"),
-        Option("arithmetic", run, "choice", "exact: each result is rounded once. engine: as the chip is thought to compute. ideal: float64 from end to "
-               "end, all in NumPy.", "exact", ("exact", "ideal", "engine"), show_default=True),
+        Option("arithmetic", run, "choice", "exact: each result is rounded once. fast: the factors of products are rounded to bf16 before. engine: as the "
+               "chip is thought to compute. ideal: float64 from end to end, all in NumPy.", "exact", ("exact", "ideal", "engine", "fast"), show_default=True),
         Option("json", run, "flag", "One JSON object on standard output instead of lines.", dest="as_json"),
     )  # fmt: skip
 

@@ -14,7 +14,8 @@ from torchane.mil.check import check
 from torchane.mil.diff import Difference, diff
 from torchane.mil.engine import ENGINE
 from torchane.mil.evaluate import evaluate
+from torchane.mil.fast import FAST
 from torchane.mil.save import emit, load, save
 from torchane.mil.text import parse, to_text
 
-__all__ = ["ENGINE", "Difference", "check", "diff", "emit", "evaluate", "load", "parse", "save", "to_text"]
+__all__ = ["ENGINE", "FAST", "Difference", "check", "diff", "emit", "evaluate", "load", "parse", "save", "to_text"]

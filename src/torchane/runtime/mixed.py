@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from torchane import native
 from torchane.errors import DeviceError
 from torchane.mil.constants import inline_constants
 from torchane.mil.evaluate import Run, as_computed, function_of, require_memory
@@ -62,9 +63,8 @@ def run_mixed(
     """The outputs of a program whose constants are in memory. Arguments and errors as those of `mil.evaluate`."""
     chosen = function_of(inline_constants(replace(program, functions=(function_of(program, function),))))
     run = Run(chosen, inputs, states=states, arithmetic=arithmetic)
-    if arithmetic not in ARITHMETICS:
+    if reason := why_no_kernels(arithmetic):
         run.ops(chosen.ops)
-        reason = f"the arithmetic {arithmetic} has no kernels"
         elsewhere = (Elsewhere(op.name, op.kind.name, reason, reason) for op in _counted(chosen.ops))
         return Ran(run.finish(), tuple(elsewhere), 0, 0)
     shapes = {var.name: np.shape(inputs[var.name]) for var in chosen.inputs if not isinstance(var.type, StateType)}
@@ -79,6 +79,13 @@ def run_mixed(
             run.ops(part.ops)
     native = [part for part in parts if part.native]
     return Ran(run.finish(), elsewhere, sum(len(part.ops) for part in native), len(native))
+
+
+def why_no_kernels(arithmetic: str) -> str | None:
+    """Why the twin computes nothing in this arithmetic here; None where it does."""
+    if arithmetic not in ARITHMETICS:
+        return f"the arithmetic {arithmetic} has no kernels"
+    return "this processor has no instructions for products of bf16 numbers" if arithmetic == "fast" and not native.has_fast() else None
 
 
 def cut(function: Function, arithmetic: str) -> tuple[tuple[Part, ...], tuple[Elsewhere, ...]]:

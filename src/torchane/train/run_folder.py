@@ -54,6 +54,7 @@ from torchane.models.folder import (
     save_weights,
 )  # fmt: skip
 from torchane.models.tensors import TensorFile
+from torchane.options import ARITHMETICS
 from torchane.train.checkpoint import PARAMS, STEP, TrainState, load_checkpoint, save_checkpoint, state_of
 from torchane.train.lock import LOCK
 
@@ -250,7 +251,7 @@ def check_about(about: Mapping[str, Any], source: Path) -> None:
     data = data if isinstance(data, Mapping) else {}
     checks = {
         "preset": isinstance(about.get("preset"), str),
-        "arithmetic": about.get("arithmetic") in ("exact", "engine"),
+        "arithmetic": about.get("arithmetic") in ARITHMETICS,
         "ranges": about.get("ranges") in ("auto", "on", "off"),
         "provenance": isinstance(about.get("provenance"), list),
         "settings": isinstance(about.get("settings"), Mapping),

@@ -4,8 +4,8 @@
 
 A program becomes a tape once, at load; a run is one call into C++. In `exact` arithmetic products of fp16
 numbers are exact, sums are kept in fp32, each op's result is rounded once to fp16, to nearest even; in
-`engine` arithmetic every op follows the chip's own rules to the bit (mil/engine). The bits are the same for any
-number of threads. Reference: mil/evaluate.py.
+`engine` arithmetic every op follows the chip's own rules to the bit (mil/engine); `fast` rounds the operands of products to
+bf16 (mil/fast.py). The bits are the same for any number of threads. Reference: mil/evaluate.py.
 """
 
 import math
@@ -39,8 +39,8 @@ from torchane.runtime.twin.engine import prepare, require_known
 from torchane.runtime.twin.ops import RULES, Unsupported
 from torchane.runtime.twin.schedule import Call, Schedule
 
-#: What numbers may mean; see mil/evaluate.py and mil/engine.
-ARITHMETICS = ("exact", "engine")
+#: What numbers may mean; see mil/evaluate.py, mil/engine and mil/fast.py.
+ARITHMETICS = ("exact", "engine", "fast")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,11 @@ class TwinDevice:
         if arithmetic == "engine":
             require_known(chip)
             prepare()
+        if arithmetic == "fast" and not native.has_fast():
+            raise UsageError(
+                f'arithmetic "fast" needs instructions that multiply bf16 numbers (AVX512-BF16, AMX), and the twin uses {native.get_isa()} kernels '
+                'here. Take "exact".'
+            )
         self._executor = native.Executor()
         self._held: weakref.WeakSet[TwinProgram] = weakref.WeakSet()
         self._submissions = Submissions(self.run)

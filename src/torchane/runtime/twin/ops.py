@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from torchane import native
+from torchane.mil.fast import rounds
 from torchane.mil.ir import Literal, Op
 from torchane.mil.ops.support import positive_axes, positive_axis
 from torchane.runtime.twin.arrays import Array, Shape, broadcast_strides, dense_strides, new
@@ -237,7 +238,7 @@ def _(schedule: Schedule, op: Op, x: Array, y: Array, transpose_x: bool = False,
     y_strides = tuple(stride * k * n for stride in broadcast_strides(y.shape[:-2], batch))
     if not transpose_x and not any(y_strides) and x.size == math.prod(batch) * m * k:
         m, batch, x_strides, y_strides = m * math.prod(batch), (), (), ()  # one tall product
-    _product(schedule, ["matmul"], (x, y), out, (m, n, k), (transpose_x, transpose_y), batch, x_strides, y_strides)
+    _product(schedule, op, (x, y), out, (m, n, k), (transpose_x, transpose_y), batch, x_strides, y_strides)
     return out
 
 
@@ -266,7 +267,7 @@ def _(
     out = new(_result(op))
     points = math.prod(x.shape[2:])
     sizes = (weight.shape[0], points, channels)
-    _product(schedule, ["conv"], (weight, x), out, sizes, (False, False), (batch,), (0,), (channels * points,))
+    _product(schedule, op, (weight, x), out, sizes, (False, False), (batch,), (0,), (channels * points,))
     if bias is None:
         return out
     per_channel = bias.reshaped((bias.size, *(1,) * (len(out.shape) - 2)))
@@ -275,7 +276,7 @@ def _(
 
 def _product(
     schedule: Schedule,
-    names: list[str],
+    op: Op,
     operands: tuple[Array, Array],
     out: Array,
     sizes: tuple[int, int, int],
@@ -286,7 +287,7 @@ def _product(
 ) -> None:
     m, n, k = sizes
     values = {
-        "m": m, "n": n, "k": k, "transpose_x": transposed[0], "transpose_y": transposed[1],
+        "m": m, "n": n, "k": k, "transpose_x": transposed[0], "transpose_y": transposed[1], "exact": not rounds(op),
         "batch": batch, "x_strides": x_strides, "y_strides": y_strides,
     }  # fmt: skip
-    schedule.add(Call(names, "matmul", operands, out, values))
+    schedule.add(Call([op.kind.name], "matmul", operands, out, values))
