@@ -53,7 +53,7 @@ def test_the_backend_has_the_defaults_of_the_table():
         ({"devise": "twin"}, "torch.compile.*: unknown option devise .did you mean device[?].. Known: device, chip"),
         ({"zzz": 1}, "torch.compile.*: unknown option zzz. Known: device"),
         ({"ranges": "onn"}, "ranges is 'onn' .did you mean on[?].. Known: auto, on, off"),
-        ({"arithmetic": 3}, "arithmetic is 3. Known: exact, engine"),
+        ({"arithmetic": 3}, "arithmetic is 3. Known: exact, fast, engine"),
         ({"device": 3}, 'device is 3. It is "auto", "twin", "ane", or an open Device'),
         ({"chip": None}, "chip is None, and takes a name"),
         ({"dump": 3}, "dump is 3, and takes a folder"),

@@ -273,7 +273,7 @@ def _compile(
         compiled.announce = lambda text: progress.said(text[0].upper() + text[1:])
     size = sum(param.numel() for param in model.parameters()) / 1e6
     why = f" (--device auto: {auto_choice()[1]})" if request.device == "auto" and compiled.device in ("twin", "ane") else ""
-    rules = " in the engine's arithmetic" if arithmetic == "engine" else ""
+    rules = {"engine": " in the engine's arithmetic", "fast": " with products of bf16 numbers"}.get(arithmetic, "")
     progress.said(f"{name}: {size:.1f} M parameters, on device {compiled.device}{rules}{why}")
     return compiled
 

@@ -4,6 +4,10 @@ Fixed: the preset's batch and sequence length, random tokens, seed 0. Every vari
 own. All warm up; then rounds go through all variants in turn, a few steps each, so that a noisy
 moment of the machine falls on all of them. Median and 10th to 90th percentile of the steps by the clock; beside
 it the median of the processor's time, all threads together, which other programs' work does not lengthen.
+
+    ratios   how many times as fast as PyTorch's best variant, round by round: median, least and most
+    peak     the fastest product of matrices that fit the cache, in this process, between the rounds: what a step's multiply-adds are a share of
+    losses   step by step those of PyTorch in fp32, within 1 %: else nothing is reported, for something else was computed
 """
 
 import json
@@ -18,9 +22,11 @@ from typing import Any
 
 from torchane import native
 from torchane.capture.torch_private import has_cpp_compiler
-from torchane.errors import TorchaneError, UsageError
+from torchane.errors import NumericsError, TorchaneError, UsageError
 from torchane.models.presets import preset
 from torchane.runtime.devices import open_device
+from torchane.train import bench_parts
+from torchane.train.bench_peak import Peak
 from torchane.train.bench_worker import VARIANTS, Work, describe
 from torchane.train.provenance import provenance
 
@@ -39,12 +45,14 @@ class Process:
     handle: subprocess.Popen[str]
     first_step_s: float = 0.0
     times_s: list[float] = field(default_factory=list)
+    round_ms: list[float] = field(default_factory=list)
     cpu_times_s: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    macs: int = 0
     peak_memory_bytes: int = 0
 
-    def ask(self, steps: int) -> dict[str, Any]:
-        """Runs so many steps and gives what they took. Raises BenchError with what went wrong there."""
+    def ask(self, steps: int | str) -> dict[str, Any]:
+        """Runs so many steps and gives what they took, or what else is asked for. Raises BenchError with what went wrong there."""
         assert self.handle.stdin is not None and self.handle.stdout is not None
         try:
             self.handle.stdin.write(f"{steps}\n")
@@ -55,8 +63,9 @@ class Process:
             raise BenchError(f"its process ended with code {self.handle.returncode}") from error
         if "error" in answer:
             raise BenchError(answer["error"].splitlines()[0])
-        self.losses.append(answer["loss"])
-        self.peak_memory_bytes = answer["peak_memory_bytes"]
+        if "losses" in answer:
+            self.losses += answer["losses"]
+            self.peak_memory_bytes, self.macs = answer["peak_memory_bytes"], answer["macs"]
         return answer
 
     def time(self, steps: int) -> None:
@@ -64,8 +73,9 @@ class Process:
         answer = self.ask(steps)
         self.times_s += answer["times_s"]
         self.cpu_times_s += answer["cpu_times_s"]
+        self.round_ms.append(statistics.median(answer["times_s"]) * 1e3)
 
-    def result(self) -> dict[str, Any]:
+    def result(self, peak_flops: float) -> dict[str, Any]:
         cuts = statistics.quantiles(self.times_s, n=10) if len(self.times_s) > 1 else self.times_s * 9
         median_s = statistics.median(self.times_s)
         return {
@@ -79,6 +89,8 @@ class Process:
             "first_step_s": self.first_step_s,
             "peak_memory_bytes": self.peak_memory_bytes,
             "last_loss": self.losses[-1],
+            "macs": self.macs or None,
+            "share_of_peak": 2 * self.macs / median_s / peak_flops if self.macs else None,
         }
 
 
@@ -92,11 +104,12 @@ def bench_train_step(
     warmup: int = 3,
     rounds: int = 5,
     steps: int = 4,
+    parts: bool = False,
     said: Said = lambda text: None,
 ) -> dict[str, Any]:
     """Measures rounds x steps steps of every variant; gives conditions and results as JSON takes them.
-    Raises UsageError for an unknown preset or variant, DeviceError for a device that is not there. A variant of
-    PyTorch that cannot run is listed with the reason.
+    parts: also where the twin's time goes. Raises UsageError for an unknown preset or variant, DeviceError for a device that is not
+    there, NumericsError where losses part. A variant of PyTorch that cannot run is listed with the reason.
     """
     training = preset(name).training
     known = [variant.name for variant in VARIANTS]
@@ -104,10 +117,12 @@ def bench_train_step(
         raise UsageError(f"There is no variant {', '.join(unknown)}. The variants are {', '.join(known)}.")
     for variant in VARIANTS:
         if variant.name in variants and variant.device is not None:
-            open_device(variant.device)
+            open_device(variant.device, variant.arithmetic)
     sizes = (batch_size or training.batch_size, seq_len or training.seq_len, threads or os.cpu_count() or 1)
     skipped: list[dict[str, Any]] = []
     running: list[Process] = []
+    peak = Peak(sizes[2])
+    where: dict[str, dict[str, float]] = {}
     with ExitStack() as stack:
         for variant in variants:
             if reason := why_not(variant):
@@ -126,6 +141,11 @@ def bench_train_step(
             said(f"round {turn + 1} of {rounds}")
             for process in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
                 process.time(steps)
+            peak.measure()
+        require_equal_losses(running)
+        for process in running if parts else ():
+            if process.work.variant.startswith("twin"):
+                where[process.work.variant] = process.ask(f"parts {steps}")["parts_ms"]
     return {
         "question": "How long does one training step take?",
         "preset": name,
@@ -137,8 +157,46 @@ def bench_train_step(
         "rounds": rounds,
         "steps_per_round": steps,
         **provenance(),
-        "results": [process.result() for process in running] + skipped,
+        "peak_gflops": peak.to_dict(),
+        "ratios": ratios(running),
+        **({"parts_ms": where} if parts else {}),
+        "results": [process.result(peak.of(process.work.variant)) for process in running] + skipped,
     }
+
+
+#: What a variant of ours is called in a ratio.
+_ARITHMETIC = {"twin": "exact", "twin-fast": "fast", "ane": "ane"}
+LARGEST_GAP = 0.01
+
+
+def ratios(running: Sequence[Process]) -> dict[str, dict[str, Any]]:
+    """How many times as fast as PyTorch's best variant ours are: of each round the quotient of the medians."""
+    theirs = [process for process in running if process.work.variant not in _ARITHMETIC]
+    if not theirs:
+        return {}
+    best = min(theirs, key=lambda process: statistics.median(process.times_s))
+    found = {}
+    for process in running:
+        if name := _ARITHMETIC.get(process.work.variant):
+            rounds = [their / our for our, their in zip(process.round_ms, best.round_ms, strict=True)]
+            found[f"{name}/best-torch"] = {
+                "median": statistics.median(rounds), "least": min(rounds), "most": max(rounds), "torch": best.work.variant
+            }  # fmt: skip
+    return found
+
+
+def require_equal_losses(running: Sequence[Process]) -> None:
+    """Raises NumericsError where a loss of ours is further than 1 % from PyTorch's of the same step: fp32's, where that was measured."""
+    theirs = sorted((process for process in running if process.work.variant not in _ARITHMETIC), key=lambda p: not p.work.variant.endswith("fp32"))
+    for process in running if theirs else ():
+        if process.work.variant not in _ARITHMETIC:
+            continue
+        for step, (our, their) in enumerate(zip(process.losses, theirs[0].losses)):
+            if not abs(our - their) <= LARGEST_GAP * abs(their):
+                raise NumericsError(
+                    f"{process.work.variant}: the loss of step {step} is {our:.6g}, and {theirs[0].work.variant} has {their:.6g}: more than "
+                    f"{LARGEST_GAP:.0%} apart, so that their times cannot be compared. Please report it with the command."
+                )
 
 
 def start(work: Work, stack: ExitStack) -> Process:
@@ -164,7 +222,7 @@ def to_table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['preset']}: batch {report['batch_size']} x {report['seq_len']} tokens, {report['threads']} threads",
         f"torch {report['torch']} on {report['platform']}",
-        f"{'':15}{'tokens/s':>10}{'ms':>10}{'10-90 %':>18}{'CPU ms':>10}{'peak MB':>10}{'first step':>12}",
+        f"{'':15}{'tokens/s':>10}{'ms':>10}{'10-90 %':>18}{'CPU ms':>10}{'peak MB':>10}{'first step':>12}{'of peak':>9}",
     ]
     for result in report["results"]:
         if "skipped" in result:
@@ -174,5 +232,11 @@ def to_table(report: dict[str, Any]) -> str:
         lines.append(
             f"{result['variant']:15}{result['tokens_per_s']:>10,.0f}{result['ms_median']:>10.1f}{spread:>18}"
             f"{result['cpu_ms_median']:>10.1f}{result['peak_memory_bytes'] / 1e6:>10,.0f}{result['first_step_s']:>10.1f} s"
+            + (f"{result['share_of_peak']:>9.0%}" if result["share_of_peak"] else "")
         )
+    for name, ratio in report["ratios"].items():
+        lines.append(f"{name}: {ratio['median']:.2f} times as fast as {ratio['torch']} ({ratio['least']:.2f} to {ratio['most']:.2f} by round)")
+    peaks = ", ".join(f"{kind} {gflops:,.0f}" for kind, gflops in report["peak_gflops"].items())
+    lines.append(f"products from the cache, GFLOP/s at most: {peaks}")
+    lines += [bench_parts.to_table(variant, parts) for variant, parts in report.get("parts_ms", {}).items()]
     return "\n".join(lines)

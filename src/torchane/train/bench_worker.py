@@ -1,7 +1,8 @@
 """One way to run a training step, in a process of its own, so that its peak memory is its own.
 
     python -m torchane.train.bench_worker '{"variant": "twin", "preset": "tiny", ...}'
-    stdin: a number of steps a line        stdout: a line of JSON for each: times in seconds, peak memory
+    stdin: a number of steps a line        stdout: a line of JSON for each: times in seconds, losses, peak memory
+           "parts" and a number                    milliseconds by part of a step, of the twin
 
 A PyTorch variant runs the loop that its users write (mean loss, clip_grad_norm_, fused AdamW); the
 twin runs ours, whose sums have a fixed order.
@@ -24,9 +25,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchane import native
+from torchane.capture.compiled import COMPILED
 from torchane.data.batches import Batch
 from torchane.models.build import build_model
 from torchane.models.presets import preset
+from torchane.train.bench_parts import PartTimer, measure_parts
 from torchane.train.engine import EngineModel
 from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw, train_step
@@ -40,12 +43,14 @@ class Variant:
 
     name: str
     device: str | None = None  # a device of ours; None for PyTorch alone
+    arithmetic: str = "exact"  # of the twin
     compiled: bool = False
     bf16: bool = False
 
 
 VARIANTS = (
     Variant("twin", device="twin"),
+    Variant("twin-fast", device="twin", arithmetic="fast"),
     Variant("ane", device="ane"),
     Variant("eager-fp32"),
     Variant("eager-bf16", bf16=True),
@@ -66,8 +71,8 @@ class Work:
     seed: int = 0
 
 
-def make_step(work: Work) -> Callable[[], float]:
-    """One optimizer step as a function; it gives the loss. All variants start from the same weights and batch."""
+def make_step(work: Work, timer: PartTimer | None = None) -> Callable[[], float]:
+    """One optimizer step as a function; it gives the loss. All variants start from the same weights and batch. timer: watches ours."""
     variant = next(one for one in VARIANTS if one.name == work.variant)
     model = build_model(preset(work.preset).config, seed=work.seed)
     settings = TrainSettings(
@@ -78,8 +83,10 @@ def make_step(work: Work) -> Callable[[], float]:
     text = torch.randint(0, model.config.vocab_size, (work.batch_size, work.seq_len + 1), generator=generator)
     batch = Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous(), work.batch_size * work.seq_len, target_bytes=0)
     if variant.device is not None:
-        engine = EngineModel(model, variant.device)
-        return lambda: train_step(engine, optimizer, batch, GRAD_CLIP).loss
+        watched = {} if timer is None else {"observers": (timer,)}
+        engine = EngineModel(model, variant.device, arithmetic=variant.arithmetic, **watched)
+        part = {} if timer is None else {"part": timer.part}
+        return lambda: train_step(engine, optimizer, batch, GRAD_CLIP, **part).loss
     forward: Callable[..., Any] = torch.compile(model, dynamic=False) if variant.compiled else model
     return lambda: plain_step(forward, model, optimizer, batch, variant.bf16)
 
@@ -117,8 +124,12 @@ def serve(work: Work) -> None:
     step: Callable[[], float] | None = None
     for line in sys.stdin:
         try:
-            step = step or make_step(work)
-            answer = measure(step, int(line))
+            if line.startswith("parts"):
+                timer = PartTimer()
+                answer: dict[str, Any] = {"parts_ms": measure_parts(make_step(work, timer), timer, int(line.split()[1]))}
+            else:
+                step = step or make_step(work)
+                answer = measure(step, int(line))
         except Exception as error:
             print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
             raise
@@ -133,14 +144,15 @@ def use_threads(count: int) -> None:
 
 
 def measure(step: Callable[[], float], times: int) -> dict[str, Any]:
-    """Runs the step so many times."""
-    times_s, cpu_times_s, loss = [], [], None
+    """Runs the step so many times. macs: of one step in programs of ours; 0 for PyTorch."""
+    times_s, cpu_times_s, losses = [], [], []
     for _ in range(times):
         start, cpu_start = time.perf_counter(), time.process_time()
-        loss = step()
+        losses.append(step())
         times_s.append(time.perf_counter() - start)
         cpu_times_s.append(time.process_time() - cpu_start)
-    return {"times_s": times_s, "cpu_times_s": cpu_times_s, "loss": loss, "peak_memory_bytes": peak_memory_bytes()}
+    macs = sum(plan.macs for compiled in COMPILED for plan in compiled.plans.values())
+    return {"times_s": times_s, "cpu_times_s": cpu_times_s, "losses": losses, "macs": macs, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def describe(work: Work) -> str:

@@ -11,6 +11,7 @@ the embedding's gradient, AdamW) treats each element or row alone: tests/train/t
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ from torchane.native import pages
 from torchane.train.settings import TrainSettings
 
 Forward = Callable[[Tensor], Tensor]
+#: Given a name, what is entered while that part of a step runs.
+Part = Callable[[str], AbstractContextManager[Any]]
 
 #: Tensors of the logits' size that a step holds at once: them and their gradient (token_losses).
 LOGITS_COPIES = 2
@@ -40,18 +43,25 @@ class StepResult:
     grad_norm: float
 
 
-def train_step(forward: Forward, optimizer: torch.optim.Optimizer, batch: Batch, grad_clip: float) -> StepResult:
-    """Updates the parameters once. forward: tokens (B, S) -> logits (B, S, V) float32.
+def train_step(
+    forward: Forward, optimizer: torch.optim.Optimizer, batch: Batch, grad_clip: float, part: Part = lambda name: nullcontext()
+) -> StepResult:
+    """Updates the parameters once. forward: tokens (B, S) -> logits (B, S, V) float32. part: entered around the parts that it names.
     Raises NumericsError, with the parameters untouched, if the loss or a gradient is not a finite number.
     """
     optimizer.zero_grad(set_to_none=True)
-    nll = token_losses(forward(batch.tokens), batch.targets)
-    loss = fixed_order_sum(nll) / batch.target_count
+    logits = forward(batch.tokens)
+    with part("loss"):
+        nll = token_losses(logits, batch.targets)
+        loss = fixed_order_sum(nll) / batch.target_count
+    del logits
     if not math.isfinite(loss):
         raise NumericsError(f"the loss is {loss}. Lower --lr, or look for damaged text in the data.")
     nll.backward(gradient=torch.full_like(nll, 1.0 / batch.target_count))
-    norm = clip_gradients(parameters(optimizer), grad_clip)
-    optimizer.step()
+    with part("clipping"):
+        norm = clip_gradients(parameters(optimizer), grad_clip)
+    with part("optimizer"):
+        optimizer.step()
     return StepResult(loss, norm)
 
 
