@@ -75,6 +75,9 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
     "max_tokens": Range(1, BILLION),
     "temperature": real(0, 1000),
     "top_k": Range(1, BILLION),
+    "top_p": real(0, 1, above=True),
+    "min_p": real(0, 1),
+    "repetition_penalty": real(0, 1000, above=True),
     "warmup": Range(1, 1_000_000),
     "rounds": Range(1, 1_000_000),
     "repeats": Range(1, 1_000_000),
@@ -295,13 +298,22 @@ def _bench() -> tuple[Option, ...]:
 
 
 def _generate() -> tuple[Option, ...]:
-    here = ("generate",)
+    here, both = ("generate",), ("generate", "chat")
     return (
-        Option("prompt", here, "text", "The text to continue. Without it the model begins a text of its own.", ""),
-        Option("max_tokens", here, "number", "Stop after so many tokens.", 200, show_default=True),
-        Option("temperature", here, "number", "Below 1 the likely gets likelier; 0 always takes the likeliest token.", 0.8, show_default=True),
-        Option("top_k", here, "number", "Draw from the K likeliest tokens only."),
-        Option("seed", here, "number", "The same seed draws the same text.", 0, show_default=True),
+        Option("prompt", here, "text", "The text to continue; may be repeated. Without it the model begins a text of its own.", dest="prompts", multiple=True),
+        Option("adapter_path", both, "path", "An adapter on the model: a folder of PEFT or mlx-lm, a LoRA as .gguf.", metavar="DIR"),
+        Option("system_prompt", both, "text", "What a conversation begins with, for a model with a chat template.", metavar="TEXT"),
+        Option("ignore_chat_template", here, "flag", "Continue the prompt as it is, though the model has a chat template."),
+        Option("max_tokens", both, "number", "Stop after so many tokens.", 200, show_default=True),
+        Option("temperature", both, "number", "Below 1 the likely gets likelier; 0 always takes the likeliest token.", 0.8, show_default=True),
+        Option("top_p", both, "number", "Draw from the likeliest tokens that together have this probability.", 1.0, show_default=True),
+        Option("top_k", both, "number", "Draw from the K likeliest tokens only."),
+        Option("min_p", both, "number", "Draw from tokens that have at least this share of the likeliest one's probability.", 0.0, show_default=True),
+        Option("repetition_penalty", both, "number", "Above 1: tokens that were there get less likely.", 1.0, show_default=True),
+        Option("stop", both, "text", "End before this text; may be repeated.", multiple=True, metavar="TEXT"),
+        Option("seed", both, "number", "The same seed draws the same text.", 0, show_default=True),
+        Option("device", both, "choice", "host: PyTorch; twin, ane: Neural Engine programs on the CPU or the engine; auto: the engine where torchane doctor has seen it "
+               "compute, else host, which writes faster than the twin.", "auto", ("auto", "host", "twin", "ane"), show_default=True),
         Option("json", here, "flag", "One JSON object on standard output instead of the text.", dest="as_json"),
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """`torchane generate`: text, JSON, and the mistakes one can make."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_the_seed_fixes_the_text(torchane_command, run):
 
 def test_a_folder_that_is_not_there_ends_with_2(torchane_command):
     done = torchane_command("generate", "nowhere")
-    assert done.code == 2 and "Directory 'nowhere' does not exist" in done.err
+    assert done.code == 2 and "There is no model nowhere. Give a folder" in done.err
 
 
 def test_a_folder_that_is_no_run_ends_with_1(torchane_command):
@@ -53,3 +54,47 @@ def test_damaged_weights_end_with_1(torchane_command, run):
 @pytest.mark.parametrize("arguments", [(), ("run", "--temperature", "-1"), ("run", "--top-k", "0")])
 def test_misuse_ends_with_2(torchane_command, arguments):
     assert torchane_command("generate", *arguments).code == 2
+
+
+def test_several_prompts_a_stop_and_filters_on_a_run(torchane_command, run):
+    done = torchane_command("generate", run, "--prompt", "Line 7", "--prompt", "Line 8", "--max-tokens", 30, "--stop", "fox", "--top-p", 0.9, "--min-p", 0.05,
+                            "--repetition-penalty", 1.1, "--json")  # fmt: skip
+    assert done.code == 0 and [one["prompt"] for one in done.json["results"]] == ["Line 7", "Line 8"]
+    assert all("fox" not in one["text"] and one["end"] in ("stop", "length", "end") for one in done.json["results"])
+    assert done.json["prefill_tokens_per_s"] > 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed (pip install 'torchane[finetune]')")
+    import small_models
+
+    from torchane.finetune.extras import quiet_transformers
+
+    with quiet_transformers():
+        return small_models.save(tmp_path / "m")
+
+
+def test_a_prompt_is_a_message_where_there_is_a_template(torchane_command, folder):
+    done = torchane_command("generate", "m", "--prompt", "The cat", "--max-tokens", 5, "--temperature", 0, "--system-prompt", "Be brief", "--json")
+    plain = torchane_command("generate", "m", "--prompt", "[system] Be brief\n[user] The cat\n", "--ignore-chat-template", "--max-tokens", 5, "--temperature", 0, "--json")
+    assert done.code == 0 and done.json["prompt"] == "The cat" and done.json["text"] == plain.json["text"] and done.json["tokens"] == 5
+
+
+def test_text_comes_on_standard_output_and_speed_on_standard_error(torchane_command, folder):
+    done = torchane_command("generate", "m", "--prompt", "The cat", "--ignore-chat-template", "--max-tokens", 5, "--temperature", 0)
+    assert done.code == 0 and done.out.startswith("The cat") and "tokens/s read" in done.err and "5 written" in done.err
+
+
+def test_a_chat_goes_on_from_what_was_said(torchane_command, folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n/reset\nhello\n/exit\nnever\n"))
+    done = torchane_command("chat", "m", "--temperature", 0, "--max-tokens", 4)
+    lines = done.out.splitlines()
+    assert done.code == 0 and len(lines) >= 2 and lines[0] == lines[len(lines) // 2], done.err
+    assert done.err.count("tokens read") == 2
+
+
+def test_a_chat_without_a_template_is_refused_before_anything_is_typed(torchane_command, folder):
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}')
+    done = torchane_command("chat", "m")
+    assert done.code == 2 and "has no chat template" in done.err

@@ -5,6 +5,7 @@ import pytest
 from torchane.data.tokenizer import Tokenizer
 from torchane.errors import UsageError
 from torchane.generate import text as module
+from torchane.generate.sampling import Sampling
 from torchane.generate.text import continue_text
 from torchane.models.config import LlamaConfig
 from torchane.models.llama import LlamaForCausalLM
@@ -35,17 +36,17 @@ def say(monkeypatch, tokens):
 
 def test_a_character_of_several_tokens_comes_when_it_is_whole(monkeypatch, tokenizer):
     say(monkeypatch, tokenizer.encode("é€x"))
-    assert list(continue_text(model(257), tokenizer, "", max_tokens=9)) == ["", "é", "", "", "€", "x", ""]
+    assert list(continue_text(model(257), tokenizer, "", Sampling(max_tokens=9))) == ["", "é", "", "", "€", "x", ""]
 
 
 def test_bytes_that_never_make_a_character_are_shown_at_the_end(monkeypatch, tokenizer):
     say(monkeypatch, tokenizer.encode("a€")[:-1])
-    assert "".join(continue_text(model(257), tokenizer, "", max_tokens=9)) == "a\ufffd"
+    assert "".join(continue_text(model(257), tokenizer, "", Sampling(max_tokens=9))) == "a\ufffd"
 
 
 def test_the_prompt_begins_a_document(monkeypatch, tokenizer):
     given = say(monkeypatch, [])
-    list(continue_text(model(300), tokenizer, "a fox", max_tokens=9, seed=3))
+    list(continue_text(model(300), tokenizer, "a fox", Sampling(max_tokens=9, seed=3)))
     prompt, options = given[0]
     assert prompt == [tokenizer.end_id, *tokenizer.encode("a fox")]
     assert options["end_id"] == tokenizer.end_id and options["vocab_size"] == 257 and options["seed"] == 3
@@ -53,4 +54,4 @@ def test_the_prompt_begins_a_document(monkeypatch, tokenizer):
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer):
     with pytest.raises(UsageError, match="tokenizer has 257 tokens and the model 200"):
-        list(continue_text(model(200), tokenizer, "", max_tokens=1))
+        list(continue_text(model(200), tokenizer, "", Sampling(max_tokens=1)))

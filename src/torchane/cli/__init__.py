@@ -20,7 +20,8 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("torchane.cli.train", "Train a language model; without arguments, a small one in two minutes."),
     "lora": ("torchane.cli.lora", "Fine-tune a model that you have; mlx-lm's flags and data."),
-    "generate": ("torchane.cli.generate", "Continue a prompt with a trained model."),
+    "generate": ("torchane.cli.generate", "Continue prompts with a model: a run, a folder, a .gguf, an adapter."),
+    "chat": ("torchane.cli.chat", "Talk with a model that was made for it."),
     "export": ("torchane.cli.export", "Write a model or an adapter as transformers, mlx-lm, llama.cpp or Ollama reads it."),
     "fuse": ("torchane.cli.fuse", "Merge an adapter into its base."),
     "import": ("torchane.cli.import_files", "Take a GGUF, a llama2.c model or another tool's adapter."),

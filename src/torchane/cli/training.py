@@ -20,6 +20,7 @@ from torchane.data.dataset import Dataset, corpus_dataset, stories_dataset, toke
 from torchane.data.tokenizer import Tokenizer
 from torchane.data.tokens import token_files
 from torchane.errors import DataError, UsageError
+from torchane.generate.sampling import Sampling
 from torchane.generate.text import continue_text
 from torchane.models.build import CausalLM, build_model
 from torchane.models.files import make_folder, write_text
@@ -283,7 +284,7 @@ def _sampler(tokenizer: Tokenizer | None) -> Callable[[CausalLM], str] | None:
         return None
 
     def sample(model: CausalLM) -> str:
-        return "".join(continue_text(model, tokenizer, "", max_tokens=SAMPLE_TOKENS))
+        return "".join(continue_text(model, tokenizer, "", Sampling(max_tokens=SAMPLE_TOKENS)))
 
     return sample
 

@@ -1,6 +1,6 @@
 """Continue a sequence of tokens, one at a time.
 
-    tokens ─► model with a key-value cache ─► logits of the last ─► temperature, top-k, draw ─► token
+    tokens ─► model with a key-value cache ─► logits of the last ─► what sampling.py says ─► token
 
 It runs in PyTorch on the host, in float32. The draws come from the seed alone; a temperature of 0
 takes the likeliest token.
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from torchane.errors import NumericsError, UsageError
+from torchane.errors import UsageError
+from torchane.generate.sampling import Sampling, kept, penalised, require_finite
 from torchane.models.build import CausalLM
 from torchane.models.common import KeyValueCache
-from torchane.options import NUMBERS
 
 
 def decode(
@@ -24,6 +24,9 @@ def decode(
     max_tokens: int,
     temperature: float = 0.8,
     top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
     end_id: int | None = None,
     vocab_size: int | None = None,
@@ -36,10 +39,7 @@ def decode(
     """
     if not tokens:
         raise UsageError("There is nothing to continue: give at least one token.")
-    NUMBERS["temperature"].require("temperature", temperature)
-    NUMBERS["seed"].require("seed", seed)
-    if top_k is not None:
-        NUMBERS["top_k"].require("top_k", top_k)
+    Sampling(max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed)
     generator = torch.Generator().manual_seed(seed)
     positions = model.config.max_position_embeddings
     seen = list(tokens)[-positions:]
@@ -52,26 +52,22 @@ def decode(
         with torch.no_grad():
             logits = model(torch.tensor([seen[fed:]]), cache)[0, -1, :vocab_size]
         fed = len(seen)
-        token = draw(logits, temperature, top_k, generator)
+        token = draw(penalised(logits, seen, repetition_penalty), temperature, top_k, generator, top_p, min_p)
         if token == end_id:
             return
         seen.append(token)
         yield token
 
 
-def draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """logits (V,) -> a token, drawn from softmax(logits / temperature) over the top_k largest.
+def draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator, top_p: float = 1.0, min_p: float = 0.0) -> int:
+    """logits (V,) -> a token, drawn from softmax(logits / temperature) over the top_k largest, of these over what top_p and min_p keep.
     Raises NumericsError where a logit is not a finite number.
     """
-    if not logits.isfinite().all():
-        raise NumericsError(
-            "The model's scores of the next token are not finite numbers: its weights are damaged, or its training went wrong. "
-            "Go back to another checkpoint."
-        )
+    require_finite(logits)
     if temperature == 0:
         return int(logits.argmax())
     if top_k is not None and top_k < logits.numel():
         values, tokens = logits.topk(top_k)
-        return int(tokens[draw(values, temperature, None, generator)])
+        return int(tokens[draw(values, temperature, None, generator, top_p, min_p)])
     probabilities = torch.softmax((logits.double() - logits.max()) / temperature, dim=-1)
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+    return int(torch.multinomial(kept(probabilities, top_p, min_p), 1, generator=generator))

@@ -1,62 +1,70 @@
-"""Continue a prompt: text in, pieces of text out as soon as they are certain."""
+"""Continue a prompt with a model of ours: text in, pieces of text out as soon as they are certain."""
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torchane.data.tokenizer import Tokenizer
 from torchane.errors import UsageError
 from torchane.generate.decode import decode
+from torchane.generate.sampling import Sampling, Text
 from torchane.models.build import CausalLM
 
-UNFINISHED = "\ufffd"  # how bytes look that do not make a character, perhaps because the rest is yet to come
+
+@dataclass
+class Written:
+    """One prompt and what followed it. Times in seconds: to the first token, and of the others. end: "end", "stop" or "length".
+    tokens: of the text, without the one that ends it."""
+
+    prompt: str
+    prompt_tokens: int = 0
+    text: str = ""
+    tokens: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    end: str = "length"
 
 
-def continue_text(
-    model: CausalLM,
-    tokenizer: Tokenizer,
-    prompt: str,
-    *,
-    max_tokens: int,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    seed: int = 0,
-) -> Iterator[str]:
-    """Yields what follows the prompt, one piece a token; "" where a character is still incomplete.
-
-    The prompt stands at the beginning of a document, as in training; it ends where the model ends the
-    document, or after max_tokens. Raises UsageError where model and tokenizer do not belong together, or where the
-    prompt is no text.
-    """
+def require_text(prompt: str) -> None:
+    """Raises UsageError where a prompt is no text."""
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"The prompt is not UTF-8 text: {prompt!a}. Give it in UTF-8.") from error
+
+
+def continue_text(
+    model: CausalLM, tokenizer: Tokenizer, prompt: str, sampling: Sampling, written: Written | None = None
+) -> Iterator[str]:
+    """Yields what follows the prompt, in pieces; `written` is filled meanwhile.
+
+    The prompt stands at the beginning of a document, as in training; it ends where the model ends the
+    document, at a stop, or after max_tokens. Raises UsageError where model and tokenizer do not belong together, or where the
+    prompt is no text.
+    """
+    require_text(prompt)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UsageError(
             f"The tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}: "
             "they are not of the same run."
         )
-    return _pieces(model, tokenizer, prompt, max_tokens, temperature, top_k, seed)
+    return _pieces(model, tokenizer, prompt, sampling, written or Written(prompt))
 
 
-def _pieces(
-    model: CausalLM, tokenizer: Tokenizer, prompt: str, max_tokens: int, temperature: float, top_k: int | None, seed: int
-) -> Iterator[str]:
+def _pieces(model: CausalLM, tokenizer: Tokenizer, prompt: str, sampling: Sampling, written: Written) -> Iterator[str]:
     tokens = [tokenizer.end_id, *tokenizer.encode(prompt)]
-    new: list[int] = []
-    said = ""
+    text = Text(tokenizer.decode, sampling.stop)
+    written.prompt_tokens, start = len(tokens), time.perf_counter()
     for token in decode(
-        model,
-        tokens,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-        end_id=tokenizer.end_id,
+        model, tokens, max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p,
+        min_p=sampling.min_p, repetition_penalty=sampling.repetition_penalty, seed=sampling.seed, end_id=tokenizer.end_id,
         vocab_size=tokenizer.vocab_size,
-    ):
-        new.append(token)
-        text = tokenizer.decode(new)
-        whole = text.rstrip(UNFINISHED)
-        yield whole[len(said) :]
-        said = whole
-    yield tokenizer.decode(new)[len(said) :]
+    ):  # fmt: skip
+        now = time.perf_counter() - start
+        written.prefill_s, written.decode_s = (written.prefill_s, now - written.prefill_s) if text.tokens else (now, 0.0)
+        yield text.add(token)
+        if text.is_over:
+            break
+    yield text.finish()
+    written.text, written.tokens = text.text, text.tokens
+    written.end = "stop" if text.is_over else "length" if text.tokens == sampling.max_tokens else "end"

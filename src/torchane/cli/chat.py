@@ -1,0 +1,53 @@
+"""`torchane chat MODEL`: a conversation, line by line."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchane.cli.options import Command, takes
+from torchane.cli.signals import load
+from torchane.cli.writing import load_pretrained, sampling_of, speed_line
+
+_HELP = "Commands: /reset begins anew, /exit or Ctrl-D ends."
+
+
+@click.command("chat", cls=Command)
+@click.argument("model")
+@takes("chat")
+def command(model: str, adapter_path: Path | None, system_prompt: str | None, device: str, **options: Any) -> None:
+    """Talk with MODEL (a Hugging Face folder, a .gguf, an adapter, a name on the hub), whose tokenizer has a chat template.
+
+    Each line is a message. /reset forgets the conversation, /exit or Ctrl-D ends.
+
+    \b
+      torchane chat Qwen3-0.6B/ --adapter-path adapters
+    """
+    sampling = sampling_of(options)
+    pretrained = load("torchane.generate.pretrained")
+    base, adapted = load_pretrained(model, adapter_path)
+    begin = [{"role": "system", "content": system_prompt}] if system_prompt is not None else []
+    pretrained.templated(base, [*begin, {"role": "user", "content": "Hello"}])  # a model without a template is refused before anything is typed
+    writer = pretrained.Writer(base, pretrained.host_device(device), adapted)
+    messages = list(begin)
+    click.echo(_HELP, err=True)
+    while line := _read_line():
+        text = line.strip()
+        if text == "/exit":
+            return
+        if text == "/reset":
+            messages = list(begin)
+        elif text:
+            messages.append({"role": "user", "content": text})
+            [one] = writer.write([pretrained.templated(base, messages)], sampling, is_templated=True, tell=lambda index, piece: click.echo(piece, nl=False))
+            click.echo()
+            click.echo(speed_line([one]), err=True)
+            messages.append({"role": "assistant", "content": one.text})
+
+
+def _read_line() -> str:
+    """The next line with its end; "" at the end of input."""
+    if sys.stdin.isatty():
+        click.echo("> ", nl=False, err=True)
+    return sys.stdin.readline()

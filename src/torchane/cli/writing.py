@@ -1,0 +1,45 @@
+"""What generate, chat and eval have in common: a model of any kind, and its writer."""
+
+from pathlib import Path
+from typing import Any
+
+from torchane.cli.signals import load
+from torchane.errors import UsageError
+
+
+def load_pretrained(target: str, adapter: Path | None) -> tuple[Any, Any]:
+    """(Base, model): through transformers, with an adapter around it. An adapter as the target brings the base that it names.
+    Raises UsageError, ParseError, RunFolderError."""
+    recognize, models = load("torchane.convert.recognize"), load("torchane.finetune.models")
+    path = Path(target)
+    if adapter is None and path.exists() and recognize.kind_of(path) in recognize.ADAPTERS:
+        named = recognize.base_of(path) if path.is_dir() else None
+        if named is None:
+            raise UsageError(f"{path} is an adapter and does not say which model it belongs to: give the model, and this as --adapter-path.")
+        target, adapter = named, path
+    base = models.load_base(target)
+    return base, base.model if adapter is None else load("torchane.generate.adapted").with_adapter(base, adapter)
+
+
+def sampling_of(options: dict[str, Any]) -> Any:
+    """The Sampling that flags say; takes them out of `options`."""
+    names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
+    return load("torchane.generate.sampling").Sampling(**{name: options.pop(name) for name in names})
+
+
+def speed(written: list[Any]) -> dict[str, float | None]:
+    """Tokens a second, of the prompts together and of what followed them; None where nothing was timed."""
+    prefill, decode = max(one.prefill_s for one in written), max(one.decode_s for one in written)
+    later = sum(max(one.tokens - 1, 0) for one in written)
+    return {
+        "prefill_tokens_per_s": sum(one.prompt_tokens for one in written) / prefill if prefill else None,
+        "decode_tokens_per_s": later / decode if decode and later else None,
+    }
+
+
+def speed_line(written: list[Any]) -> str:
+    """For a person, after the text."""
+    rates = speed(written)
+    parts = [f"{sum(one.prompt_tokens for one in written):,} tokens read", f"{sum(one.tokens for one in written):,} written"]
+    rate = ", ".join(f"{value:,.1f} tokens/s {name}" for name, value in (("read", rates["prefill_tokens_per_s"]), ("written", rates["decode_tokens_per_s"])) if value)
+    return f"({', '.join(parts)}{'; ' + rate if rate else ''})"

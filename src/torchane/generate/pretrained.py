@@ -1,0 +1,173 @@
+"""Continue prompts with a model that transformers loads: its generation draws the tokens, several prompts at once.
+
+    prompts ─► template ─► tokens, filled up on the left ─► model.generate ─► a token of each prompt ─► pieces of text
+
+host    the model as it is, with transformers' growing cache
+twin    the same model through torch.compile(backend="ane"), with a cache of a fixed length: a program for each width that prompts are
+ane     filled up to, and one for the steps after it, which compile nothing anew
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from torchane.errors import UsageError
+from torchane.finetune.extras import quiet_transformers, require
+from torchane.finetune.models import Base
+from torchane.generate.sampling import Sampling, Text, penalised, require_finite
+from torchane.generate.text import Written, require_text
+
+#: Prompts are filled up to one of these, and beyond to a multiple of the last; caches have a power of two of positions, and so many at least.
+WIDTHS = (32, 64, 128, 256, 512)
+LEAST_POSITIONS = 256
+Message = dict[str, str]
+
+
+def host_device(name: str) -> str:
+    """What `--device` comes to: "host", "twin" or "ane". auto is an engine that computes, else PyTorch: on a CPU the twin writes slower."""
+    if name != "auto":
+        return name
+    from torchane.runtime.devices import auto_choice  # noqa: PLC0415  (the engine is looked for only where it is asked for)
+
+    return "ane" if auto_choice()[0] == "ane" else "host"
+
+
+def compile_for(model: Any, device: str) -> None:
+    """Makes the model's calls programs of that device; the host's are left as they are."""
+    if device != "host":
+        model.compile(backend="ane", dynamic=False, options={"device": device})
+
+
+def templated(base: Base, messages: Sequence[Message]) -> str:
+    """The text that a conversation is for the model. Raises UsageError where its tokenizer has no template."""
+    tokenizer = base.require_tokenizer()
+    if not tokenizer.chat_template:
+        raise UsageError(f"The tokenizer of {base.path} has no chat template: the model was not made for conversations. Continue a text with torchane generate.")
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program of the model's, and raises what it likes
+        raise UsageError(f"The chat template of {base.path} does not take these messages: {error}") from error
+
+
+class Writer:
+    """A model with its tokenizer and its device."""
+
+    def __init__(self, base: Base, device: str = "host", model: Any = None) -> None:
+        """model: in the base's place, with an adapter around it."""
+        self.base, self.device = base, device
+        self.model = base.model if model is None else model
+        self.tokenizer = base.require_tokenizer()
+        compile_for(self.model, device)
+        config = self.model.config.get_text_config()
+        self.positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+
+    def write(self, prompts: Sequence[str], sampling: Sampling, *, is_templated: bool = False, tell: Callable[[int, str], None] = lambda index, piece: None) -> list[Written]:
+        """tell(index of the prompt, piece) is called as pieces become certain. is_templated: the prompts hold the special tokens already.
+        Raises UsageError for a prompt that is no text, or longer than the model's positions."""
+        for prompt in prompts:
+            require_text(prompt)
+        rows = [self.tokenizer(prompt, add_special_tokens=not is_templated).input_ids or self._first() for prompt in prompts]
+        longest = max(map(len, rows))
+        if longest >= self.positions:
+            raise UsageError(f"A prompt has {longest:,} tokens, and the model has {self.positions:,} positions. Give a shorter one.")
+        most = min(sampling.max_tokens, self.positions - longest)
+        width = longest if self.device == "host" else min(_width(longest), self.positions - most)
+        ids, mask = self._filled(rows, width)
+        collect = _Collector(self.tokenizer, prompts, rows, sampling, self._ends(), tell)
+        cache: dict[str, Any] = {}
+        if self.device != "host":
+            cache = {"past_key_values": require("transformers").StaticCache(config=self.model.config, max_cache_len=min(_power(width + most), self.positions))}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), quiet_transformers():
+            torch.manual_seed(sampling.seed)
+            self.model.generate(  # which calls the model for the prompts, then for each token
+                input_ids=ids, attention_mask=mask, generation_config=self._settings(sampling, most), stopping_criteria=[collect],
+                logits_processor=[_Scores(mask, sampling.repetition_penalty)], **cache,
+            )  # fmt: skip
+        return collect.results()
+
+    def _first(self) -> list[int]:
+        """Where there is no prompt: the token that begins a text."""
+        first = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
+        if first is None:
+            raise UsageError(f"{self.base.path} has no token that begins a text: give a --prompt.")
+        return [first]
+
+    def _filled(self, rows: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tokens, mask), both (B, width), the rows at the right."""
+        ids = torch.full((len(rows), width), self._padding())
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for row, tokens in enumerate(rows):
+            ids[row, width - len(tokens) :] = torch.tensor(tokens)
+            mask[row, width - len(tokens) :] = 1
+        return ids, mask
+
+    def _padding(self) -> int:
+        return next((token for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if token is not None), 0)
+
+    def _ends(self) -> list[int]:
+        """The tokens that end a text, by the model's own settings and its tokenizer."""
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        ends = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id} - {None}
+        return sorted(ends)
+
+    def _settings(self, sampling: Sampling, most: int) -> Any:
+        """Ours, whatever the model's generation_config.json says."""
+        draws = sampling.temperature > 0
+        chosen = {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p, "min_p": sampling.min_p or None} if draws else {}
+        return require("transformers").GenerationConfig(
+            max_new_tokens=most, do_sample=draws, pad_token_id=self._padding(),
+            eos_token_id=self._ends() or None, use_cache=True, disable_compile=True, **chosen,
+        )  # fmt: skip
+
+
+class _Scores:
+    """A processor of scores before they are drawn from. transformers' own penalty counts what prompts are filled up with as seen."""
+
+    def __init__(self, mask: torch.Tensor, penalty: float) -> None:
+        self._fill, self._penalty = [width - int(row.sum()) for row, width in zip(mask, [mask.shape[1]] * len(mask), strict=True)], penalty
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        require_finite(scores)
+        return torch.stack([penalised(row, ids[fill:].tolist(), self._penalty) for row, ids, fill in zip(scores, input_ids, self._fill, strict=True)])
+
+
+class _Collector:
+    """A stopping criterion of transformers: it sees every token as it is drawn, and says which prompts are done."""
+
+    def __init__(self, tokenizer: Any, prompts: Sequence[str], rows: Sequence[Sequence[int]], sampling: Sampling, ends: Sequence[int], tell: Callable[[int, str], None]) -> None:
+        self.written = [Written(prompt, len(row)) for prompt, row in zip(prompts, rows, strict=True)]
+        self.texts = [Text(lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True), sampling.stop) for _ in prompts]
+        self._over = [False] * len(prompts)
+        self._ends, self._tell = set(ends), tell
+        self._start = time.perf_counter()
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        now = time.perf_counter() - self._start
+        for index, token in enumerate(input_ids[:, -1].tolist()):
+            if self._over[index]:
+                continue
+            one, text = self.written[index], self.texts[index]
+            one.prefill_s, one.decode_s = (one.prefill_s, now - one.prefill_s) if one.prefill_s else (now, 0.0)
+            if token in self._ends:
+                one.end, self._over[index] = "end", True
+                continue
+            self._tell(index, text.add(token))
+            if text.is_over:
+                one.end, self._over[index] = "stop", True
+        return torch.tensor(self._over)
+
+    def results(self) -> list[Written]:
+        for index, (one, text) in enumerate(zip(self.written, self.texts, strict=True)):
+            self._tell(index, text.finish())
+            one.text, one.tokens = text.text, text.tokens
+        return self.written
+
+
+def _width(tokens: int) -> int:
+    return next((width for width in WIDTHS if width >= tokens), -(-tokens // WIDTHS[-1]) * WIDTHS[-1])
+
+
+def _power(positions: int) -> int:
+    return max(LEAST_POSITIONS, 1 << (positions - 1).bit_length())
