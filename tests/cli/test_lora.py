@@ -180,3 +180,16 @@ def test_a_run_is_resumed_on_its_own_base_alone_and_as_it_was_begun(lora, tmp_pa
     assert done.code == 1 and "is not the base that adapters was begun with" in done.err
     done = lora("--resume", "adapters", "--batch-size", 2)
     assert done.code == 2 and "so --batch-size cannot be given with it" in done.err
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [({"train": True}, "adapters"), ({"train": True, "adapter_path": "a"}, "a"), ({"resume": Path("b")}, "b"), ({"train": False}, None),
+     ({"config": "train: true\nadapter_path: c\n"}, "c"), ({"train": False, "adapter_path": ""}, None)],
+)  # fmt: skip
+def test_what_watches_a_run_knows_its_folder(tmp_path, given, folder):
+    if "config" in given:
+        (tmp_path / "c.yaml").write_text(given["config"])
+        given = {"config": tmp_path / "c.yaml"}
+    options = {"resume": None, "config": None, "adapter_path": None, "train": False, **given}
+    assert tuning.run_folder(options) == (None if folder is None else Path(folder))

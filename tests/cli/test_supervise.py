@@ -52,6 +52,17 @@ def test_an_error_is_the_runs_own(starts, code):
     assert starts(code)[0] == code
 
 
+def test_a_hang_of_fine_tuning_resumes_it_with_the_options_that_resume_takes(tmp_path, monkeypatch):
+    child = CHILD.replace("--out", "--adapter-path").replace("run.json", "training.json")
+    log, run = tmp_path / "log", tmp_path / "adapters"
+    monkeypatch.setattr(supervise, "PROGRAM", [sys.executable, "-c", child, str(log), f"{EXIT_CODE},0"])
+    options = {"device": "ane", "model": "m", "train": True, "data": "d", "iters": 5, "adapter_path": None, "resume": None, "test": True, "as_json": False}
+    assert supervise.supervise(options, run, "lora") == 0
+    first, second = [eval(line) for line in log.read_text().splitlines()]
+    assert first == ["lora", "--device", "ane", "--model", "m", "--train", "--data", "d", "--iters", "5", "--adapter-path", str(run), "--test"]
+    assert second == ["lora", "--device", "ane", "--model", "m", "--data", "d", "--test", "--resume", str(run)]
+
+
 def test_a_hang_resumes_the_run(starts, tmp_path, capsys):
     code, made = starts(EXIT_CODE, EXIT_CODE, 0)
     assert code == 0 and len(made) == 3

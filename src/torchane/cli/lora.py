@@ -33,6 +33,12 @@ def command(as_json: bool, **options: Any) -> None:
 
     Needs: pip install "torchane[finetune]"
     """
+    supervision = load("torchane.cli.supervise")
+    if supervision.wants_engine(options["device"]) and not supervision.is_supervised():
+        load("torchane.runtime.ane.framework").find()
+        run = load("torchane.cli.tuning").run_folder(options)
+        if run is not None:  # a test alone has nothing to go on from
+            raise click.exceptions.Exit(supervision.supervise({**options, "as_json": as_json}, run, "lora"))
     progress = load("torchane.cli.tuning_progress").TuneReporter(sys.stderr if as_json else sys.stdout)
     tuning = load("torchane.cli.tuning")
     try:

@@ -15,11 +15,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from torchane.cli.signals import load
 from torchane.runtime.ane.watchdog import EXIT_CODE
 
 #: Set in the child.
@@ -36,21 +38,42 @@ def is_supervised() -> bool:
     return SUPERVISED in os.environ
 
 
-def supervise(options: Mapping[str, Any], run: Path) -> int:
-    """Runs `torchane train` with these options until it ends otherwise than by a hang; its exit code.
+@dataclass(frozen=True)
+class Supervised:
+    """A command whose runs go on by --resume. out: the option that names a new run's folder. mark: the file that says one was begun. kept:
+    the options that --resume takes."""
+
+    out: str
+    mark: str
+    kept: tuple[str, ...]
+
+
+COMMANDS = {
+    "train": Supervised("out", "run.json", ("device", "threads", "dump", "as_json", "data", "audit")),
+    "lora": Supervised("adapter_path", "training.json", ("device", "threads", "as_json", "model", "data", "test", "test_batches", "report_to", "project_name")),
+}
+
+
+def wants_engine(device: str) -> bool:
+    """Whether --device asks for an engine, by name or by what this machine has."""
+    return device == "ane" or (device == "auto" and sys.platform == "darwin" and load("torchane.runtime.devices").auto_choice()[0] == "ane")
+
+
+def supervise(options: Mapping[str, Any], run: Path, command: str = "train") -> int:
+    """Runs `torchane train`, or lora, with these options until it ends otherwise than by a hang; its exit code.
 
     options: of the command, by parameter name. run: the run folder, that of --resume or the new one.
     """
-    arguments = _arguments({**options, "out": None if options.get("resume") else run})
+    known = COMMANDS[command]
+    arguments = _arguments({**options, known.out: None if options.get("resume") else run})
     for restart in range(MOST_RESTARTS + 1):
-        code = _wait_for([*PROGRAM, "train", *arguments])
+        code = _wait_for([*PROGRAM, command, *arguments])
         if code != EXIT_CODE:
             return code
-        if restart < MOST_RESTARTS and (run / "run.json").is_file():
-            kept = {name: options.get(name) for name in ("device", "threads", "dump", "as_json", "data", "audit")}
-            arguments = _arguments({**kept, "resume": run})
+        if restart < MOST_RESTARTS and (run / known.mark).is_file():
+            arguments = _arguments({**{name: options.get(name) for name in known.kept}, "resume": run})
         click.echo(f"The engine hung (restart {restart + 1} of at most {MOST_RESTARTS}). A fresh process goes on from the last checkpoint of {run}.", err=True)
-    click.echo(f"The engine hung {MOST_RESTARTS + 1} times; this run is given up. Go on with the twin: torchane train --resume {run} --device twin", err=True)
+    click.echo(f"The engine hung {MOST_RESTARTS + 1} times; this run is given up. Go on with the twin: torchane {command} --resume {run} --device twin", err=True)
     return 1
 
 

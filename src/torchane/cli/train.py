@@ -29,7 +29,8 @@ def command(as_json: bool, **options: Any) -> None:
     The run folder holds the model under Hugging Face's names (config.json, model.safetensors, tokenizer.json),
     metrics.jsonl, and run.json, which says where it came from.
     """
-    if _is_engine(options["device"]) and not load("torchane.cli.supervise").is_supervised():
+    supervision = load("torchane.cli.supervise")
+    if supervision.wants_engine(options["device"]) and not supervision.is_supervised():
         raise click.exceptions.Exit(_supervised({**options, "as_json": as_json}))
     progress = load("torchane.cli.progress").open_reporter(sys.stderr if as_json else sys.stdout)
     training = load("torchane.cli.training")
@@ -43,10 +44,6 @@ def command(as_json: bool, **options: Any) -> None:
         raise type(progress.lost)(progress.lost.error, f"The run was ended by it, with a checkpoint: it is at step {summary['steps']:,}.")
     if summary["interrupted"]:
         raise click.exceptions.Exit(128 + summary["signal"])
-
-
-def _is_engine(device: str) -> bool:
-    return device == "ane" or (device == "auto" and sys.platform == "darwin" and load("torchane.runtime.devices").auto_choice()[0] == "ane")
 
 
 def _supervised(options: dict[str, Any]) -> int:

@@ -25,7 +25,7 @@ from torchane.finetune.folder import AdapterFolder
 from torchane.finetune.loop import Logits, Reporter, TrainReport, Tuner, TuneResult, mean_loss
 from torchane.finetune.models import Base, check_folder, fingerprint, load_base, load_tokenizer, locate, require_tokenizer
 from torchane.finetune.optimizers import make_optimizer, make_schedule
-from torchane.finetune.settings import LoraSettings, resolve
+from torchane.finetune.settings import LoraSettings, read_config, resolve
 from torchane.finetune.trackers import Trackers, split_names
 from torchane.finetune.trackers import check as check_trackers
 from torchane.models.files import read_json
@@ -105,6 +105,14 @@ def _new(request: Any) -> Plan:
         settings, str(places["model"]), Path(str(places["data"])), Path(adapter) if adapter else None, bool(places["train"]), bool(places["test"]),
         Path(str(begin)) if begin else None, tuple(split_names(places["report_to"])), places["project_name"],
     )  # fmt: skip
+
+
+def run_folder(given: Mapping[str, Any]) -> Path | None:
+    """Where a run of these options writes; None where nothing is trained. Raises UsageError where the config cannot be read."""
+    if given["resume"] is not None:
+        return Path(given["resume"])
+    said = {} if given["config"] is None else read_config(given["config"])
+    return Path(str(given["adapter_path"] or said.get("adapter_path") or ADAPTERS)) if given["train"] or said.get("train") else None
 
 
 def _resumed(request: Any) -> Plan:

@@ -36,6 +36,8 @@ STATE = "state/training.safetensors"
 FORMAT = 1
 GRADIENT = "grad"
 _SAVING = ".saving-"
+#: Else PEFT asks the hub, at every save, whether the base's vocabulary has grown.
+_ADAPTER_ALONE = {"save_embedding_layers": False}
 
 
 @dataclass
@@ -102,7 +104,7 @@ class AdapterFolder:
         with tempfile.TemporaryDirectory(dir=self.path, prefix=_SAVING) as folder, quiet_transformers():
             try:
                 with _cast(model, dtype):
-                    model.save_pretrained(folder, **({} if is_adapted(model) else {"max_shard_size": "1TB"}))  # type: ignore[operator]
+                    model.save_pretrained(folder, **(_ADAPTER_ALONE if is_adapted(model) else {"max_shard_size": "1TB"}))  # type: ignore[operator]
             except OSError as error:
                 raise write_error(self.path, error) from error
             # the weights last: whoever sees them new sees their config

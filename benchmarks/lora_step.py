@@ -1,0 +1,118 @@
+"""What does a step of LoRA take on Qwen3 0.6B: memory, tokens per second, the first step? Beside PEFT in eager PyTorch.
+
+    python benchmarks/lora_step.py [--steps 3] [--variant twin eager-bf16 eager-fp32] [--json out.json]
+
+Fixed: Qwen3 0.6B's config with random weights in bfloat16 (the eager-fp32 variant: in float32), LoRA of rank 8 in every linear layer of
+all 28 blocks, Adam, 4 x 256 tokens, seed 0, every processor. Each variant runs in a process of its own: peak memory is that process's. The
+first step is measured from the call on, imports and the model's making aside, with an empty cache of lowered programs and, for the
+twin, again with what that left. Then the timed steps: median, least and most by the wall, and the processor's time, which other work on
+the machine moves less. The last line of output is JSON. It says nothing of an engine's time.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchane import native
+from torchane.errors import TorchaneWarning
+from torchane.finetune.adapters import add_adapter, trained
+from torchane.finetune.batches import pad
+from torchane.finetune.data import Example
+from torchane.finetune.loop import Logits, accumulate, peak_memory_gb
+from torchane.finetune.settings import LoraSettings
+from torchane.train.engine import EngineModel
+from torchane.train.provenance import provenance
+
+BATCH, LENGTH, RANK = 4, 256, 8
+VARIANTS = {"twin": torch.bfloat16, "eager-bf16": torch.bfloat16, "eager-fp32": torch.float32}
+#: Qwen/Qwen3-0.6B, config.json.
+CONFIG = {
+    "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "rope_theta": 1000000.0, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS))
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each")
+    parser.add_argument("--layers", type=int, default=CONFIG["num_hidden_layers"], help="fewer blocks, to try it out")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the results")
+    parser.add_argument("--in-this-process", choices=VARIANTS, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.in_this_process:
+        print(json.dumps(measured(chosen.in_this_process, chosen.steps, chosen.layers)))
+        return
+    conditions = {"benchmark": "lora-step", **provenance(), "isa": native.get_isa(), "timed_steps": chosen.steps, "layers": chosen.layers}
+    found: dict[str, Any] = {}
+    for name in chosen.variant:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = in_another_process(name, folder, chosen)
+            if name == "twin":
+                again = in_another_process(name, folder, chosen, steps=0)
+                found[name]["first_step_from_cache"] = again["first_step"]
+        print(name, json.dumps(found[name], indent=1), flush=True)
+    text = json.dumps({**conditions, "results": found})
+    if chosen.json is not None:
+        chosen.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def in_another_process(name: str, cache: str, chosen: argparse.Namespace, steps: int | None = None) -> dict[str, Any]:
+    options = ["--steps", str(chosen.steps if steps is None else steps), "--layers", str(chosen.layers)]
+    command = [sys.executable, __file__, "--in-this-process", name, *options]
+    ended = subprocess.run(command, env={**os.environ, "TORCHANE_CACHE": cache}, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(ended.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def measured(name: str, steps: int, layers: int) -> dict[str, Any]:
+    warnings.simplefilter("ignore", TorchaneWarning)
+    import transformers  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        empty = transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**{**CONFIG, "num_hidden_layers": layers}), dtype=VARIANTS[name])
+    model = empty.to_empty(device="cpu")
+    model.init_weights()
+    model = add_adapter(model, LoraSettings(num_layers=-1), "qwen3-0.6b").train()
+    forward = EngineModel(Logits(model), "twin", progress="off") if name == "twin" else Logits(model)
+    optimizer = torch.optim.Adam(trained(model).values(), lr=1e-5)
+    ids = torch.randint(0, CONFIG["vocab_size"], (BATCH, LENGTH + 1), dtype=torch.int32).numpy()
+    batch = pad([Example(row) for row in ids], BATCH, (LENGTH,))
+    before_gb, losses = peak_memory_gb(), []
+
+    def step() -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        losses.append(accumulate(forward, batch, 1))
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    first, timed = step(), [step() for _ in range(steps)]
+    walls, cpus = [wall for wall, _ in timed], [cpu for _, cpu in timed]
+    tokens = BATCH * LENGTH
+    return {
+        "first_step": {"wall_s": first[0], "cpu_s": first[1]},
+        "step_wall_s": [statistics.median(walls), min(walls), max(walls)] if walls else None,
+        "step_cpu_s": [statistics.median(cpus), min(cpus), max(cpus)] if cpus else None,
+        "tokens_per_s": tokens / statistics.median(walls) if walls else None,
+        "tokens_per_cpu_s": tokens / statistics.median(cpus) if cpus else None,
+        "peak_memory_gb": peak_memory_gb(),
+        "peak_before_gb": before_gb,
+        "losses": losses,
+        "load": os.getloadavg()[0],
+    }
+
+
+if __name__ == "__main__":
+    main()

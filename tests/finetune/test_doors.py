@@ -1,0 +1,59 @@
+"""The two ways of docs/fine-tuning.md to fine-tune in one's own code: a loop, and transformers' Trainer, both through the programs."""
+
+import pytest
+import tiny
+import torch
+import transformers
+
+from torchane.finetune.adapters import add_adapter, trained
+from torchane.finetune.settings import LoraParameters, LoraSettings
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:.*pin_memory:UserWarning"),
+]
+TOKENS = torch.arange(256).reshape(8, 32) * 5 % 97
+
+
+def adapted():
+    return add_adapter(tiny.model("llama"), LoraSettings(lora_parameters=LoraParameters(rank=4, scale=2.0)), "base").train()
+
+
+def compiled(model):
+    model.compile(backend="ane", options={"device": "twin"})
+    return model
+
+
+def losses_of_a_loop(model):
+    optimizer, losses = torch.optim.AdamW(trained(model).values(), lr=1e-3), []
+    for _ in range(3):
+        loss = model(input_ids=TOKENS, labels=TOKENS, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def losses_of_trainer(model, path):
+    arguments = transformers.TrainingArguments(
+        output_dir=str(path), max_steps=3, per_device_train_batch_size=8, learning_rate=1e-3, logging_steps=1, report_to="none", save_strategy="no",
+        use_cpu=True, disable_tqdm=True, seed=0, lr_scheduler_type="constant",
+    )  # fmt: skip
+    rows = [{"input_ids": row, "labels": row} for row in TOKENS]
+    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=rows)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_a_plain_loop_over_a_peft_model_that_was_compiled_in_place():
+    ours, theirs = losses_of_a_loop(compiled(adapted())), losses_of_a_loop(adapted())
+    assert ours == pytest.approx(theirs, rel=0.01) and ours[2] < ours[0]
+
+
+def test_transformers_trainer_with_a_peft_model_that_was_compiled_in_place(tmp_path):
+    model = compiled(adapted())
+    ours, theirs = losses_of_trainer(model, tmp_path / "a"), losses_of_trainer(adapted(), tmp_path / "b")
+    assert ours == pytest.approx(theirs, rel=0.01) and ours[2] < ours[0]
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)  # else PEFT asks the hub about "base"
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
