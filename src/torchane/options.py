@@ -75,6 +75,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
     "max_tokens": Range(1, BILLION),
     "temperature": real(0, 1000),
     "top_k": Range(1, BILLION),
+    "limit": Range(1, BILLION),
     "top_p": real(0, 1, above=True),
     "min_p": real(0, 1),
     "repetition_penalty": real(0, 1000, above=True),
@@ -318,6 +319,22 @@ def _generate() -> tuple[Option, ...]:
     )  # fmt: skip
 
 
+def _eval() -> tuple[Option, ...]:
+    here = ("eval",)
+    return (
+        Option("data", here, "path", "A text, or a .jsonl file.", allowed=("new file",), metavar="FILE"),
+        Option("tasks", here, "text", "Instead of --data: tasks of lm-evaluation-harness, joined by commas. Needs: pip install lm-eval", metavar="TASK,TASK"),
+        Option("adapter_path", here, "path", "An adapter on the model: a folder of PEFT or mlx-lm, a LoRA as .gguf.", metavar="DIR"),
+        Option("limit", here, "number", "Only so many lines, or of each task.", metavar="N"),
+        Option("batch_size", here, "number", "Windows, prompts or choices at once.", 8, show_default=True),
+        Option("seq_len", here, "number", "Tokens of a window of text.  [default: the model's positions, at most 1024]", least=2),
+        Option("max_tokens", here, "number", "Of an answer that is written.", 200, show_default=True),
+        Option("device", here, "choice", "host: PyTorch; twin, ane: Neural Engine programs; auto: the engine where torchane doctor has seen it compute, else host.",
+               "auto", ("auto", "host", "twin", "ane"), show_default=True),
+        Option("json", here, "flag", _JSON_LAST_LINE, dest="as_json"),
+    )  # fmt: skip
+
+
 def _convert() -> tuple[Option, ...]:
     export, fuse, bring = ("export",), ("fuse",), ("import",)
     return (
@@ -402,7 +419,7 @@ def _doctor_cache_run() -> tuple[Option, ...]:
 
 
 TABLE: tuple[Option, ...] = (
-    *_train(), *_lora(), *_generate(), *_convert(), *_explain(), *_bench(), *_inspect(), *_plan(), *_doctor_cache_run(), *_backend(),
+    *_train(), *_lora(), *_generate(), *_eval(), *_convert(), *_explain(), *_bench(), *_inspect(), *_plan(), *_doctor_cache_run(), *_backend(),
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "lora": ("torchane.cli.lora", "Fine-tune a model that you have; mlx-lm's flags and data."),
     "generate": ("torchane.cli.generate", "Continue prompts with a model: a run, a folder, a .gguf, an adapter."),
     "chat": ("torchane.cli.chat", "Talk with a model that was made for it."),
+    "eval": ("torchane.cli.evaluate", "Measure a model on a file: perplexity, exact match, multiple choice."),
     "export": ("torchane.cli.export", "Write a model or an adapter as transformers, mlx-lm, llama.cpp or Ollama reads it."),
     "fuse": ("torchane.cli.fuse", "Merge an adapter into its base."),
     "import": ("torchane.cli.import_files", "Take a GGUF, a llama2.c model or another tool's adapter."),

@@ -68,7 +68,7 @@ class Writer:
         Raises UsageError for a prompt that is no text, or longer than the model's positions."""
         for prompt in prompts:
             require_text(prompt)
-        rows = [self.tokenizer(prompt, add_special_tokens=not is_templated).input_ids or self._first() for prompt in prompts]
+        rows = [self.tokenizer(prompt, add_special_tokens=not is_templated).input_ids or self.first() for prompt in prompts]
         longest = max(map(len, rows))
         if longest >= self.positions:
             raise UsageError(f"A prompt has {longest:,} tokens, and the model has {self.positions:,} positions. Give a shorter one.")
@@ -87,7 +87,7 @@ class Writer:
             )  # fmt: skip
         return collect.results()
 
-    def _first(self) -> list[int]:
+    def first(self) -> list[int]:
         """Where there is no prompt: the token that begins a text."""
         first = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
         if first is None:

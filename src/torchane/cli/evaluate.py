@@ -1,0 +1,52 @@
+"""`torchane eval MODEL --data FILE`: how good a model is on a file, or on tasks of lm-evaluation-harness."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchane.cli.options import Command, takes
+from torchane.cli.signals import load
+from torchane.cli.writing import load_pretrained
+from torchane.errors import UsageError
+
+
+@click.command("eval", cls=Command)
+@click.argument("model")
+@takes("eval")
+def command(
+    model: str, data: Path | None, tasks: str | None, adapter_path: Path | None, limit: int | None, batch_size: int, seq_len: int | None, max_tokens: int,
+    device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure MODEL (a run, a Hugging Face folder, a .gguf, an adapter) on a file.
+
+    A text, or lines with "text": perplexity and bits per byte. Lines with "prompt" and "completion", or "messages": exact match.
+    Lines with "prompt", "choices" and "answer": multiple choice.
+
+    \b
+      torchane eval runs/tiny-1 --data notes.txt
+      torchane eval Qwen3-0.6B/ --adapter-path adapters --data test.jsonl
+      torchane eval Qwen3-0.6B/ --tasks hellaswag,arc_easy
+    """
+    if (data is None) == (tasks is None):
+        raise UsageError("--data names a file to measure on, --tasks those of lm-evaluation-harness: give one of the two.")
+    evaluate = load("torchane.generate.evaluate")
+    kind, records = evaluate.read(data) if data is not None else ("harness", [])
+    base, adapted = load_pretrained(model, adapter_path)
+    if tasks is not None:
+        results: dict[str, Any] = evaluate.harness(base, adapted, [name for name in tasks.split(",") if name], batch_size=batch_size, limit=limit)
+    else:
+        device = load("torchane.generate.pretrained").host_device(device)
+        results = evaluate.Evaluator(base, device, adapted, batch_size=batch_size, seq_len=seq_len).run(kind, records[:limit], max_tokens=max_tokens)
+    if as_json:
+        click.echo(json.dumps({"kind": kind, "results": results}))
+        return
+    for name, value in results.items():
+        click.echo(f"{name}: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

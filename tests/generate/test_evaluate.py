@@ -1,0 +1,112 @@
+"""Evaluation meets sums of log-probabilities taken token by token in float64, and says which line of a file is wrong."""
+
+import json
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="transformers is not installed (pip install 'torchane[finetune]')")
+import small_models
+
+from torchane.errors import DataError
+from torchane.finetune.extras import quiet_transformers
+from torchane.finetune.models import load_base
+from torchane.generate import evaluate
+from torchane.generate.evaluate import Evaluator, Record
+
+TEXT = "The cat's hat, 1234 of them, sat on the mat; we'll see \u00e9t\u00e9 \u2014 \u4f60\u597d!"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    with quiet_transformers():
+        return load_base(small_models.save(tmp_path_factory.mktemp("m") / "m"))
+
+
+def nats(base, tokens: list[int], start: int) -> float:
+    """Minus the logarithm of the probability of tokens[start:], one model call for each."""
+    total = 0.0
+    for at in range(start, len(tokens)):
+        with torch.no_grad():
+            total -= float(base.model(torch.tensor([tokens[:at]])).logits[0, -1].double().log_softmax(0)[tokens[at]])
+    return total
+
+
+def test_perplexity_and_bits_per_byte_are_those_of_each_token_in_its_window(base):
+    ids = [0, *base.tokenizer(TEXT).input_ids]
+    want = sum(nats(base, ids[begin : begin + 9], 1) for begin in range(0, len(ids) - 1, 8))
+    found = Evaluator(base, seq_len=8, batch_size=3).perplexity([TEXT])
+    assert found["tokens"] == len(ids) - 1 and found["bytes"] == len(TEXT.encode())
+    assert found["nats_per_token"] == pytest.approx(want / (len(ids) - 1), rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(want / (len(ids) - 1)), rel=1e-4)
+    assert found["bits_per_byte"] == pytest.approx(want / math.log(2) / len(TEXT.encode()), rel=1e-5)
+
+
+def test_a_choice_is_preferred_by_the_probability_of_its_tokens(base):
+    prompt, choices = "The cat", ["sat on the mat", "hat", "1234 of them, sat on the mat; we'll see", "!"]
+    before = base.tokenizer(prompt).input_ids
+    want = [nats(base, base.tokenizer(f"{prompt} {choice}").input_ids, len(before)) for choice in choices]
+    best = want.index(min(want))
+    per_byte = min(range(4), key=lambda n: want[n] / len(choices[n].encode()))
+    assert best != per_byte  # the two ways differ here
+    for answer in (best, per_byte, choices[best]):
+        found = Evaluator(base, batch_size=3).choice([Record(1, {"prompt": prompt, "choices": choices, "answer": answer})])
+        is_best, is_per_byte = answer in (best, choices[best]), answer == per_byte
+        assert found == {"accuracy": float(is_best), "accuracy_per_byte": float(is_per_byte), "count": 1}
+
+
+def test_exact_match_compares_the_likeliest_text(base):
+    evaluator = Evaluator(base, batch_size=2)
+    [one] = evaluator.writer.write(["[user] The cat\n"], evaluate.Sampling(max_tokens=6, temperature=0), is_templated=True)
+    records = [Record(n, {"prompt": "The cat", "completion": text}) for n, text in enumerate((f" {one.text}\n", "other", one.text), 1)]
+    assert evaluator.match(records, 6) == {"exact_match": pytest.approx(2 / 3), "count": 3}
+    talk = Record(1, {"messages": [{"role": "user", "content": "The cat"}, {"role": "assistant", "content": one.text}]})
+    assert evaluator.match([talk], 6)["exact_match"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["{"], "line 1: it is no JSON"),
+        (["[1]"], "line 1: it is a list; expected is an object"),
+        (['{"text": "a"}', '{"txt": "a"}'], "line 2: it has 'txt'; expected is \"text\", \"prompt\""),
+        (['{"text": "a"}', '{"prompt": "a", "completion": "b"}'], "line 2: it has 'prompt', 'completion'; expected.*all lines alike"),
+        (['{"text": 3}'], "line 1: text is 3, and it must be text"),
+        (['{"prompt": "a", "choices": ["b"], "answer": 0}'], r"line 1: choices is \['b'\]"),
+        (['{"prompt": "a", "choices": ["b", "c"], "answer": 2}'], "line 1: answer is 2, and it must be one of the choices"),
+        (['{"messages": [{"role": "user", "content": "a"}]}'], "line 1: messages must be a list"),
+        ([], "has no lines"),
+    ],
+)
+def test_wrong_lines_are_named(tmp_path, lines, said):
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=f"d.jsonl.*{said}"):
+        evaluate.read(tmp_path / "d.jsonl")
+
+
+def test_the_keys_of_a_line_say_what_is_measured(tmp_path):
+    (tmp_path / "d.txt").write_text("text")
+    assert evaluate.read(tmp_path / "d.txt") == ("perplexity", [Record(1, {"text": "text"})])
+    for line, kind in (({"text": "a"}, "perplexity"), ({"prompt": "a", "completion": "b"}, "match"), ({"prompt": "a", "choices": ["b", "c"], "answer": "c"}, "choice")):
+        (tmp_path / "d.jsonl").write_text(f"{json.dumps(line)}\n\n{json.dumps(line)}\n")
+        assert evaluate.read(tmp_path / "d.jsonl")[0] == kind and [record.line for record in evaluate.read(tmp_path / "d.jsonl")[1]] == [1, 3]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_lm_evaluation_harness_prefers_what_we_prefer(base, tmp_path, monkeypatch):
+    """A task of its own kind on our lines: the same share of right answers, both ways."""
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install lm-eval)")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    choices = ["sat on the mat", "hat", "1234 of them, sat on the mat; we'll see", "!"]
+    lines = [{"prompt": prompt, "choices": choices, "answer": n % 4} for n, prompt in enumerate(["The cat", "1234 of them,", "we'll see", "The hat sat"] * 3)]
+    (tmp_path / "d.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    task = {
+        "task": "ours", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "d.jsonl")}, "cache_dir": str(tmp_path / "cache")},
+        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_choice": "{{choices}}", "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }  # fmt: skip
+    theirs = evaluate.harness(base, base.model, [task], batch_size=2, limit=None)["ours"]
+    ours = Evaluator(base).choice(evaluate.read(tmp_path / "d.jsonl")[1])
+    assert (theirs["acc,none"], theirs["acc_norm,none"]) == (pytest.approx(ours["accuracy"]), pytest.approx(ours["accuracy_per_byte"]))
