@@ -1,6 +1,6 @@
 # make demo       build what is needed and watch a Transformer learn through Neural Engine programs
 # make test       the same build, then the tests (minutes)
-# make test-elsewhere  kernels, bridge and a recorded step built for other machines: run for arm64 under qemu, compiled for macOS
+# make test-elsewhere  kernels, bridge and a recorded step built for other machines: run for arm64 under qemu, compiled for macOS; and with sanitizers
 # make test-long  the whole evidence (about an hour); results land in evidence/
 #
 # Everything lives in .venv. Point pip elsewhere with PIP_ARGS, e.g. make demo PIP_ARGS="--index-url ...".
@@ -22,7 +22,7 @@ test: $(VENV)/.built-for-tests
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-elsewhere: $(VENV)/.built-for-tests
-	TORCHANE_CHECK_OPTIMIZE=-O0 $(VENV)/bin/python -m pytest -m long -k "arm64 or macos" tests/native/test_other_machines.py --durations=5
+	TORCHANE_CHECK_OPTIMIZE=-O0 $(VENV)/bin/python -m pytest -m long -k "arm64 or macos or sanitizers" tests/native/test_other_machines.py --durations=5
 
 test-long: $(VENV)/.built-for-tests
 	$(VENV)/bin/python scripts/evidence.py

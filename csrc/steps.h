@@ -50,7 +50,7 @@ struct Matmul final : Step {
     Place x, y, out;
     int64_t m, n, k;
     bool transpose_x, transpose_y;
-    bool exact;  // in `fast` arithmetic too
+    bool exact = false;  // in `fast` arithmetic too
     Sizes batch, x_strides, y_strides;
     void run(const Run& run) const override;
     std::vector<Extent> extents() const override;

@@ -16,7 +16,7 @@ FLAGS = ["-std=c++20", OPTIMIZE, "-ffp-contract=off", "-Wall", "-Wextra", "-Werr
 KERNELS = [
     path
     for path in sorted([*CSRC.glob("*.cpp"), *(CSRC / "isa").glob("*.cpp")])
-    if path.name not in ("module.cpp", "arrays.cpp", "matmul_amx.cpp")
+    if path.name not in ("module.cpp", "arrays.cpp", "matmul_amx.cpp", "matmul_bf16.cpp")
 ]
 BRIDGE = [path for path in sorted((CSRC / "apple").glob("*.cpp")) if path.name != "bindings.cpp"]
 

@@ -55,6 +55,15 @@ def builder(compiler: list[str], folder: Path) -> Build:
     return build
 
 
+@pytest.fixture(scope="module", params=["address,undefined", "thread"])
+def sanitized(request: pytest.FixtureRequest, tmp_path_factory) -> Build:
+    """Builds a check for this machine that ends where memory is misused, an operation is undefined, or threads race."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (c++)")
+    return builder([compiler, f"-fsanitize={request.param}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"], tmp_path_factory.mktemp("sanitized"))
+
+
 def run_on_arm64(program: Path, *arguments: Path) -> str:
     done = subprocess.run(["qemu-aarch64-static", program, *arguments], capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
@@ -63,6 +72,15 @@ def run_on_arm64(program: Path, *arguments: Path) -> str:
 @pytest.mark.long
 def test_the_portable_kernels_agree_on_this_machine(here: Build) -> None:
     assert subprocess.run([here("kernel_check.cpp")], capture_output=True, text=True, check=False).stdout == "all kernels agree\n"
+
+
+@pytest.mark.long
+def test_sanitizers_find_nothing_in_kernels_and_a_recorded_step(tmp_path: Path, sanitized: Build, monkeypatch) -> None:
+    done = subprocess.run([sanitized("kernel_check.cpp")], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("all kernels agree\n", "", 0)
+    recorded_plan.record(tmp_path / "plan", monkeypatch)
+    done = subprocess.run([sanitized("plan_check.cpp"), tmp_path / "plan"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
 
 
 @pytest.mark.long
