@@ -46,6 +46,8 @@ def test_what_cannot_fit_is_refused_with_its_numbers() -> None:
     needed = forecast([make_plan(True)], parameters=10**9)
     with pytest.raises(DeviceError, match=r"needs about 14.90 GiB .* 8.00 GiB of memory are free.*smaller batch"):
         require_fits(needed, available_bytes=8 << 30)
+    with pytest.raises(DeviceError, match="Use --max-seq-length 64"):
+        require_fits(needed, available_bytes=8 << 30, advice="Use --max-seq-length 64.")
     require_fits(needed, available_bytes=32 << 30)
 
 

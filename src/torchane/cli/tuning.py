@@ -39,6 +39,8 @@ from torchane.train.lock import RunLock
 from torchane.train.provenance import package_version, provenance
 
 ADAPTERS = "adapters"
+#: Where compiling finds that a step has no room.
+ADVICE = "Use --grad-checkpoint, a smaller batch (--batch-size, with --grad-accumulation-steps) or shorter examples (--max-seq-length)."
 NO_LIMIT = 1 << 30
 
 #: The options of `torchane lora`; None where the user said nothing.
@@ -230,7 +232,7 @@ def _compile(model: nn.Module, settings: LoraSettings, request: Any, progress: P
                 progress.said(text[0].upper() + text[1:])
             said.add(text)
 
-        compiled.announce = announce
+        compiled.announce, compiled.advice = announce, ADVICE
     return compiled
 
 

@@ -23,6 +23,7 @@ from torchane.options import NUMBERS, Range, real
 UNSUPPORTED: Mapping[str, str] = {
     "clear_cache_threshold": "it empties Metal's cache, and there is none here",
     "trust_remote_code": "code that comes with a model is never run",
+    "quantize": "the backend's programs read fp16 copies of the weights, so that a base in 4 or 8 bits would save nothing",
     "hf_dataset": "data sets on the hub are not fetched; write them as train.jsonl and valid.jsonl",
     "wandb": "newer versions of mlx-lm say report_to: wandb, and so does torchane",
 }

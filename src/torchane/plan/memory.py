@@ -89,14 +89,17 @@ def forecast(
     )
 
 
-def require_fits(needed: Forecast, available_bytes: int | None = None) -> None:
-    """Raises DeviceError, with the numbers, where a step cannot fit into this machine's free memory."""
+#: What asks for less memory, in the flags of `torchane train`.
+ADVICE = "Use a smaller batch (--batch-size, with --grad-accum to keep the step the same), a shorter sequence (--seq-len) or a smaller model."
+
+
+def require_fits(needed: Forecast, available_bytes: int | None = None, advice: str = ADVICE) -> None:
+    """Raises DeviceError, with the numbers and the advice, where a step cannot fit into this machine's free memory."""
     free = free_bytes() if available_bytes is None else available_bytes
     if free is not None and needed.total + RESERVE_BYTES > free:
         raise DeviceError(
             f"A training step needs about {_size(needed.total)} and {_size(RESERVE_BYTES)} to work in, and "
-            f"{_size(free)} of memory are free. It would hold: {needed}. Use a smaller batch (--batch-size, with "
-            "--grad-accum to keep the step the same), a shorter sequence (--seq-len) or a smaller model."
+            f"{_size(free)} of memory are free. It would hold: {needed}. {advice}"
         )
 
 

@@ -14,7 +14,7 @@ from torchane.capture.compile_options import Options
 from torchane.capture.compiled import Compiled, told
 from torchane.capture.torch_private import BackendCompilerFailed, functorch_config
 from torchane.errors import RunFolderError, TorchaneError, shown
-from torchane.plan.memory import forecast, require_fits
+from torchane.plan.memory import ADVICE, forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.range_control import RangeControl
@@ -65,7 +65,7 @@ class EngineModel:
     graph of its own, and its loss scale.
     Raises UsageError for an unknown device, DeviceError for one that is not there or where gradients and optimizer
     cannot fit into memory. The first training call tells `announce` what a step will take, before it runs, and
-    raises DeviceError where that cannot fit.
+    raises DeviceError, with `advice`, where that cannot fit.
     """
 
     def __init__(self, model: nn.Module, device: str = "auto", **options: Any) -> None:
@@ -73,6 +73,7 @@ class EngineModel:
         self.device = open_device(device, Options.parse(self._options).arithmetic).name
         self._parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         self.announce: Callable[[str], None] = lambda text: None
+        self.advice = ADVICE
         require_fits(forecast((), self._parameters, param_copies=0))
         self._scales: list[tuple[str, LossScale]] = []  # by the shape of what comes in
         self._restored: list[tuple[str, LossScale]] = []
@@ -129,7 +130,7 @@ class EngineModel:
                     forecast, plans, self._parameters, host_bytes=compiled.host_bytes, result_copies=LOGITS_COPIES
                 )
                 self.announce(str(needed()))
-                require_fits(needed(param_copies=0))  # the weights are in memory already; the rest is to come
+                require_fits(needed(param_copies=0), advice=self.advice)  # the weights are in memory already; the rest is to come
                 saved = next((one for one in self._restored if one[0] == key), None)
                 if saved is not None:  # compiled only now, so the state of the checkpoint is due only now
                     self._restored.remove(saved)
