@@ -10,10 +10,15 @@ all along one axis, are followed entry by entry to the values that they start fr
 one product for each of those. A join that gives one value back whole is that value; one that gives a run
 of it is a slice. A slice that nothing joins stays a slice. What nobody reads any more is left out.
 
+Channels of images that move in blocks of g, 64 joined with 32 in blocks of 32, take a matrix of blocks, 3 x 2 instead of 96 x 64:
+
+    [N, C, H, W]  as  [N, g, C / g, H * W]
+
 Same bits, but for the sign of zeros: each result is one element times +-1, plus zeros (a chip whose products keep 16 fraction bits drops
 entries below 2^-17 here, as in every matmul). Raises CompileError for a matrix of more than `MAX_ELEMENTS`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -247,6 +252,9 @@ def _product(b: Builder, x: Var | Literal, selection: _Selection, entries: np.nd
         begin = [start if a == axis else 0 for a in range(x.rank)]
         size = [columns if a == axis else n for a, n in enumerate(shape_of(x))]
         return x if columns == rows else b.slice_by_size(x=x, begin=begin, size=size)
+    blocks = _block_size(selection, entries, rows) if axis == x.rank - 3 else 1
+    if blocks > 1:
+        return _product_of_blocks(b, x, selection, entries, blocks)
     if rows * columns > MAX_ELEMENTS:
         raise CompileError(
             f"{x.name if isinstance(x, Var) else 'a constant'} {x.type}: joining along axis {axis} to {columns} entries needs a constant matrix of {rows} x "
@@ -267,3 +275,32 @@ def _product(b: Builder, x: Var | Literal, selection: _Selection, entries: np.nd
     flat = b.reshape(x=x, shape=(*shape_of(x)[:axis], rows, rest))
     after = (*shape_of(x)[:axis], columns, *shape_of(x)[axis + 1 :])
     return b.reshape(x=b.matmul(x=left, y=flat, transpose_x=False, transpose_y=False), shape=after)
+
+
+def _block_size(selection: _Selection, entries: np.ndarray, rows: int) -> int:
+    """How many neighbouring entries move together, from places to places that are multiples of it."""
+    columns = selection.which.size
+    source = np.full(columns, -1)
+    source[entries] = selection.index[entries]
+    size = math.gcd(rows, columns)
+    while size > 1:
+        first = source.reshape(-1, size)[:, :1]
+        whole = np.where(first < 0, -1, first + np.arange(size))
+        signs = selection.sign.reshape(-1, size)
+        if np.array_equal(source.reshape(-1, size), whole) and not (first[first >= 0] % size).any() and (signs == signs[:, :1]).all():
+            break
+        size = max(d for d in range(1, size) if size % d == 0)
+    return size
+
+
+def _product_of_blocks(b: Builder, x: Var | Literal, selection: _Selection, entries: np.ndarray, size: int) -> Var:
+    """`_product` along the third axis from the end, in blocks of `size` entries."""
+    before, (rows, high, wide), columns = shape_of(x)[: x.rank - 3], shape_of(x)[x.rank - 3 :], selection.which.size
+    starts = entries[:: size] if entries.size else entries
+    matrix = np.zeros((columns // size, rows // size), x.type.dtype.numpy)
+    matrix[starts // size, selection.index[starts] // size] = selection.sign[starts]
+    rank = len(before) + 3
+    turn = (*range(rank - 3), rank - 2, rank - 3, rank - 1)
+    apart = b.transpose(x=b.reshape(x=x, shape=(*before, rows // size, size, high * wide)), perm=turn)
+    moved = b.matmul(x=literal(matrix, x.type.dtype), y=apart, transpose_x=False, transpose_y=False)
+    return b.reshape(x=b.transpose(x=moved, perm=turn), shape=(*before, columns, high, wide))

@@ -1,13 +1,13 @@
 """Convolutions over one or two axes, and their three gradients, as products of matrices.
 
-    x [N, C, H, W] -- columns --> [N, G, T * C/G, P]     T = kernel entries ("taps"), P = output positions
-    w [O, C/G, kh, kw]        --> [1, G, O/G, T * C/G]   y = w @ columns,  dw = dy @ columns^T
+    x [N, C, H, W] -- taps --> T of [N, G, C/G, P]     T = kernel entries ("taps"), P = output positions
+    w [O, C/G, kh, kw]     --> T of [1, G, O/G, C/G]   y = sum of w_t @ x_t,  dw_t = dy @ x_t^T
 
-A tap's column is x, padded and shifted, every stride-th entry: slices and reshapes, put side by side by
-concat; sums are taken wide inside the one product. The gradient in x is again a convolution, of dy with
+A tap is x, padded and shifted, every stride-th entry: slices and reshapes. Put side by side the taps would make one wide product,
+and joining them without concat more work than it. The gradient in x is again a convolution, of dy with
 zeros between its entries, taps in reverse; so is a transposed convolution. Where kernel and stride are one
 size (patches of a ViT), both directions are a transpose and a product. A convolution over one axis is
-one over two, the first of size 1. Sources: Chellapilla et al. 2006 (unrolled convolution); Dumoulin &
+one over two, the first of size 1. Source: Dumoulin &
 Visin 2016, arXiv 1603.07285, section 4 (transposed arithmetic).
 """
 
@@ -136,20 +136,36 @@ def convolution_backward(
 
 def convolved(b: Builder, x: Value, weight: Value, window: Window, size: Pair) -> Value:
     """x [N, C, H, W], weight [O, C/G, kh, kw] -> [N, O, *size]."""
-    outputs, inner, taps, groups = sizes(weight)[0], sizes(weight)[1], len(window.taps), window.groups
+    outputs, inner, groups, batch = sizes(weight)[0], sizes(weight)[1], window.groups, sizes(x)[0]
+    if window.tiles:
+        matrix = permuted(b, reshaped(b, weight, (outputs, inner, -1)), (0, 2, 1)) if inner > 1 else weight
+        matrix = reshaped(b, matrix, (1, 1, outputs, -1))
+        y = b.matmul(x=matrix, y=_side_by_side(b, x, window, size), transpose_x=False, transpose_y=False)
+        return reshaped(b, y, (batch, outputs, *size))
+    taps = tap_values(b, x, window, size, taps=window.taps)
     if _is_depthwise(weight, groups):
-        return _depthwise(b, tap_values(b, x, window, size, taps=window.taps), weight)
-    matrix = permuted(b, reshaped(b, weight, (outputs, inner, taps)), (0, 2, 1)) if taps > 1 < inner else weight
-    matrix = reshaped(b, matrix, (1, groups, outputs // groups, taps * inner))
-    y = b.matmul(x=matrix, y=columns(b, x, window, size), transpose_x=False, transpose_y=False)
-    return reshaped(b, y, (sizes(x)[0], outputs, *size))
+        return _depthwise(b, taps, weight)
+    rows = [reshaped(b, tap, (batch, groups, inner, math.prod(size))) for tap in taps]
+    terms = [
+        b.matmul(x=matrix, y=row, transpose_x=False, transpose_y=False) for matrix, row in zip(_matrices(b, weight, groups), rows, strict=True)
+    ]
+    return reshaped(b, _in_pairs(b, terms), (batch, outputs, *size))
+
+
+def _matrices(b: Builder, weight: Value, groups: int) -> list[Value]:
+    """weight [O, C/G, kh, kw] -> [1, G, O/G, C/G] for each tap."""
+    outputs, inner = sizes(weight)[:2]
+    taps = math.prod(sizes(weight)[2:])
+    flat = permuted(b, reshaped(b, weight, (outputs, inner, taps)), (2, 0, 1)) if taps > 1 else weight
+    flat = reshaped(b, flat, (taps, outputs, inner))
+    return [reshaped(b, part(b, flat, 0, i, 1), (1, groups, outputs // groups, inner)) for i in range(taps)]
 
 
 def spread(b: Builder, y: Value, weight: Value, window: Window, size: Pair) -> Value:
     """The transpose of `convolved`: y [N, O, OH, OW], weight [O, C/G, kh, kw] -> [N, C, *size]."""
-    outputs, inner, groups, taps = sizes(weight)[0], sizes(weight)[1], window.groups, len(window.taps)
-    batch = sizes(y)[0]
+    outputs, inner, groups, batch = sizes(weight)[0], sizes(weight)[1], window.groups, sizes(y)[0]
     if window.tiles:
+        taps = len(window.taps)
         matrix = reshaped(b, permuted(b, reshaped(b, weight, (outputs, inner, taps)), (0, 2, 1)), (1, outputs, -1))
         tiles = b.matmul(x=matrix, y=reshaped(b, y, (batch, outputs, -1)), transpose_x=True, transpose_y=False)
         return _from_tiles(b, tiles, inner, window, sizes(y)[2:], size)  # type: ignore[arg-type]
@@ -162,13 +178,14 @@ def spread(b: Builder, y: Value, weight: Value, window: Window, size: Pair) -> V
         amounts[2 + axis] = (before, size[axis] + window.reach[axis] - stuffed - before)
     backward = Window(window.kernel, (1, 1), (0, 0), window.dilation, groups)
     y = padded_all(b, y, amounts)
+    taken = tap_values(b, y, backward, size, taps=window.taps[::-1])
     if _is_depthwise(weight, groups):
-        return _depthwise(b, tap_values(b, y, backward, size, taps=window.taps[::-1]), weight)
-    matrix = reshaped(b, weight, (groups, outputs // groups, inner, taps))
-    matrix = reshaped(b, permuted(b, matrix, (0, 2, 3, 1)), (1, groups, inner, taps * (outputs // groups)))
-    taken = columns(b, y, backward, size, backwards=True)
-    x = b.matmul(x=matrix, y=taken, transpose_x=False, transpose_y=False)
-    return reshaped(b, x, (batch, groups * inner, *size))
+        return _depthwise(b, taken, weight)
+    rows = [reshaped(b, tap, (batch, groups, outputs // groups, math.prod(size))) for tap in taken]
+    terms = [
+        b.matmul(x=matrix, y=row, transpose_x=True, transpose_y=False) for matrix, row in zip(_matrices(b, weight, groups), rows, strict=True)
+    ]
+    return reshaped(b, _in_pairs(b, terms), (batch, groups * inner, *size))
 
 
 def _is_depthwise(weight: Value, groups: int) -> bool:
@@ -185,24 +202,41 @@ def _depthwise(b: Builder, taps: Sequence[Value], weight: Value) -> Value:
     channels = sizes(weight)[0]
     factors = reshaped(b, weight, (channels, len(taps)))
     terms = [b.mul(x=tap, y=reshaped(b, part(b, factors, 1, i, 1), (1, channels, 1, 1))) for i, tap in enumerate(taps)]
-    while len(terms) > 1:  # in pairs: each term is rounded log2(taps) times, not once for every term after it
+    return _in_pairs(b, terms)
+
+
+def _in_pairs(b: Builder, terms: list[Value]) -> Value:
+    """The sum; each term is rounded log2(their number) times, not once for every term after it."""
+    while len(terms) > 1:
         terms = [b.add(x=x, y=y) for x, y in zip(terms[::2], terms[1::2])] + (terms[-1:] if len(terms) % 2 else [])
     return terms[0]
 
 
 def _weight_grad(b: Builder, x: Value, grad: Value, window: Window) -> Value:
-    """x [N, C, H, W], grad [N, O, OH, OW] -> [O, C/G, T]: a product per image, then their sum."""
+    """x [N, C, H, W], grad [N, O, OH, OW] -> [O, C/G, T]: a product per tap and image, then their sum over images."""
     batch, outputs, *size = sizes(grad)
     groups, inner = window.groups, sizes(x)[1] // window.groups
     grad = reshaped(b, grad, (batch, groups, outputs // groups, math.prod(size)))
     if inner == 1 and groups > 1:
         return _depthwise_weight_grad(b, x, grad, window, tuple(size))  # type: ignore[arg-type]
-    taken = columns(b, x, window, tuple(size))  # type: ignore[arg-type]
-    each = b.matmul(x=grad, y=taken, transpose_x=False, transpose_y=True)
-    total = common.summed(b, each, (0,)) if batch > 1 else each
     taps = len(window.taps)
-    total = reshaped(b, total, (outputs, taps, inner))
-    return permuted(b, total, (0, 2, 1)) if taps > 1 < inner else reshaped(b, total, (outputs, inner, taps))
+    if window.tiles:
+        taken = _side_by_side(b, x, window, tuple(size))  # type: ignore[arg-type]
+        total = _over_images(b, b.matmul(x=grad, y=taken, transpose_x=False, transpose_y=True))
+        total = reshaped(b, total, (outputs, taps, inner))
+        return permuted(b, total, (0, 2, 1)) if inner > 1 else reshaped(b, total, (outputs, 1, taps))
+    rows = (batch, groups, inner, math.prod(size))
+    each = [
+        reshaped(b, _over_images(b, b.matmul(x=grad, y=reshaped(b, tap, rows), transpose_x=False, transpose_y=True)), (1, 1, outputs, inner))
+        for tap in tap_values(b, x, window, tuple(size), taps=window.taps)  # type: ignore[arg-type]
+    ]
+    total = b.concat(values=tuple(each), axis=1) if taps > 1 else each[0]
+    return permuted(b, reshaped(b, total, (taps, outputs, inner)), (1, 2, 0))
+
+
+def _over_images(b: Builder, each: Value) -> Value:
+    """The sum over the first axis, which stays."""
+    return common.summed(b, each, (0,)) if sizes(each)[0] > 1 else each
 
 
 def _depthwise_weight_grad(b: Builder, x: Value, grad: Value, window: Window, size: Pair) -> Value:
@@ -219,15 +253,9 @@ def _depthwise_weight_grad(b: Builder, x: Value, grad: Value, window: Window, si
     return reshaped(b, total, (groups * outputs, 1, len(each)))
 
 
-def columns(b: Builder, x: Value, window: Window, size: Pair, *, backwards: bool = False) -> Value:
-    """[N, C, H, W] -> [N, G, T * C/G, OH * OW], taps outside channels; `backwards` from the last tap."""
-    batch, channels, *_ = sizes(x)
-    if window.tiles and not backwards:
-        return reshaped(b, _tiles(b, x, window, size), (batch, 1, -1, math.prod(size)))
-    group = (batch, window.groups, channels // window.groups, math.prod(size))
-    taps = window.taps[::-1] if backwards else window.taps
-    taken = [reshaped(b, each, group) for each in tap_values(b, x, window, size, taps=taps)]
-    return b.concat(values=tuple(taken), axis=2) if len(taken) > 1 else taken[0]
+def _side_by_side(b: Builder, x: Value, window: Window, size: Pair) -> Value:
+    """[N, C, H, W] -> [N, 1, T * C, OH * OW], taps outside channels, where windows lie side by side: a transpose."""
+    return reshaped(b, _tiles(b, x, window, size), (sizes(x)[0], 1, -1, math.prod(size)))
 
 
 def tap_values(

@@ -8,6 +8,7 @@ slices, pad             in any order, one axis after the other, each in a view w
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torchane.errors import CompileError
 from torchane.mil.ir import Op, Var
@@ -158,7 +159,18 @@ def _cut(e: Emitter, physical: Var, dim: int, keep: range, name: str) -> Var:
     return e.b.slice_by_index(x=physical, begin=begin, end=end, stride=stride, name=name)
 
 
-SLICE = Rule(_same_options, _emit_slice, _same_backward)
+def _slice_options(op: Op, orders: Orders, weights: frozenset[Var]) -> Iterator[Way]:
+    """Of a weight also with the axis that is cut in front: the taps of a kernel are cut from one copy then."""
+    order, x = _order(op, orders), _x(op)
+    cut = [axis for axis in order if op.output.shape[axis] != x.shape[axis]] if op.kind.name == "slice_by_size" else []
+    if x in weights and len(cut) == 1 and len(order) > 1 and order[-1] == cut[0]:
+        yield from _same_options(op, [(cut[0], *order[:-1])], weights)
+        yield from (replace(way, awkward=1, copied=x.type.size_bytes) for way in _same_options(op, orders, weights))
+    else:
+        yield from _same_options(op, orders, weights)
+
+
+SLICE = Rule(_slice_options, _emit_slice, _same_backward)
 
 
 def _emit_pad(e: Emitter, op: Op, way: Way) -> None:

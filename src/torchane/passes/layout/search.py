@@ -52,7 +52,8 @@ class Assignment:
     @cached_property
     def cost(self) -> tuple[int, int]:
         """Bytes moved; then how much is awkward, operands that matmuls take transposed above all."""
-        return sum(var.type.size_bytes for var, _ in self.readers), sum(step.way.awkward for step in self.steps)
+        moved = sum(var.type.size_bytes for var, _ in self.readers) + sum(step.way.copied for step in self.steps)
+        return moved, sum(step.way.awkward for step in self.steps)
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Question:
             op = self.function.ops[index]
 
             def price(way: Way) -> tuple[int, int]:
-                return sum(var.type.size_bytes for var, _ in self._moves(index, given, way)), way.awkward
+                return sum(var.type.size_bytes for var, _ in self._moves(index, given, way)) + way.copied, way.awkward
 
             best: dict[Order, Way] = {}
             for way in sorted(rule_of(op).options(op, given, self.weights), key=price):
@@ -141,7 +142,11 @@ class Trial:
         for move, change in self.readers.items():
             before = self.base.readers.get(move, 0)
             moved += ((before + change > 0) - (before > 0)) * move[0].type.size_bytes
-        return moved, awkward + sum(step.way.awkward - self.base.steps[index].way.awkward for index, step in self.steps.items())
+        for index, step in self.steps.items():
+            before = self.base.steps[index].way
+            moved += step.way.copied - before.copied
+            awkward += step.way.awkward - before.awkward
+        return moved, awkward
 
     def taken(self) -> Assignment:
         readers = Counter(self.base.readers)

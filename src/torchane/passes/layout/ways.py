@@ -16,12 +16,14 @@ Orders = Sequence[Order | None]
 class Way:
     """One way to run an op: the order in which it reads each of `operands(op)`, and the order of its result.
 
-    `awkward` counts what costs no copy and is still better avoided: an operand that a matmul takes transposed.
+    `awkward` counts what costs no copy and is still better avoided: an operand that a matmul takes transposed. `copied`: bytes that the op
+    reads beyond what it is there for, as moves do: a slice out of rows reads whole rows (lower_row_slices).
     """
 
     reads: tuple[Order, ...]
     writes: Order
     awkward: int = 0
+    copied: int = 0
 
 
 def operands(op: Op) -> tuple[Tensor, ...]:
