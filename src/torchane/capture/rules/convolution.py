@@ -227,11 +227,11 @@ def _weight_grad(b: Builder, x: Value, grad: Value, window: Window) -> Value:
         return permuted(b, total, (0, 2, 1)) if inner > 1 else reshaped(b, total, (outputs, 1, taps))
     rows = (batch, groups, inner, math.prod(size))
     each = [
-        reshaped(b, _over_images(b, b.matmul(x=grad, y=reshaped(b, tap, rows), transpose_x=False, transpose_y=True)), (1, 1, outputs, inner))
+        reshaped(b, _over_images(b, b.matmul(x=grad, y=reshaped(b, tap, rows), transpose_x=False, transpose_y=True)), (1, outputs, 1, inner))
         for tap in tap_values(b, x, window, tuple(size), taps=window.taps)  # type: ignore[arg-type]
     ]
-    total = b.concat(values=tuple(each), axis=1) if taps > 1 else each[0]
-    return permuted(b, reshaped(b, total, (taps, outputs, inner)), (1, 2, 0))
+    total = b.concat(values=tuple(each), axis=2) if taps > 1 else each[0]  # not last: rows of O * C are more than a chip takes
+    return permuted(b, reshaped(b, total, (outputs, taps, inner)), (0, 2, 1))
 
 
 def _over_images(b: Builder, each: Value) -> Value:

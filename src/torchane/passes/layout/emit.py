@@ -100,9 +100,13 @@ class Rule:
     backward: Callable[[Op, Order], tuple[Order | None, ...]] | None = None
 
 
+#: The most channels that a chip takes (GDE M1, chips/portable.toml); other axes of a product may be longer.
+MOST_CHANNELS = 65536
+
+
 def upright(view: Shape4) -> Shape4:
-    """[1, 1, a, b], which a matmul leaves, as [1, a, 1, b]: channels on the axis of channels."""
-    return (1, view[2], 1, view[3]) if view[:2] == (1, 1) else view
+    """[1, 1, a, b], which a matmul leaves, as [1, a, 1, b]: channels on the axis of channels, as far as a chip has so many."""
+    return (1, view[2], 1, view[3]) if view[:2] == (1, 1) and view[2] <= MOST_CHANNELS else view
 
 
 def _size(shape: Shape, run: Order) -> int:
