@@ -1,6 +1,8 @@
 import copy
+import re
 import tomllib
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +133,12 @@ def test_an_unknown_key_is_caught(data):
 def test_a_refusal_without_a_remedy_is_caught(data):
     with pytest.raises(AssertionError, match="say why and what to do"):
         parse_chip({**data, "ops": [{"names": ["tan"], "taken": False, "certainty": "one", "source": "x"}]})
+
+
+def test_nobody_is_told_to_cut_a_program():
+    """What is too large for a program is cut by the partitioner, or left to PyTorch."""
+    told = re.compile(r"\b(Cut|Split|Divide) (it|the program|your (model|program|network)) (in|into|by)\b")
+    for path in Path(chips.__file__).parents[1].rglob("*"):
+        if path.suffix in (".py", ".toml"):
+            found = [line for line in path.read_text(encoding="utf-8").splitlines() if told.search(line) and '"' in line]
+            assert not found, f"{path}: {found}"

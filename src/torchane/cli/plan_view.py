@@ -56,7 +56,7 @@ def _program(out: Console, price: Mapping[str, Any]) -> None:
     if slow:
         out.print(
             f"[yellow]{escape(', '.join(slow[:4]))}: its weights are an exact multiple of 1 MiB in each core, which streams 1.8 to 3 "
-            "times slower on this generation. Split it in two, or pad its outputs by 16.[/yellow]"
+            "times slower on this generation. Pad its outputs by 16.[/yellow]"
         )
 
 
