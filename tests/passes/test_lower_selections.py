@@ -83,6 +83,36 @@ def test_values_join_along_any_axis(axis):
     assert same_bits(program, after)
 
 
+@pytest.mark.parametrize(
+    ("counts", "sizes"),
+    [((64, 32), [(3, 2), (3, 1)]), ((96, 32, 64), [(2, 1), (6, 1), (3, 1)]), ((5, 5), [(2, 1), (2, 1)]), ((6, 4), [(5, 3), (5, 2)]), ((3, 4), [(7, 3), (7, 4)])],
+)
+def test_channels_of_images_join_in_blocks(counts, sizes):
+    b = Builder()
+    program = b.program(b.concat(values=[b.input("x", (2, count, 3, 4)) for count in counts], axis=1))
+    after = drop_dead(lower_selections(program))
+    matrices = [op.args["x"].shape for op in after.ops if op.kind.name == "matmul"]
+    assert matrices == sizes
+    assert same_bits(program, after)
+
+
+def test_a_pad_and_a_sign_of_channels_move_in_blocks():
+    b = Builder()
+    x = b.input("x", (1, 8, 2, 2))
+    program = b.program(b.pad(x=b.mul(x=x, y=-1.0), pad=(0, 0, 4, 12, 0, 0, 0, 0)))
+    after = drop_dead(lower_selections(program))
+    assert [op.args["x"].shape for op in after.ops if op.kind.name == "matmul"] == [(6, 2)]
+    assert same_bits(program, after)
+
+
+def test_channels_in_turn_move_one_by_one():
+    b = Builder()
+    program = b.program(b.concat(values=[b.input("x", (1, 4, 2, 2)), b.input("w", (1, 4, 2, 2))], axis=1, interleave=True))
+    after = drop_dead(lower_selections(program))
+    assert [op.args["x"].shape for op in after.ops if op.kind.name == "matmul"] == [(8, 4), (8, 4)]
+    assert same_bits(program, after)
+
+
 def test_vectors_join():
     program = main("(tensor<fp16, [2]> x, tensor<fp16, [3]> w) { tensor<fp16, [5]> y = concat(values = (x, w), axis = int32(0)); } -> (y)")
     assert same_bits(program, lower_selections(program))

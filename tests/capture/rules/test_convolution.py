@@ -1,11 +1,15 @@
 """Convolutions and their gradients against torch in float64, in every geometry."""
 
+import warnings
+
 import pytest
 import torch
 from harness import check, compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import torchane
+from torchane import chips, passes
 from torchane.capture.rules.convolution import convolution
 from torchane.mil.build import Builder
 
@@ -106,3 +110,31 @@ def test_pointwise_is_one_product_and_reshapes():
     x, weight = b.input("x", (2, 3, 8, 8)), b.input("w", (5, 3, 1, 1))
     convolution(b, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
     assert sorted({op.kind.name for op in b.ops}) == ["matmul", "reshape"]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_costs_little_more_than_its_own_multiply_adds(groups):
+    """Nothing joins its taps, which without concat would be more work than itself."""
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, groups=groups, bias=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explained = torchane.explain(torch.nn.Sequential(torch.nn.Conv2d(3, 64, 1), layer), torch.randn(2, 3, 8, 8))
+    for plan in explained.plans:
+        assert sum(program.macs for program in plan.programs) <= 1.5 * sum(row.macs for row in explained.rows if row.graph == plan.name)
+
+
+def test_the_taps_of_a_kernel_are_cut_from_one_copy():
+    b = Builder()
+    x, weight = b.input("x", (1, 32, 7, 7)), b.input("w", (64, 32, 3, 3))
+    lowered = passes.lower(b.program(convolution(b, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)), chips.load("portable"), {}, weights={"w"})
+    of_kernel = [op for op in lowered.program.ops if op.kind.name in ("transpose", "matmul") and op.output.type.size == 64 * 32 * 9]
+    assert [op.kind.name for op in of_kernel] == ["transpose"]
+    assert not [op for op in lowered.program.ops if op.kind.name == "matmul" and op.output.type.size == 64 * 32]
+
+
+def test_the_gradient_of_a_wide_kernel_is_a_legal_program():
+    """512 x 512 entries a tap are more than a chip has channels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layers = torch.nn.Sequential(torch.nn.Conv2d(8, 512, 1), torch.nn.Conv2d(512, 512, 3, padding=1, bias=False))
+        assert torchane.explain(layers, torch.randn(2, 8, 3, 3)).share("program") == 1
