@@ -320,3 +320,37 @@ def test_writes_are_noted_and_not_done():
         assert private.has_data_mutation(held)
         assert private.tree_map_only(torch.Tensor, private.from_fun, [held])[0].tolist() == [1, 1]
     assert x.tolist() == [0, 0] and private.FunctionalTensorMode is not None
+
+
+def marked(x):
+    with private.annotate({"mark": True}):
+        wide = (x[:, None] * x).exp()
+    return (wide * wide).sum(-1)
+
+
+def test_what_is_annotated_and_to_be_computed_again_is_not_kept_for_the_backward():
+    def parted(joint, inputs, **options):
+        nodes = [node for node in joint.graph.nodes if "mark" in node.meta.get("custom", {}) and node.meta.get("partitioner_tag") != "is_backward"]
+        assert aten.exp.default in [node.target for node in nodes]
+        for node in nodes:
+            node.meta["recompute"], node.meta["ac_graph_id"] = private.CheckpointPolicy.MUST_RECOMPUTE, 0
+        return private.min_cut_rematerialization_partition(joint, inputs, **options)
+
+    def backend(gm, inputs):
+        for node in gm.graph.find_nodes(op="call_function", target=torch.cos):
+            node.target = marked
+        gm.recompile()
+        return private.aot_autograd(fw_compiler=keep, bw_compiler=keep, partition_fn=parted)(gm, inputs)
+
+    def keep(gm, inputs):
+        found.append(gm)
+        call = lambda args: gm(*args)
+        call._boxed_call = True
+        return call
+
+    found = []
+    torch.compile(lambda x: torch.cos(x) * 2, backend=backend)(torch.randn(8, requires_grad=True)).sum().backward()
+    forward, backward = found
+    kept = [node.meta["val"].shape for node in forward.graph.output_node().args[0]]
+    assert all(len(shape) < 2 for shape in kept)
+    assert aten.exp.default in [node.target for node in backward.graph.nodes]

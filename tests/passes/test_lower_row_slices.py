@@ -27,6 +27,15 @@ def test_other_axes_are_sliced_before():
     assert same_bits(program, after)
 
 
+def test_a_long_row_is_turned_round_instead(monkeypatch):
+    monkeypatch.setattr("torchane.passes.lower_row_slices.LONGEST_PRODUCT", 3)
+    program = slice_of([0, 1, 0, 1], [1, 1, 2, 2])
+    after = lower_row_slices(program)
+    assert [op.kind.name for op in after.ops] == ["transpose", "slice_by_size", "transpose"]
+    assert after.ops[1].value("begin") == (0, 1, 1, 0)
+    assert same_bits(program, after)
+
+
 def test_a_slice_that_begins_at_zero_and_one_of_another_axis_stay():
     for program in (slice_of([0, 0, 0, 0], [1, 2, 2, 2]), slice_of([0, 1, 1, 0], [1, 1, 1, 4])):
         assert lower_row_slices(program) == program

@@ -38,6 +38,7 @@ from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, watch_sizes
 from torchane.capture.sizes.buckets import Buckets
+from torchane.capture.tiles import tile_attention
 from torchane.capture.tangents import ByMagnitude, is_proportional
 from torchane.capture.torch_private import (
     TracingContext,
@@ -83,6 +84,7 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     if has_symbols(example_inputs) or has_numbers(gm):
         return disable(Specialising(gm, example_inputs, compile_exact, record, buckets))
     start = time.perf_counter()
+    tile_attention(gm)
     shared = share_layers(gm)
     graph = Resident(lambda args: compile_exact(shared, args)).ready(example_inputs)
     record.note([inputs.names[i] for i in range(len(inputs.names))], example_inputs)

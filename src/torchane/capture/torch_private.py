@@ -39,7 +39,9 @@ from torch._functorch._aot_autograd.functional_utils import from_fun, has_data_m
 from torch._subclasses.functional_tensor import FunctionalTensorMode  # ops on such values, without writes
 from torch.fx.experimental.proxy_tensor import make_fx  # a function as a graph of ATen ops
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv  # how a size may vary; symbols, and .guards: what was assumed of them
+from torch.fx.traceback import annotate  # a context whose entries nodes that are traced in it have in meta["custom"]
 from torch.fx.traceback import preserve_node_meta  # nodes keep the module and the line of those that they come of
+from torch.utils.checkpoint import CheckpointPolicy  # .MUST_RECOMPUTE in meta["recompute"], with a meta["ac_graph_id"]: not kept for a backward
 from torch.utils._pytree import tree_map_only  # a function over the tensors of nested lists
 from torch.utils._sympy.interp import sympy_interp  # an expression computed with other numbers
 from torch.utils._sympy.reference import PythonReferenceAnalysis  # what its functions are
