@@ -55,6 +55,35 @@ def test_chips_are_compared_a_line_each(plan):
     assert "priced as m4" in out
 
 
+def test_machines_that_no_step_tells_apart_are_compiled_once(plan, monkeypatch):
+    from torchane.capture import plans
+
+    chips, compile_step = [], plans.compile_step
+
+    def counted(build, *, options, **given):
+        chips.append(options["chip"])
+        return compile_step(build, options=options, **given)
+
+    monkeypatch.setattr(plans, "compile_step", counted)
+    _, out, _ = plan("--preset", "tiny", "--seq-len", 32, "--compare", "m4,m4pro,m1,m4max,m1ultra", "--json")
+    found = json.loads(out.splitlines()[-1])["compared"]
+    assert chips == ["m4", "m1", "m4max"]
+    assert [price["machine"] for price in found] == ["m4", "m4pro", "m1", "m4max", "m1ultra"]
+    assert found[0]["predicted_ms"] == found[1]["predicted_ms"] != found[3]["predicted_ms"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("frozen", ["inputs", "fp16", "int8"])
+def test_adapters_are_priced_with_the_weights_beside_them_frozen(plan, frozen):
+    code, out, _ = plan("--preset", "tiny", "--chip", "m4", "--seq-len", 32, "--lora", 4, "--frozen", frozen, "--json")
+    found, whole = json.loads(out.splitlines()[-1]), json.loads(plan("--preset", "tiny", "--chip", "m4", "--seq-len", 32, "--json")[1].splitlines()[-1])
+    assert code == 0 and (found["lora"], found["frozen"]) == (4, frozen) and "adapters of rank 4" in out
+    assert (found["memory_bytes"]["constants"] > 0) == (frozen != "inputs")
+    assert found["memory_bytes"]["optimizer"] < 0.2 * whole["memory_bytes"]["optimizer"]
+    assert found["flops"] < whole["flops"]
+    assert (found["bytes_staged"] < 0.5 * whole["bytes_staged"]) == (frozen != "inputs")
+
+
 def test_a_published_schedule_stands_beside_its_prediction(plan):
     code, out, _ = plan("--schedule", "slv", "--chip", "m3pro", "--json")
     found = json.loads(out.splitlines()[-1])
@@ -121,7 +150,10 @@ def test_what_doctor_measured_on_this_machine_is_taken_for_its_chip(plan, tmp_pa
     (("--preset", "tiny", "--chip", "m4", "--memory-gb", "0"), 2, "is not a number from 1 to"),
     (("--schedule", "best", "--chip", "m4"), 2, "There are maderix-static"),
     (("--preset", "huge", "--chip", "m4"), 2, "The presets are tiny"),
-    (("--preset", "tiny", "--chip", "m4", "--seq-len", "9999"), 2, "Its longest is 256: --seq-len 256"),
+    (("--preset", "tiny", "--chip", "m4", "--frozen", "int8"), 2, "has none. Add --lora RANK"),
+        (("x.mil", "--chip", "m4", "--lora", "4"), 2, "--lora goes with --preset"),
+        (("--preset", "tiny", "--chip", "m2", "--lora", "4", "--frozen", "int8"), 2, "is not known to take int8 constants"),
+        (("--preset", "tiny", "--chip", "m4", "--seq-len", "9999"), 2, "Its longest is 256: --seq-len 256"),
     (("none.mil", "--chip", "m4"), 1, "it cannot be read"),
     (("open.mil", "--chip", "m4", "--anyway"), 1, "has no price"),
     (("refused.mil", "--chip", "m4"), 1, "floor_div is not taken"),

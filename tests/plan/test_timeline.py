@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 
 import pytest
+from trace_format import require_valid_trace
 
 from torchane.abi.ports import PortLayout
 from torchane.mil import emit
@@ -48,6 +49,10 @@ def test_a_trace_has_a_complete_event_for_each_span_in_microseconds(plan):
     complete = [event for event in events if event["ph"] == "X"]
     assert [event["ts"] for event in complete] == pytest.approx([1e6 * span.start_s for span in spans])
     assert complete[2]["name"] == "layers.0 (00_main)" and complete[2]["dur"] == pytest.approx(1e6 * spans[2].time_s)
+
+
+def test_a_trace_keeps_to_the_rules_of_its_format(plan):
+    require_valid_trace(to_trace(predicted_spans([plan, plan], M4), "predicted"))
 
 
 def test_a_drawing_is_well_formed_and_says_what_has_no_price(plan):

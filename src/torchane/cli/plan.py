@@ -129,7 +129,7 @@ def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
 def _price_preset(
     name: str, batch_size: int, seq_len: int, pricings: Sequence[Any], memory_gb: float | None, lora: int | None, *, recompute: str, frozen: str
 ) -> tuple[list[dict[str, Any]], Sequence[Any]]:
-    """A price for each machine, and the plans of the last."""
+    """A price for each machine, and the plans of the last. Machines that no step tells apart share one compilation."""
     points = load("torchane.chips.points")
     config = _config(name)
     longest = config.max_position_embeddings
@@ -140,11 +140,15 @@ def _price_preset(
     build = _builder(config, lora)
     compile_step = load("torchane.capture.plans").compile_step
     step = load("torchane.plan.step")
-    found = []
+    found, compiled = [], {}
     for pricing in pricings:
+        hardware, engine = points.machine(pricing.name), load("torchane.plan").pricing_for(pricing.name).engine
+        alike = hardware.chip, hardware.clock_hz, engine  # all that a cut and the form of a product depend on
         # an engine's arithmetic needs range control
         options = {"chip": pricing.name, "ranges": "on", "recompute": recompute, "frozen": frozen}
-        captured = compile_step(build, batch_size=batch_size, seq_len=seq_len, options=options)
+        if alike not in compiled:
+            compiled[alike] = compile_step(build, batch_size=batch_size, seq_len=seq_len, options=options)
+        captured = compiled[alike]
         _require_in_programs(name, batch_size, seq_len, points.machine(pricing.name).chip, captured.share_in_programs)
         if memory_gb is not None:
             _require_memory(f"{name} at {batch_size:,} x {seq_len:,} tokens", captured.memory, batch_size, memory_gb, recompute)

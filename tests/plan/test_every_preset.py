@@ -1,0 +1,29 @@
+"""Every preset, trained whole and by adapters, plans for every machine that is known: no refusal, and a price of sense."""
+
+import json
+
+import pytest
+
+import torchane.cli
+from torchane.chips.points import machines
+from torchane.models.presets import PRESETS
+
+#: Tokens of a step, within what every preset takes.
+TOKENS = 128
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("how", [(), ("--lora", "8", "--frozen", "fp16")], ids=["whole", "adapters"])
+def test_every_machine_has_a_plan(preset: str, how: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    names = list(machines())
+    code = torchane.cli.run(["plan", "--preset", preset, "--seq-len", str(TOKENS), "--compare", ",".join(names), "--json", *how])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    found = json.loads(out.splitlines()[-1])["compared"]
+    assert [price["machine"] for price in found] == names
+    for price in found:
+        low, high = price["interval_ms"]
+        assert 0 < low < price["predicted_ms"] < high and 0 < price["share_of_peak"] < 1, price["machine"]
+        assert price["loaded_programs"] < 100, price["machine"]
+    print("\n".join(f"{preset} {' '.join(how)} {p['machine']} {p['ms_per_256_tokens']:.2f} {p['mj_per_token']:.3f} {p['dispatches_per_step']} {p['loaded_programs']}" for p in found))
