@@ -16,6 +16,8 @@ from torch import Tensor, fx
 
 from torchane.capture.torch_private import CheckpointPolicy, annotate
 
+aten = torch.ops.aten
+
 #: Scores of one head from which on attention is cut: 2,048 x 2,048 tokens, 8 MiB in fp16.
 LEAST_SCORES = 1 << 22
 #: Rows of a tile, or more where that would make more than MOST_TILES.
@@ -66,7 +68,7 @@ def tiled_attention(
                 kept = attn_mask if attn_mask.shape[-2] == 1 else attn_mask[..., start:end, :]
                 scores = scores + torch.zeros_like(kept, dtype=query.dtype).masked_fill(~kept, -torch.inf)
             masked = is_causal or attn_mask is not None
-            p = torch.ops.aten._safe_softmax.default(scores, -1) if masked else torch.softmax(scores, -1)
+            p = aten._safe_softmax.default(scores, -1) if masked else torch.softmax(scores, -1)
         parts.append(p @ value)
     return torch.cat(parts, -2)
 
