@@ -2,6 +2,11 @@
 
 #include <atomic>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 #if defined(__linux__)
@@ -48,14 +53,25 @@ CpuFeatures detect() {
     const unsigned bf16_tile = (1u << 22) | (1u << 24);
     unsigned leaf_1_a = 0, leaf_1_b = 0, leaf_1_c = 0, leaf_1_d = 0;
     if (a >= 1) __get_cpuid_count(7, 1, &leaf_1_a, &leaf_1_b, &leaf_1_c, &leaf_1_d);
-    found.avx512_bf16 = found.avx512 && (leaf_1_a & (1u << 5));
-    found.amx = found.avx512_bf16 && tiles && (d & bf16_tile) == bf16_tile && tiles_granted();
+    found.bf16 = found.avx512 && (leaf_1_a & (1u << 5));
+    found.amx = found.bf16 && tiles && (d & bf16_tile) == bf16_tile && tiles_granted();
     return found;
 }
 
 #else
 
-CpuFeatures detect() { return {}; }
+CpuFeatures detect() {
+    CpuFeatures found;
+#if defined(__aarch64__) && defined(__linux__)
+    constexpr unsigned long BF16 = 1ul << 14;  // HWCAP2_BF16; source: Linux, Documentation/arch/arm64/elf_hwcaps.rst
+    found.bf16 = getauxval(AT_HWCAP2) & BF16;
+#elif defined(__aarch64__) && defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof(has);
+    found.bf16 = sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has != 0;
+#endif
+    return found;
+}
 
 #endif
 

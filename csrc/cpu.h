@@ -13,7 +13,7 @@ enum class Isa { base = 0, avx2 = 1, avx512 = 2, amx = 3 };
 struct CpuFeatures {
     bool avx2 = false;    // AVX2, FMA and F16C, with the system's consent to save their registers
     bool avx512 = false;  // F, BW, DQ, VL
-    bool avx512_bf16 = false;  // products of bf16 numbers by twos, beside the above
+    bool bf16 = false;    // products of bf16 numbers: AVX512-BF16 beside the above, FEAT_BF16 on arm64
     bool amx = false;     // AMX tiles with bf16, granted by the kernel
 };
 

@@ -5,13 +5,15 @@
 namespace torchane {
 namespace {
 
-#if defined(TORCHANE_HAS_X86)
 [[maybe_unused]] Kernels multiplying_by(const MatmulKernel& products) {
+#if defined(TORCHANE_HAS_X86)
     Kernels mixed = avx512::table();
+#else
+    Kernels mixed = base::table();
+#endif
     mixed.matmul = products;
     return mixed;
 }
-#endif
 
 #if defined(TORCHANE_HAS_AMX)
 const Kernels& with_amx() {
@@ -59,8 +61,10 @@ const Kernels& kernels(Arithmetic arithmetic) {
 }
 
 bool has_fast() {
-#if defined(TORCHANE_HAS_BF16)
-    return cpu_features().avx512_bf16 && active_isa() >= Isa::avx512;
+#if defined(TORCHANE_HAS_BF16) && defined(TORCHANE_HAS_X86)
+    return cpu_features().bf16 && active_isa() >= Isa::avx512;
+#elif defined(TORCHANE_HAS_BF16)
+    return cpu_features().bf16;
 #else
     return false;
 #endif

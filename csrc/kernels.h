@@ -91,6 +91,10 @@ bool has_fast();
 // A product that takes every number, infinities and NaNs included.
 const MatmulKernel& finite_or_not_matmul();
 
+#if defined(__aarch64__)
+#define TORCHANE_HAS_BF16  // the build has products of bf16 numbers; whether the processor has them, has_fast() says
+#endif
+
 namespace base { const Kernels& table(); const Kernels& engine_table(); }
 #if defined(TORCHANE_HAS_X86)
 namespace avx2 { const Kernels& table(); const Kernels& engine_table(); }

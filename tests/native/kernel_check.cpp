@@ -79,25 +79,33 @@ void check_unary() {
     check(Unary::pow_minus_half, "pow -0.5", [](double x) { return std::pow(x, -0.5); });
 }
 
-void check_matmul(int64_t m, int64_t n, int64_t k, bool transpose_x, bool transpose_y) {
+// bf16 in a float's upper half, to nearest even.
+double to_bf16(double x) {
+    const uint32_t bits = float_to_bits(static_cast<float>(x));
+    return bits_to_float((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
+}
+
+void check_matmul(Arithmetic arithmetic, int64_t m, int64_t n, int64_t k, bool transpose_x, bool transpose_y) {
+    const bool is_fast = arithmetic == Arithmetic::fast;
+    const auto seen = [&](half_t h) { return is_fast ? to_bf16(value(h)) : value(h); };
     std::vector<half_t> x = numbers(static_cast<size_t>(m * k)), y = numbers(static_cast<size_t>(k * n)), out(static_cast<size_t>(m * n));
     Matmul step;
     step.x = {0, 0}, step.y = {1, 0}, step.out = {2, 0};
     step.m = m, step.n = n, step.k = k, step.transpose_x = transpose_x, step.transpose_y = transpose_y;
     const std::vector<half_t*> spaces{x.data(), y.data(), out.data()};
     Memory shared;
-    step.run({spaces, shared});
+    step.run({spaces, shared, arithmetic});
     for (int64_t i = 0; i < m; ++i)
         for (int64_t j = 0; j < n; ++j) {
             double sum = 0, size = 0;
             for (int64_t p = 0; p < k; ++p) {
-                const double term = value(x[static_cast<size_t>(transpose_x ? p * m + i : i * k + p)]) *
-                                    value(y[static_cast<size_t>(transpose_y ? j * k + p : p * n + j)]);
+                const double term = seen(x[static_cast<size_t>(transpose_x ? p * m + i : i * k + p)]) *
+                                    seen(y[static_cast<size_t>(transpose_y ? j * k + p : p * n + j)]);
                 sum += term;
                 size += std::abs(term);
             }
-            const double allowed = static_cast<double>(k) * 0x1p-24 * size + 0x1p-11 * std::abs(sum) + 0x1p-25;
-            if (std::abs(value(out[static_cast<size_t>(i * n + j)]) - sum) > allowed) return require(false, "matmul");
+            const double allowed = static_cast<double>(k) * (is_fast ? 0x1p-23 : 0x1p-24) * size + 0x1p-11 * std::abs(sum) + 0x1p-25;
+            if (std::abs(value(out[static_cast<size_t>(i * n + j)]) - sum) > allowed) return require(false, is_fast ? "matmul in fast arithmetic" : "matmul");
         }
 }
 
@@ -151,15 +159,20 @@ void check_scan() {
 int main() {
     check_conversions();
     check_unary();
-    for (bool transpose_x : {false, true})
-        for (bool transpose_y : {false, true}) {
-            check_matmul(1, 1, 1, transpose_x, transpose_y);
-            check_matmul(37, 41, 129, transpose_x, transpose_y);
-        }
-    check_matmul(9, 20, 2100, false, false);
+    for (Arithmetic arithmetic : {Arithmetic::exact, Arithmetic::fast}) {
+        if (arithmetic == Arithmetic::fast && !has_fast()) continue;
+        for (bool transpose_x : {false, true})
+            for (bool transpose_y : {false, true}) {
+                check_matmul(arithmetic, 1, 1, 1, transpose_x, transpose_y);
+                check_matmul(arithmetic, 37, 41, 129, transpose_x, transpose_y);
+                check_matmul(arithmetic, 16, 24, 64, transpose_x, transpose_y);
+            }
+        check_matmul(arithmetic, 9, 20, 2100, false, false);
+    }
     check_transpose(65, 130);
     check_reductions();
     check_scan();
-    std::printf(failures == 0 ? "all kernels agree\n" : "%d failures\n", failures);
+    if (failures == 0) std::printf("all kernels agree%s\n", has_fast() ? ", those of bf16 too" : "");
+    else std::printf("%d failures\n", failures);
     return failures == 0 ? 0 : 1;
 }
