@@ -84,7 +84,7 @@ class TwinDevice:
             prepare()
         if arithmetic == "fast" and not native.has_fast():
             raise UsageError(
-                f'arithmetic "fast" needs instructions that multiply bf16 numbers (AVX512-BF16, AMX, Arm's FEAT_BF16), and the twin uses {native.get_isa()} kernels '
+                f'arithmetic "fast" needs instructions that multiply bf16 numbers (AVX512-BF16, AMX, FEAT_BF16 of arm64), and the twin uses {native.get_isa()} kernels '
                 'here. Take "exact".'
             )
         self._executor = native.Executor()
