@@ -270,6 +270,8 @@ def _train(
     if plan.about is None:
         folder.check_free()
         folder.create({**about, "settings": settings.to_dict(), "provenance": [here]})
+        if settings.fine_tune_type == "full" and base.tokenizer is not None:
+            base.tokenizer.save_pretrained(folder.path)  # a whole model is used without its base
     else:
         for line in tuner.resume():
             progress.said(line)
