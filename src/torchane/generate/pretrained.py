@@ -37,7 +37,8 @@ def host_device(name: str) -> str:
 def compile_for(model: Any, device: str) -> None:
     """Makes the model's calls programs of that device; the host's are left as they are."""
     if device != "host":
-        model.compile(backend="ane", dynamic=False, options={"device": device})
+        model.requires_grad_(False)  # its weights are constants of the programs, and not staged at each token
+        model.compile(backend="ane", dynamic=False, options={"device": device, "frozen": "fp16"})
 
 
 def templated(base: Base, messages: Sequence[Message]) -> str:
