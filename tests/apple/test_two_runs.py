@@ -13,22 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-from test_training import losses, on_standin, run
+from test_training import losses, on_standin, run, write_tokens
 
 STEPS = 4
 
 
 @pytest.fixture
 def tokens(tmp_path) -> Path:
-    """Of nanoGPT's kind: there is no tokenizer, so nothing is written at the end but the run."""
-    folder = tmp_path / "tokens"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("train.bin", "val.bin"):
-        rng.integers(0, 512, 2000, dtype=np.uint16).tofile(folder / name)
-    return folder
+    return write_tokens(tmp_path / "tokens", 512)
 
 
 def training(tokens: Path, *more: str) -> list[str]:

@@ -27,7 +27,7 @@ def command(quick: bool, report: Path | None, compare: Path | None, as_json: boo
     """
     reports, comparison, examine = (load(f"torchane.runtime.ane.doctor.{name}") for name in ("report", "comparison", "examine"))
     other = None if compare is None else reports.read(compare)  # before minutes of probing
-    framework, findings, missing = examine.examine(quick, lambda name, found: click.echo(f"  {name:36} {_told(found)}", err=as_json))
+    framework, findings, missing = examine.examine(quick, lambda name, found: click.echo(f"  {name:36} {_told(name, found)}", err=as_json))
     made = reports.made(quick, missing, framework, findings)
     click.echo(_summary(made), err=as_json)
     different = None if other is None else comparison.compared(made, other)
@@ -44,15 +44,16 @@ def command(quick: bool, report: Path | None, compare: Path | None, as_json: boo
     click.echo(f"The report is {target}.")
 
 
-def _told(found: dict[str, Any]) -> str:
-    """One line of a finding."""
+def _told(name: str, found: dict[str, Any]) -> str:
+    """One line of a finding. A rule of arithmetic that is another is no fault: nothing but the twin's likeness depends on it."""
     if "crashed" in found:
         return f"CRASHED ({found['crashed']}): {found.get('last words', '')}"
     if "hung" in found:
         return f"HUNG for {found['hung']:.0f} s"
     if "error" in found and found.get("ok") is False:
         return f"refused: {found['error']}"
-    mark = {True: "right", False: "WRONG"}.get(found.get("ok"), "")  # type: ignore[call-overload]
+    marks = ("as known", "OTHERWISE") if name.startswith("arithmetic ") else ("right", "WRONG")
+    mark = {True: marks[0], False: marks[1]}.get(found.get("ok"), "")  # type: ignore[call-overload]
     return "  ".join(part for part in (mark, ", ".join(f"{key} {value}" for key, value in found.items() if key != "ok")) if part)
 
 

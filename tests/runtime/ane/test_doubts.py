@@ -14,8 +14,19 @@ from torchane.runtime.ane.doctor.doubts import DOUBTS, look
 def test_a_right_engine_is_found_right(engine, machine, name):
     machine.arithmetic = "engine"
     found = look(engine, DOUBTS[name])
-    assert found == {"ok": True, "equal to engine": 1.0, "steps from engine": 0}
+    assert (found["ok"], found["equal to engine"], found["steps from engine"]) == (True, 1.0, 0)
     assert machine.loaded == 0
+
+
+@pytest.mark.parametrize("name", ["silu", "log", "conv, bias"])
+def test_one_that_computes_exactly_is_right_too(engine, machine, name):
+    found = look(engine, DOUBTS[name])
+    assert found["ok"] and found["equal to exact"] > 0.99 > found["equal to engine"]
+
+
+def test_numbers_that_are_neither_are_wrong(engine, machine):
+    machine.wrong_op = "silu"
+    assert look(engine, DOUBTS["silu"])["ok"] is False
 
 
 def test_no_op_of_portable_is_in_doubt_and_forms_are_of_those():
