@@ -150,7 +150,7 @@ class StandIn:
 
     def fail(self, event: str, what: int | str, after: int = 0, times: int = 1, every: int = 1) -> Fault:
         """event: surface, descriptor, model, client, request, compile, load, evaluate, unload. what, for evaluate, also:
-        restart (of the daemon), swapped, stale, partial, zeros, half, one (a single number changed by a step of its magnitude)."""
+        restart (of the daemon), swapped, stale, partial, zeros, half, nan, one (a single number changed by a step of its magnitude)."""
         self.faults.append(Fault(event, what, after, times, every))
         return self.faults[-1]
 
@@ -357,7 +357,7 @@ def _write(results: list[np.ndarray], made: list[np.ndarray], damage: str) -> No
             half = target.size // 2
             target.reshape(-1)[:half] = array.reshape(-1)[:half]
             continue
-        target[...] = array * 0 if damage == "zeros" else array / 2 if damage == "half" else array
+        target[...] = array * 0 if damage == "zeros" else array / 2 if damage == "half" else array * np.float16("nan") if damage == "nan" else array
         if damage == "one":
             flat = target.reshape(-1)
             flat[flat.size // 3] = flat[flat.size // 3] + np.abs(flat).max()

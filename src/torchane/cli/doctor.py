@@ -1,6 +1,7 @@
 """`torchane doctor`: does the Neural Engine of this machine compute, and how? A table, a record, a report."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
+from torchane.errors import UsageError
 
 
 @click.command("doctor", cls=Command)
@@ -27,21 +29,29 @@ def command(quick: bool, report: Path | None, compare: Path | None, as_json: boo
     """
     reports, comparison, examine = (load(f"torchane.runtime.ane.doctor.{name}") for name in ("report", "comparison", "examine"))
     other = None if compare is None else reports.read(compare)  # before minutes of probing
+    target = report or Path("torchane-doctor.json")
+    if not as_json:
+        _require_writable(target)
     framework, findings, missing = examine.examine(quick, lambda name, found: click.echo(f"  {name:36} {_told(name, found)}", err=as_json))
     made = reports.made(quick, missing, framework, findings)
     click.echo(_summary(made), err=as_json)
     different = None if other is None else comparison.compared(made, other)
     if different is not None:
         click.echo(f"\nCompared with {compare}:\n{comparison.to_text(different)}", err=as_json)
-    if not quick and not missing:
-        load("torchane.runtime.ane.doctor.record").keep(made)
     if as_json:
         more = {} if different is None else {"compared": [asdict(one) for one in different]}
         click.echo(json.dumps({**json.loads(reports.to_text(made)), **more}))
-        return
-    target = report or Path("torchane-doctor.json")
-    load("torchane.models.files").write_text(target, reports.to_text(made) + "\n")
-    click.echo(f"The report is {target}.")
+    else:
+        load("torchane.models.files").write_text(target, reports.to_text(made) + "\n")
+        click.echo(f"The report is {target}.")
+    if not quick and not missing:  # last: a cache that cannot be written costs no report
+        load("torchane.runtime.ane.doctor.record").keep(made)
+
+
+def _require_writable(target: Path) -> None:
+    """Raises UsageError before minutes of probing."""
+    if target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise UsageError(f"{target} cannot be written, and the report would be lost. --report names another file.")
 
 
 def _told(name: str, found: dict[str, Any]) -> str:

@@ -49,6 +49,7 @@ FAULTS = (
     Fault("swapped ports", "evaluate", "swapped", REPLACED, "outputs bound in another order (ORI, QANE)"),
     Fault("stale contents", "evaluate", "stale", REPLACED, "old contents of surfaces are used (ORI, LIB, QANE)"),
     Fault("zeros", "evaluate", "zeros", REPLACED, "outputs are silently zero (IMP, QANE, FG)"),
+    Fault("not a number", "evaluate", "nan", REPLACED, "outputs are NaN (QANE)"),
     Fault("halves", "evaluate", "half", REPLACED, "every number off by a factor"),
     Fault("one number", "evaluate", "one", REPLACED, "a single number off by as much as the largest"),
     Fault("compiler's service gone", "compile", CONNECTION, SAME, "Cocoa's 4097, the service died or the disk is full (LED, GDE)"),

@@ -159,3 +159,9 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path):
 def test_the_environment_names_another_place(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHANE_CACHE", str(tmp_path))
     assert default_root() == tmp_path / "ane"
+
+
+@pytest.mark.parametrize(("named", "meant"), [("here", Path.cwd() / "here"), ("~/there", Path.home() / "there")])
+def test_it_is_the_same_place_from_every_folder(monkeypatch, tmp_path, named, meant):
+    monkeypatch.setenv("TORCHANE_CACHE", named)
+    assert default_root() == meant / "ane"

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from torchane.errors import UsageError
-from torchane.runtime.ane.doctor import examine, record, report
+from torchane.errors import DeviceError, UsageError
+from torchane.runtime.ane.doctor import examine, report
 from torchane.runtime.ane.doctor.comparison import compared, to_text
 
 
@@ -80,7 +80,6 @@ def doctor(tmp_path, monkeypatch, capsys):
     def run(mine, *arguments):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(examine, "examine", lambda quick, tell: ({"build": mine.build}, mine.findings, mine.missing))
-        monkeypatch.setattr(record, "keep", lambda made: None)
         command.main(list(arguments), standalone_mode=False)
         return capsys.readouterr()
 
@@ -99,3 +98,17 @@ def test_a_report_of_another_version_is_refused_before_anything_is_probed(doctor
     (tmp_path / "other.json").write_text(json.dumps({"form": 7, "findings": {}, "machine": {"torchane": "9.1"}}))
     with pytest.raises(UsageError, match=r"other.json is a report of form 7 \(torchane 9.1\), and this version of torchane"):
         doctor(None, "--compare", "other.json")
+
+
+@pytest.mark.parametrize("target", ["absent/r.json", "/proc/r.json"])
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_probed(doctor, target):
+    with pytest.raises(UsageError, match="the report would be lost"):
+        doctor(None, "--report", target)
+
+
+def test_a_cache_that_cannot_be_written_costs_no_report(doctor, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TORCHANE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DeviceError, match="doctor's record cannot be kept: .*TORCHANE_CACHE"):
+        doctor(made())
+    assert report.read(tmp_path / "torchane-doctor.json").route == "memory"

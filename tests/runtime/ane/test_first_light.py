@@ -6,7 +6,7 @@ import sys
 import pytest
 from standin import COMPILER, StandIn
 
-from torchane.errors import MissingDeviceError
+from torchane.errors import DeviceError, MissingDeviceError
 from torchane.runtime import devices
 from torchane.runtime.ane import first_light, framework
 
@@ -47,6 +47,12 @@ def test_a_compiler_that_refuses_everything_is_no_light(machine: StandIn, found,
     with pytest.raises(MissingDeviceError, match=r"three small programs.*memory: first light.*--device twin"):
         first_light.require(found, tmp_path, lambda folder: first_light.look(found, folder, patience=0.0))
     assert not list(tmp_path.glob("first-light*.json"))
+
+
+def test_a_folder_that_cannot_be_used_is_no_fault_of_the_engine(found, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeviceError, match="^The folder for compiled programs, .*file/ane, cannot be used: Not a directory"):
+        first_light.require(found, tmp_path / "file" / "ane", lambda folder: pytest.fail("nothing is tried"))
 
 
 def test_what_was_found_is_kept_for_this_build_only(machine: StandIn, found, tmp_path):

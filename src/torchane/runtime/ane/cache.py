@@ -38,7 +38,7 @@ MOST_WRITES = 10
 def users_folder() -> Path:
     """Where this user's caches lie. TORCHANE_CACHE names another folder."""
     if named := os.environ.get("TORCHANE_CACHE"):
-        return Path(named)
+        return Path(named).expanduser().absolute()  # the framework and later processes have their own working folder
     caches = Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return caches / "torchane"
 
@@ -81,11 +81,23 @@ class CompileCache:
             if is_new:
                 self.evict()
         except OSError as error:
-            raise DeviceError(
-                f"The folder for compiled programs, {self.root}, cannot be used: {error.strerror or error}. Make room, or let "
-                "TORCHANE_CACHE name a folder that can be written."
-            ) from error
+            raise self._unusable(error) from error
         return folder
+
+    def require_usable(self) -> None:
+        """Raises DeviceError, as `prepare` would, before anything else is tried."""
+        try:
+            self._make_private(self.root)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> DeviceError:
+        return DeviceError(
+            f"The folder for compiled programs, {self.root}, cannot be used: {error.strerror or error}. Make room, or let "
+            "TORCHANE_CACHE name a folder that can be written."
+        )
 
     def rewrite(self, source: Source, folder: Path) -> None:
         """Writes the files of a program into a folder that the framework has chosen itself, or anew into its own."""

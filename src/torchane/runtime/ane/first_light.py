@@ -130,7 +130,9 @@ def in_child(folder: Path, command: Sequence[str] | None = None) -> Light:
 
 
 def require(found: framework.Framework, root: Path, tell: Callable[[Path], Light] | None = None) -> Light:
-    """What first light found on this build, from its record or anew. Raises MissingDeviceError where no route works."""
+    """What first light found on this build, from its record or anew. Raises MissingDeviceError where no route works, DeviceError where
+    the folder cannot be used."""
+    CompileCache(root, found.build).require_usable()  # else each route would seem to fail
     record = root / f"first-light-{FORM}.json"
     light = _kept(record, found.build)
     if light is None:
