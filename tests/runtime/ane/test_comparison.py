@@ -100,10 +100,9 @@ def test_a_report_of_another_version_is_refused_before_anything_is_probed(doctor
         doctor(None, "--compare", "other.json")
 
 
-@pytest.mark.parametrize("target", ["absent/r.json", "/proc/r.json"])
-def test_a_report_that_could_not_be_written_is_refused_before_anything_is_probed(doctor, target):
-    with pytest.raises(UsageError, match="the report would be lost"):
-        doctor(None, "--report", target)
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_probed(doctor):
+    with pytest.raises(UsageError, match="absent/r.json cannot be written, and the report would be lost"):
+        doctor(None, "--report", "absent/r.json")
 
 
 def test_a_cache_that_cannot_be_written_costs_no_report(doctor, tmp_path, monkeypatch):

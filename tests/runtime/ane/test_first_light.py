@@ -71,6 +71,18 @@ def test_what_was_found_is_kept_for_this_build_only(machine: StandIn, found, tmp
     assert json.loads(next(tmp_path.glob("first-light*.json")).read_text())["route"] == "client"
 
 
+@pytest.mark.parametrize("damage", [lambda text: text[:20], lambda text: "[]", lambda text: text.replace("memory", "nowhere"), lambda text: text.replace("false", "3")])
+def test_a_damaged_record_is_made_anew(machine: StandIn, found, tmp_path, damage):
+    def tell(folder):
+        return first_light.look(found, folder, patience=0.0)
+
+    first_light.require(found, tmp_path, tell)
+    record = next(tmp_path.glob("first-light*.json"))
+    whole = record.read_text()
+    record.write_text(damage(whole))
+    assert first_light.require(found, tmp_path, tell).route == "memory" and record.read_text() == whole
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [

@@ -128,6 +128,7 @@ def test_two_processes_that_hang_both_count(tmp_path):
     assert dogs[0].hangs("key") == 40
 
 
-def test_a_record_that_is_damaged_counts_nothing(tmp_path):
-    (tmp_path / "hangs.json").write_text("not JSON")
+@pytest.mark.parametrize("text", ["not JSON", "[]", '{"key": 3}', '{"key": {"count": "3"}}', '{"key": {"count": nu'])
+def test_a_record_that_is_damaged_counts_nothing(tmp_path, text):
+    (tmp_path / "hangs.json").write_text(text)
     assert Watchdog(tmp_path / "hangs.json").hangs("key") == 0

@@ -134,7 +134,7 @@ def require(found: framework.Framework, root: Path, tell: Callable[[Path], Light
     the folder cannot be used."""
     CompileCache(root, found.build).require_usable()  # else each route would seem to fail
     record = root / f"first-light-{FORM}.json"
-    light = _kept(record, found.build)
+    light = _kept(record, found)
     if light is None:
         light = (tell or in_child)(root / "first-light")
         if light.route:
@@ -145,12 +145,14 @@ def require(found: framework.Framework, root: Path, tell: Callable[[Path], Light
     return light
 
 
-def _kept(record: Path, build: str) -> Light | None:
+def _kept(record: Path, found: framework.Framework) -> Light | None:
+    """None where there is none that fits this system: it is then found anew."""
     try:
         light = Light(**json.loads(record.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return light if light.build == build and light.route else None
+    is_whole = light.build == found.build and light.route in found.usable and isinstance(light.equal_surfaces, bool)
+    return light if is_whole else None
 
 
 def _keep(record: Path, light: Light) -> None:

@@ -63,7 +63,7 @@ class Watchdog:
 
     def hangs(self, key: str) -> int:
         """How often a program has hung on this machine."""
-        return int(_read(self.record).get(key, {}).get("count", 0))
+        return int(_read(self.record).get(key, {}).get("count", 0))  # type: ignore[call-overload]
 
     def _watch(self) -> None:
         """Adds up the time between its looks, and of each no more than twice what it meant to wait: while the machine slept or the
@@ -113,11 +113,13 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path | None) -> dict[str, dict[str, object]]:
+    """What in it is a record of hangs; the rest counts nothing."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {key: one for key, one in entries if isinstance(one, dict) and type(one.get("count")) is int}
 
 
 def _write(path: Path, values: object) -> None:
