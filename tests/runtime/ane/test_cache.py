@@ -82,6 +82,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         CompileCache(tmp_path / "file" / "root", "25A1").prepare(source("a"))
 
 
+@pytest.mark.parametrize("damage", [lambda folder: os.truncate(folder / "weights" / "weight.bin", 999), lambda folder: (folder / "weights" / "weight.bin").unlink(),
+                                    lambda folder: os.truncate(folder / "model.mil", 5)])  # fmt: skip
+def test_files_that_are_cut_short_are_written_anew(tmp_path, damage):
+    folder = CompileCache(tmp_path, "25A1").prepare(source("a"))
+    damage(folder)
+    assert CompileCache(tmp_path, "25A1").prepare(source("a")) == folder
+    assert (folder / "model.mil").read_text() == "program(1.3)" and (folder / "weights" / "weight.bin").read_bytes() == bytes(1000)
+
+
 def test_a_half_written_folder_is_written_anew(tmp_path):
     cache = CompileCache(tmp_path, "25A1")
     folder = cache.folder(source("a").key)

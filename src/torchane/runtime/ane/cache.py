@@ -40,7 +40,7 @@ def users_folder() -> Path:
     if named := os.environ.get("TORCHANE_CACHE"):
         return Path(named).expanduser().absolute()  # the framework and later processes have their own working folder
     caches = Path.home() / "Library" / "Caches" if sys.platform == "darwin" else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "torchane"
+    return caches.absolute() / "torchane"
 
 
 def default_root() -> Path:
@@ -77,6 +77,8 @@ class CompileCache:
         try:
             self._make_private(folder.parent)
             is_new = self._lock_written(folder, source)
+            if not is_new and not _is_whole(folder, source):  # a disk that was full, a machine that lost power
+                self.rewrite(source, folder)
             os.utime(folder)
             if is_new:
                 self.evict()
@@ -197,6 +199,14 @@ class CompileCache:
         except OSError:
             return False
         return True
+
+
+def _is_whole(folder: Path, source: Source) -> bool:
+    """Whether its text is the program's and its weight files are as long as they should be."""
+    if (folder / "model.mil").read_bytes() != source.text.encode():
+        return False
+    files = ((resolve(folder, path), len(data)) for path, data in source.weights.items())
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
 def _close_all(locks: dict[Path, list[int]]) -> None:
