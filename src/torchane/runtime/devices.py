@@ -48,4 +48,5 @@ def open_engine() -> AneDevice:
     root = default_root()
     light = first_light.require(found, root)
     cache = CompileCache(root, found.build)
-    return AneDevice(found, light.route, cache=cache, equal_surfaces=light.equal_surfaces, wrong_ops=record.wrong_ops(found.build))
+    wrong, steps = record.wrong_ops(found.build), record.op_steps(found.build)
+    return AneDevice(found, light.route, cache=cache, equal_surfaces=light.equal_surfaces, wrong_ops=wrong, op_steps=steps)

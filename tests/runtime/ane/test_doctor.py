@@ -14,7 +14,7 @@ from torchane.capture.plans import compile_step
 from torchane.errors import LegalityError, TorchaneWarning, UsageError
 from torchane.mil.build import Builder
 from torchane.mil.name_constants import name_constants
-from torchane.mil.text import to_text
+from torchane.mil.text import parse, to_text
 from torchane.runtime.ane.doctor import examine as examining
 from torchane.runtime.ane.doctor import record, report
 from torchane.runtime.ane.doctor.checks import all_checks
@@ -144,6 +144,30 @@ def test_programs_do_without_what_is_wrong_on_this_machine(tmp_path):
     assert not chip.takes("softmax") and not chip.takes("exp") and chip.takes("tanh")
     assert "900 steps" in chip.op("softmax").why and chip.op("softmax").source == "torchane doctor, on this machine"
     assert record.wrong_ops("25B999", tmp_path) == {}  # another build is another framework
+
+
+def test_what_is_right_and_less_exact_is_allowed_for(tmp_path):
+    found = {"op exp": {"ok": True, "off, steps rms": 3.5}, "op tanh": {"ok": True, "off, steps rms": None}, "op pow": {"ok": False, "off, steps rms": 3.0}}
+    record.keep(looked_at(**found), tmp_path)
+    assert record.op_steps("25A000", tmp_path) == {"exp": 3.5}
+    assert record.op_steps("25B999", tmp_path) == {}
+
+
+def test_every_op_of_portable_is_in_some_check(engine):
+    """The programs that the checks hand to the device."""
+    seen = set()
+    plain = engine.load
+
+    def load(text, blobs, *, name="main"):
+        made = plain(text, blobs, name=name)
+        seen.update(op.kind.name for op in parse(text).ops)
+        return made
+
+    engine.load = load
+    for check in all_checks():
+        if check.group in ("ops", "forms"):
+            assert check.run(engine)["ok"], check.name
+    assert chips.load("portable").kinds <= seen
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from standin import noisy
 from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
 from torchane.runtime.ane.doctor.checks import SHAPE, _op_programs
-from torchane.runtime.ane.verify import Verifier
+from torchane.runtime.ane.verify import Verifier, roundings
 from torchane.runtime.twin import load_program
 
 LAYER = "a layer"
@@ -166,3 +166,9 @@ def test_the_smallest_corruption_that_is_found(case, name, evidence):
         smallest = share
     evidence(f"{name}: smallest corruption found 10 of 10 times, share of the root mean square", smallest)
     assert smallest <= (0.5 if name == LAYER else 0.0625)  # a sharp softmax turns over by rounding alone
+
+
+def test_what_doctor_measured_widens_the_budget_up_to_four_steps():
+    ops = {"mul": 3, "exp": 1}
+    assert roundings(ops, {"mul": 0.1, "exp": 4.0}) == roundings(ops)  # the list allows as much
+    assert roundings(ops) < roundings(ops, {"mul": 3.9}) < roundings(ops, {"mul": 4.0}) == roundings(ops, {"mul": 1e9})

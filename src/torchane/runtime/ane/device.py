@@ -113,7 +113,8 @@ class AneDevice:
 
     equal_surfaces: this system wants all inputs of a program, and all outputs, in surfaces of one size; smaller ones are
     then copied into larger ones. verifies: False only where the caller compares the numbers itself. patience: multiplies the pauses before a call is repeated.
-    wrong_ops: what torchane doctor found wrong on this machine, by op; programs do without.
+    wrong_ops: what torchane doctor found wrong on this machine, by op; programs do without. op_steps: by op, how far off it found those
+    that are right, in steps of fp16.
     """
 
     name = "ane"
@@ -133,6 +134,7 @@ class AneDevice:
         dispatch_s: float = DISPATCH_S,
         patience: float = 1.0,
         wrong_ops: Mapping[str, str] | None = None,
+        op_steps: Mapping[str, float] | None = None,
     ):
         require_route(framework, route)
         self.framework = framework
@@ -149,7 +151,7 @@ class AneDevice:
         self.counts: Counter[str] = Counter()  # compiles, loads, unloads, dispatches, verified, retries, quarantined
         self._held: weakref.WeakSet[AneProgram] = weakref.WeakSet()
         self._executed: Counter[str] = Counter()  # by programs that are gone
-        self.verifier = Verifier()
+        self.verifier = Verifier(op_steps)
         self._watchdog = Watchdog(self.cache.root / "hangs.json")
         self._resident: dict[int, weakref.ref[AneProgram]] = {}  # by id
         self._lock = threading.RLock()

@@ -1,12 +1,12 @@
 """Are the engine's numbers right? A dispatch compared with the twin, on the very inputs that it had.
 
     twin(inputs) = want      twin(inputs, each moved by some steps of fp16) - want = what a rounding does to an output
-    |engine - want| <= that x the roundings that the program's ops are allowed (tolerances.json), as a root mean square
+    |engine - want| <= that x the roundings that the program's ops are allowed, as a root mean square
 
-The twin computes in the engine's own arithmetic, so that what is known of it is no difference. How far one rounding is
-carried differs between programs by orders of magnitude (a softmax damps, a norm of small numbers magnifies): so it is
-measured, on these inputs, and not assumed. Single numbers may be further off than the
-whole, as far as one step throws them.
+The twin computes in the engine's own arithmetic, so that what is known of it is no difference. An op is allowed what tolerances.json
+lists, or what torchane doctor measured of it on this machine where it was right and that is more. How far one rounding is carried
+differs between programs by orders of magnitude (a softmax damps, a norm of small numbers magnifies): so it is measured, on these
+inputs, and not assumed. Single numbers may be further off than the whole, as far as one step throws them.
 """
 
 import json
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 
 import numpy as np
 
@@ -40,6 +41,8 @@ PEAK, TAIL = 8.0, 2.0
 FLOOR = 2.0**-20
 #: Share of an output that may be finite on one side only: numbers near the end of the range.
 MOST_NONFINITE = 0.01
+#: Doctor calls an op right up to 2^-8 of its largest number, which are four steps.
+MOST_MEASURED = 4.0
 #: For an op that tolerances.json does not list: one step of fp16, doubled.
 UNLISTED = 2 * STEP
 
@@ -58,9 +61,13 @@ class Difference:
 
 
 class Verifier:
-    """Compares dispatches with the twin. Not for two threads at once."""
+    """Compares dispatches with the twin. Not for two threads at once.
 
-    def __init__(self) -> None:
+    measured: how many steps of fp16 an op was off on this machine, where torchane doctor found it right: more is not asked of it.
+    """
+
+    def __init__(self, measured: Mapping[str, float] | None = None) -> None:
+        self.measured = dict(measured or {})
         self.twin = TwinDevice(arithmetic="engine")
         self._rng = np.random.default_rng(0)
 
@@ -74,7 +81,7 @@ class Verifier:
         self, program: TwinProgram, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], want: Sequence[np.ndarray]
     ) -> list[Difference]:
         """Every output that is further from `want` than rounding explains."""
-        budget = roundings(program.stats.float_ops)
+        budget = roundings(program.stats.float_ops, self.measured)
         thrown = [np.zeros(right.shape, np.float32) for right in want]
         found: list[Difference] = []
         for _ in range(LOOKS):
@@ -102,10 +109,15 @@ def _tolerances() -> Mapping[str, float]:
     return {name: float(values["rtol"]) for name, values in json.loads(text)["ops"].items()}
 
 
-def roundings(float_ops: Mapping[str, int]) -> float:
-    """How many steps of fp16 a program's ops may be off together, independent of one another."""
+def roundings(float_ops: Mapping[str, int], measured: Mapping[str, float] = MappingProxyType({})) -> float:
+    """How many steps of fp16 a program's ops may be off together, independent of one another: by tolerances.json, or what was measured, of
+    which no more than MOST_MEASURED counts."""
     known = _tolerances()
-    return math.sqrt(sum(count * (known.get(name, UNLISTED) / STEP) ** 2 for name, count in float_ops.items()))
+
+    def steps(name: str) -> float:
+        return max(known.get(name, UNLISTED) / STEP, min(measured.get(name, 0.0), MOST_MEASURED))
+
+    return math.sqrt(sum(count * steps(name) ** 2 for name, count in float_ops.items()))
 
 
 def _apart(other: np.ndarray, right: np.ndarray) -> np.ndarray:

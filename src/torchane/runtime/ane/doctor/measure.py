@@ -17,11 +17,14 @@ from torchane.mil.ir import Program
 from torchane.mil.name_constants import name_constants
 from torchane.mil.save import emit
 from torchane.runtime.ane.device import AneDevice
+from torchane.runtime.ane.verify import STEP
 from torchane.runtime.device import Device
 from torchane.runtime.twin import TwinDevice, load_program, read_program
 
 #: How far numbers may be from the twin's, relative to the largest: the tolerance of the contract that both keep.
 TOLERANCE = 2.0**-8
+#: Of a finding: the root mean square of what numbers are off from the engine's rules, in steps of fp16 relative to that of the numbers.
+OFF = "off, steps rms"
 #: A throughput check repeats its program for so long, at most so often.
 TIMED_S, TIMED_RUNS = 0.5, 200
 
@@ -61,6 +64,7 @@ def beside_the_twin(device: AneDevice, program: Program, arrays: dict[str, np.nd
         found[f"steps from {arithmetic}"] = max(steps_apart(one, right) for one, right in zip(got, want, strict=True))
         if arithmetic == "engine":
             found["ok"] = all(is_near(one, right) for one, right in zip(got, want, strict=True))
+            found[OFF] = round(max(_off(one, right) for one, right in zip(got, want, strict=True)), 3)
     return found
 
 
@@ -89,6 +93,14 @@ def steps_apart(got: np.ndarray, want: np.ndarray) -> int:
     if (np.isfinite(got) != np.isfinite(want)).any():
         return 1 << 16
     return int(np.abs(place(got) - place(want))[finite].max(initial=0))
+
+
+def _off(got: np.ndarray, want: np.ndarray) -> float:
+    """Of what is finite on both sides."""
+    finite = np.isfinite(got) & np.isfinite(want)
+    right = want[finite].astype(np.float64)
+    size = float(np.sqrt(np.mean(np.square(right)))) if right.size else 0.0
+    return float(np.sqrt(np.mean(np.square(got[finite] - right)))) / size / STEP if size else 0.0
 
 
 def is_near(got: np.ndarray, want: np.ndarray) -> bool:

@@ -6,6 +6,7 @@
 """
 
 import json
+import math
 import os
 import warnings
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from torchane.plan import Measured, read_measurements
 from torchane.plan.constants import RECORD_FORMAT, RECORD_VERSION
 from torchane.runtime.ane.cache import default_root
 from torchane.runtime.ane.doctor.doubts import DOUBT
+from torchane.runtime.ane.doctor.measure import OFF
 from torchane.runtime.ane.doctor.report import RECORD, Report, chip_name, read, system_release, to_text
 
 MEASUREMENTS = "measurements.json"
@@ -76,6 +78,15 @@ def wrong_ops(build: str, root: Path | None = None) -> dict[str, str]:
     """The ops that doctor found wrong or refused on this build, and how; none without a record of it."""
     report = _kept(root)
     return _wrong(report) if report is not None and report.build == build else {}
+
+
+def op_steps(build: str, root: Path | None = None) -> dict[str, float]:
+    """By op, how far off doctor found those that are right on this build, in steps of fp16: what the comparison with the twin allows for."""
+    report = _kept(root)
+    if report is None or report.build != build:
+        return {}
+    right = {name.removeprefix("op "): found.get(OFF) for name, found in report.findings.items() if name.startswith("op ") and found.get("ok") is True}
+    return {name: float(steps) for name, steps in right.items() if isinstance(steps, int | float) and 0 <= steps < math.inf}
 
 
 def wrong_on(chip: str, root: Path | None = None) -> dict[str, str]:
