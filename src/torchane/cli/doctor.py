@@ -32,6 +32,8 @@ def command(quick: bool, report: Path | None, compare: Path | None, as_json: boo
     target = report or Path("torchane-doctor.json")
     if not as_json:
         _require_writable(target)
+        if compare is not None and target.exists() and target.samefile(compare):
+            raise UsageError(f"{compare} is where this machine's report would be written. --report names another file for it.")
     framework, findings, missing = examine.examine(quick, lambda name, found: click.echo(f"  {name:36} {_told(name, found)}", err=as_json))
     made = reports.made(quick, missing, framework, findings)
     click.echo(_summary(made), err=as_json)

@@ -111,3 +111,12 @@ def test_a_cache_that_cannot_be_written_costs_no_report(doctor, tmp_path, monkey
     with pytest.raises(DeviceError, match="doctor's record cannot be kept: .*TORCHANE_CACHE"):
         doctor(made())
     assert report.read(tmp_path / "torchane-doctor.json").route == "memory"
+
+
+def test_the_others_report_is_not_written_over(doctor, tmp_path):
+    other = tmp_path / "torchane-doctor.json"
+    other.write_text(report.to_text(made("26B1")))
+    with pytest.raises(UsageError, match="torchane-doctor.json is where this machine's report would be written"):
+        doctor(None, "--compare", "torchane-doctor.json")
+    assert report.read(other).build == "26B1"
+    assert "26B1 there" in doctor(made(), "--compare", "torchane-doctor.json", "--report", "mine.json").out
