@@ -296,7 +296,7 @@ def structure_of(
                 return number[arg]
             if cut.place[arg] is Place.CONSTANT:
                 tensor = constant(arg)
-                return ("const", str(tensor.dtype), tuple(tensor.shape), hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest())
+                return ("const", str(tensor.dtype), tuple(tensor.shape), hashlib.sha256(tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest())
             return (str(arg.target), written(arg.args), written(arg.kwargs))
         if isinstance(arg, list | tuple):
             return tuple(written(item) for item in arg)
