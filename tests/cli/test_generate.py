@@ -83,7 +83,7 @@ def test_a_prompt_is_a_message_where_there_is_a_template(torchane_command, folde
 
 def test_text_comes_on_standard_output_and_speed_on_standard_error(torchane_command, folder):
     done = torchane_command("generate", "m", "--prompt", "The cat", "--ignore-chat-template", "--max-tokens", 5, "--temperature", 0)
-    assert done.code == 0 and done.out.startswith("The cat") and "tokens/s read" in done.err and "5 written" in done.err
+    assert done.code == 0 and done.out.startswith("The cat") and "tokens/s read" in done.err and "5 written" in done.err and "; on host)" in done.err
 
 
 def test_a_chat_goes_on_from_what_was_said(torchane_command, folder, monkeypatch):

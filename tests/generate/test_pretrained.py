@@ -119,3 +119,26 @@ def test_an_adapter_of_any_tool_is_put_around_the_model(folder, tmp_path):
         with torch.no_grad():
             got = with_adapter(load_base(folder), path)(torch.tensor([[5, 6, 7]])).logits[0]
         assert small_models.close(got, want) < 1e-5
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not native.is_built(), reason="the extension is not built")
+def test_an_adapter_is_in_the_programs(folder, tmp_path):
+    """On the twin the host's text is written, in two graphs, and they are what ran."""
+    pytest.importorskip("peft", reason="peft is not installed (pip install 'torchane[finetune]')")
+    import small_adapters
+    from torch._dynamo.utils import counters
+
+    from torchane.generate.adapted import with_adapter
+
+    adapter = small_adapters.save(folder, tmp_path / "a", target_modules=["q_proj", "down_proj"])
+    texts = []
+    for device in ("host", "twin"):
+        torch._dynamo.reset()
+        counters.clear()
+        base = load_base(folder)
+        [one] = Writer(base, device, with_adapter(base, adapter)).write(PROMPTS[:1], GREEDY)
+        texts.append(one.text)
+    assert texts[0] == texts[1] != Writer(load_base(folder)).write(PROMPTS[:1], GREEDY)[0].text
+    assert counters["stats"]["unique_graphs"] == 2
+    torch._dynamo.reset()

@@ -1,5 +1,6 @@
 """`torchane generate MODEL --prompt ...`: a model writes."""
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,25 +32,33 @@ def command(
     """
     sampling = sampling_of(options)
     show = not as_json and len(prompts) < 2
-    if _is_own(model) and adapter_path is None and device in ("auto", "host"):
+    if _is_own(model) and adapter_path is None and _is_on_host(device):
         if system_prompt is not None:
             raise UsageError(f"--system-prompt is for a model with a chat template, and {model} is a run.")
-        written = _with_own(Path(model), prompts or ("",), sampling, show)
+        written, device = _with_own(Path(model), prompts or ("",), sampling, show), "host"
     else:
+        device = load("torchane.generate.pretrained").host_device(device)
         written = _with_transformers(model, prompts or ("",), sampling, adapter_path, system_prompt, ignore_chat_template, device, show)
     if as_json:
-        click.echo(json.dumps(_described(written, sampling.seed)))
+        click.echo(json.dumps({**_described(written, sampling.seed), "device": device}))
         return
     if not show:
         for one in written:
             click.echo(f"{one.prompt}{one.text}\n")
-    click.echo(speed_line(written), err=True)
+    click.echo(speed_line(written, device), err=True)
 
 
 def _is_own(model: str) -> bool:
     """Whether a folder is a run, or holds nothing else that could be told apart."""
     path = Path(model)
     return path.is_dir() and ((path / "run.json").exists() or not any((path / name).exists() for name in ("config.json", "adapter_config.json")))
+
+
+def _is_on_host(device: str) -> bool:
+    """Whether a run writes with PyTorch, which needs no transformers."""
+    if device == "auto" and importlib.util.find_spec("transformers") is not None:
+        device = load("torchane.generate.pretrained").host_device(device)
+    return device in ("auto", "host")
 
 
 def _with_own(path: Path, prompts: tuple[str, ...], sampling: Any, show: bool) -> list[Any]:
@@ -79,7 +88,7 @@ def _with_transformers(
     if system is not None and not is_talk:
         raise UsageError(f"--system-prompt is for a model with a chat template and a --prompt, and {target} has none or was told to ignore it.")
     texts = [pretrained.templated(base, _messages(prompt, system)) if is_talk else prompt for prompt in prompts]
-    writer = pretrained.Writer(base, pretrained.host_device(device), model)
+    writer = pretrained.Writer(base, device, model)
     if show and not is_talk:
         click.echo(prompts[0], nl=False)
     written = writer.write(texts, sampling, is_templated=is_talk, tell=(lambda index, piece: click.echo(piece, nl=False)) if show else lambda index, piece: None)

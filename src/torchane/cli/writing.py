@@ -37,9 +37,9 @@ def speed(written: list[Any]) -> dict[str, float | None]:
     }
 
 
-def speed_line(written: list[Any]) -> str:
-    """For a person, after the text."""
+def speed_line(written: list[Any], device: str) -> str:
+    """For a person, after the text: how much, how fast, where."""
     rates = speed(written)
     parts = [f"{sum(one.prompt_tokens for one in written):,} tokens read", f"{sum(one.tokens for one in written):,} written"]
     rate = ", ".join(f"{value:,.1f} tokens/s {name}" for name, value in (("read", rates["prefill_tokens_per_s"]), ("written", rates["decode_tokens_per_s"])) if value)
-    return f"({', '.join(parts)}{'; ' + rate if rate else ''})"
+    return f"({', '.join(parts)}{'; ' + rate if rate else ''}; on {device})"

@@ -1,4 +1,4 @@
-"""A model with an adapter around it, through PEFT, whatever tool wrote the adapter."""
+"""A model with an adapter in it, through PEFT, whatever tool wrote the adapter."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,8 @@ from torchane.finetune.models import Base
 
 
 def with_adapter(base: Base, path: Path) -> Any:
-    """PEFT's model around the base's. Raises UsageError, ParseError where the adapter belongs to another model, or is no adapter."""
+    """The base's own model, its layers wrapped by PEFT's: PEFT's model around it would leave what is compiled out.
+    Raises UsageError, ParseError where the adapter belongs to another model, or is no adapter."""
     described = _described(base)
     adapter = recognize.read_adapter(path, described)
     require_fits(adapter, described)
@@ -28,7 +29,7 @@ def _load(base: Base, folder: Path, adapter: Adapter) -> Any:
     if not (folder / peft.WEIGHTS).exists():
         raise UsageError(f"{adapter.source} holds whole weights: merge it first, torchane fuse.")
     with quiet_transformers():
-        return require("peft").PeftModel.from_pretrained(base.model, folder).eval()
+        return require("peft").PeftModel.from_pretrained(base.model, folder).eval().get_base_model()
 
 
 def _described(base: Base) -> Model:
