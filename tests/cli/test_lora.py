@@ -41,11 +41,12 @@ def lora(torchane_command, base, tmp_path, monkeypatch):
     return run
 
 
-def test_it_learns_and_says_so_in_mlx_lms_lines(lora):
+def test_it_learns_and_says_so_in_mlx_lms_lines(lora, base):
     done = lora("--train", "--test", "--iters", 30, "--steps-per-eval", 15, "--json")
     assert done.code == 0 and len(done.out.splitlines()) == 1
     assert "Iter 0: Val loss" in done.err and "Iter 30: Train loss" in done.err and "Learning Rate 1.000e-02, It/sec" in done.err
     assert "Trainable parameters: 14.677% (0.022M/0.152M)" in done.err and "Test loss" in done.err and "Saved adapter weights to adapters" in done.err
+    assert f"torchane generate {base} --adapter-path adapters" in done.err and "torchane export adapters --to mlx,gguf-lora" in done.err
     rows = [json.loads(line) for line in Path("adapters/metrics.jsonl").read_text().splitlines()]
     valid = [row["valid_loss"] for row in rows if row["kind"] == "validation"]
     assert len(rows) == 33 and valid[2] < valid[0] - 0.2 and done.json["valid_loss"] == valid[2]
@@ -83,7 +84,7 @@ def test_every_optimizers_state_comes_back(lora, optimizer, tmp_path):
     assert Path("broken/adapter_model.safetensors").read_bytes() == Path("whole/adapter_model.safetensors").read_bytes()
 
 
-def test_full_writes_a_model_in_the_bases_type_that_torchane_loads_again(lora, base):
+def test_full_writes_a_model_in_the_bases_type_that_torchane_loads_again(lora, base, torchane_command):
     assert lora("--train", "--fine-tune-type", "full", "--num-layers", 1, "--iters", 3, "--adapter-path", "whole").code == 0
     tuned, own = load_file("whole/model.safetensors"), load_file(base / "model.safetensors")
     changed = {name for name in own if not torch.equal(tuned[name], own[name])}

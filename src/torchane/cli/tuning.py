@@ -5,6 +5,7 @@ What can be refused is refused in the order of its cost: names and folders first
 """
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from torchane import options
 from torchane.cli.training import set_threads
 from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.finetune import memory
-from torchane.finetune.adapters import adapted, add_adapter, free_blocks, load_adapter_file, trained
+from torchane.finetune.adapters import adapted, add_adapter, free_blocks, is_adapted, load_adapter_file, trained
 from torchane.finetune.batches import TrainBatches, bucket_lengths, fixed_batches
 from torchane.finetune.data import Example, Splits, load_splits
 from torchane.finetune.folder import AdapterFolder
@@ -278,6 +279,8 @@ def _train(
         here["step"] = tuner.state.step
         folder.write_about({**about, "settings": settings.to_dict(), "provenance": [*about["provenance"], here]})
         progress.said(f"Resuming {folder.path} after iteration {tuner.state.step} of {settings.iters}.")
+    if not is_adapted(model):
+        folder.keep_tokenizer(base.tokenizer)
     for line in wakeful.state():
         progress.said(line)
     held.enter_context(wakeful.awake())
@@ -285,7 +288,17 @@ def _train(
         result = tuner.run(lambda: stop() or progress.lost is not None)
     if result.interrupted:
         progress.said(f"Stopped after iteration {result.iters}; everything is saved. Go on with: torchane lora --resume {folder.path}")
+    else:
+        progress.said(_next(plan.model, folder.path, is_adapted(model)))
     return result, stop.signal
+
+
+def _next(model: str, path: Path, is_adapter: bool) -> str:
+    """What to do with the result."""
+    own, base = shlex.quote(str(path)), shlex.quote(model)
+    if not is_adapter:
+        return f"Use it: torchane generate {own} --prompt ...; take it elsewhere: torchane export {own} --to gguf"
+    return f"Use it: torchane generate {base} --adapter-path {own} --prompt ...; take it elsewhere: torchane export {own} --to mlx,gguf-lora"
 
 
 class _Watched:

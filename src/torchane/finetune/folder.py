@@ -115,6 +115,13 @@ class AdapterFolder:
                 elif name != "README.md":  # a form to fill in
                     copy_whole(Path(folder, name), self.path / name)
 
+    def keep_tokenizer(self, tokenizer: Any) -> None:
+        """A whole model's folder has its tokenizer, too."""
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=_SAVING) as folder, quiet_transformers():
+            tokenizer.save_pretrained(folder)
+            for name in sorted(os.listdir(folder)):
+                copy_whole(Path(folder, name), self.path / name)
+
     def keep_copy(self, step: int) -> None:
         """The adapter as it is now, under its iteration's number."""
         copy_whole(self.path / ADAPTER, self.path / f"{step:07d}_{ADAPTER}")
