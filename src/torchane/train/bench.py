@@ -111,32 +111,13 @@ def bench_train_step(
     parts: also where the twin's time goes. Raises UsageError for an unknown preset or variant, DeviceError for a device that is not
     there, NumericsError where losses part. A variant of PyTorch that cannot run is listed with the reason.
     """
+    require_variants(variants)
     training = preset(name).training
-    known = [variant.name for variant in VARIANTS]
-    if unknown := [variant for variant in variants if variant not in known]:
-        raise UsageError(f"There is no variant {', '.join(unknown)}. The variants are {', '.join(known)}.")
-    for variant in VARIANTS:
-        if variant.name in variants and variant.device is not None:
-            open_device(variant.device, variant.arithmetic)
     sizes = (batch_size or training.batch_size, seq_len or training.seq_len, threads or os.cpu_count() or 1)
-    skipped: list[dict[str, Any]] = []
-    running: list[Process] = []
     peak = Peak(sizes[2])
     where: dict[str, dict[str, float]] = {}
     with ExitStack() as stack:
-        for variant in variants:
-            if reason := why_not(variant):
-                skipped.append({"variant": variant, "skipped": reason})
-                continue
-            said(f"{variant}: starting")
-            process = start(Work(variant, name, *sizes), stack)
-            try:
-                process.first_step_s = process.ask(1)["times_s"][0]
-                process.ask(max(0, warmup - 1))
-            except BenchError as error:
-                skipped.append({"variant": variant, "skipped": str(error)})
-                continue
-            running.append(process)
+        running, skipped = _warm([Work(variant, name, *sizes) for variant in variants], warmup, stack, said)
         for turn in range(rounds):
             said(f"round {turn + 1} of {rounds}")
             for process in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
@@ -162,6 +143,36 @@ def bench_train_step(
         **({"parts_ms": where} if parts else {}),
         "results": [process.result(peak.of(process.work.variant)) for process in running] + skipped,
     }
+
+
+def require_variants(variants: Sequence[str]) -> None:
+    """Raises UsageError for a variant that is none, DeviceError for a device that is not there."""
+    known = [variant.name for variant in VARIANTS]
+    if unknown := [variant for variant in variants if variant not in known]:
+        raise UsageError(f"There is no variant {', '.join(unknown)}. The variants are {', '.join(known)}.")
+    for variant in VARIANTS:
+        if variant.name in variants and variant.device is not None:
+            open_device(variant.device, variant.arithmetic)
+
+
+def _warm(works: Sequence[Work], warmup: int, stack: ExitStack, said: Said) -> tuple[list[Process], list[dict[str, Any]]]:
+    """A process for each, after its first steps; and those that cannot run, with the reason."""
+    running: list[Process] = []
+    skipped: list[dict[str, Any]] = []
+    for work in works:
+        if reason := why_not(work.variant):
+            skipped.append({"variant": work.variant, "skipped": reason})
+            continue
+        said(f"{work.variant}: starting")
+        process = start(work, stack)
+        try:
+            process.first_step_s = process.ask(1)["times_s"][0]
+            process.ask(max(0, warmup - 1))
+        except BenchError as error:
+            skipped.append({"variant": work.variant, "skipped": str(error)})
+            continue
+        running.append(process)
+    return running, skipped
 
 
 #: What a variant of ours is called in a ratio.
