@@ -85,3 +85,15 @@ def test_a_folder_that_is_none_says_what_it_is(tmp_path, files, said):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ParseError, match=said):
         recognize.read_model(tmp_path)
+
+
+def test_a_head_that_is_missing_is_not_taken_for_a_tied_one(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("lm_head.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ParseError, match="has no lm_head.weight, and its config.json says that the head is not the embedding"):
+        hf.read(tmp_path)

@@ -34,7 +34,10 @@ def read(folder: Path) -> Model:
     """Raises ParseError for a folder that is none, a missing or damaged shard, weights that are pickled or quantised."""
     config = read_json(folder / CONFIG)
     files = {name: _content(folder / name) for name in FILES if (folder / name).exists()}
-    return Model(config, read_weights(folder), files, str(folder))
+    weights = read_weights(folder)
+    if config.get("tie_word_embeddings") is False and EMBEDDING in weights and HEAD not in weights:
+        raise ParseError(f"{folder} has no {HEAD}, and its config.json says that the head is not the embedding (tie_word_embeddings). A part of its weights was not copied.")
+    return Model(config, weights, files, str(folder))
 
 
 def read_weights(folder: Path) -> Weights:
