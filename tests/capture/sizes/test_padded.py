@@ -24,7 +24,7 @@ def parameter(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64, requires_grad=True)
 
 
-W, TABLE = parameter(C, C), parameter(40, C)
+W, TABLE, FILTER = parameter(C, C), parameter(40, C), parameter(C, C, 3)
 
 
 def x() -> torch.Tensor:
@@ -33,6 +33,12 @@ def x() -> torch.Tensor:
 
 def tokens() -> torch.Tensor:
     return torch.randint(0, C, (2, LENGTH))
+
+
+def strange() -> torch.Tensor:
+    made = torch.randn(2, LENGTH, C)
+    made[0, 3:6, 0], made[1, -1], made[1, 2, 1:3], made[0, -2:, 1] = torch.nan, torch.inf, -torch.inf, torch.nan
+    return made
 
 
 def labels() -> torch.Tensor:
@@ -59,6 +65,13 @@ def _written(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     y[:, :, 0] = 1.0
     y[:, 0] += 2
     return y.sum(-1) + known
+
+
+def _put(x: torch.Tensor) -> torch.Tensor:
+    made = torch.zeros(2, 30, C, dtype=x.dtype)
+    made[:, torch.arange(x.shape[1]) * 2 + 1] = x @ W
+    made[:, torch.arange(x.shape[1]) * 2] += x
+    return made @ W
 
 
 #: What a function is given, and the function.
@@ -110,6 +123,25 @@ CASES: dict[str, tuple[tuple[Callable[[], torch.Tensor], ...], Callable[..., Any
     "dropout": ((x,), lambda x: F.dropout(F.dropout(x, 0.3, True) @ W, 0.5, True) + torch.rand_like(x)),
     "written to": ((x, labels), _written),
     "differences": ((x,), lambda x: (x[:, 1:] - x[:, :-1]).abs().mean()),
+    "log-softmax over rows": ((x,), lambda x: ((x @ W).log_softmax(1) * x, (x @ W).log_softmax(1).mean(1), F.kl_div(x.log_softmax(1), (x @ W).log_softmax(1), reduction="sum", log_target=True))),
+    "flipped": ((x,), lambda x: (x.flip(1) @ W).cumsum(1).flip(1)),
+    "rolled": ((x,), lambda x: torch.roll(x @ W, (2, -1), (1, 2)) + x.roll(-3, 1)),
+    "sorted": ((x,), lambda x: ((x @ W).sort(1)[0], (x @ W).argsort(1, descending=True), x.sort(-1)[0] @ W)),
+    "sorted, infinities and NaN": ((strange,), lambda x: (x.sort(1), x.sort(1, descending=True), x.argsort(dim=1, stable=True))),
+    "the largest": ((x,), lambda x: (x @ W).topk(3, 1)),
+    "the smallest": ((x,), lambda x: (x @ W).topk(2, 1, largest=False)),
+    "the place of a maximum": ((x, tokens), lambda x, y: ((x @ W).max(1), x.argmax(1), x.min(1)[0], y.argmin(1), y.max(1)[1])),
+    "the place of -inf": ((strange,), lambda x: (x.argmax(1), x.masked_fill(x < 9, -torch.inf).argmax(1))),
+    "cumulative products": ((x,), lambda x: (1 + 0.1 * torch.tanh(x @ W)).cumprod(1).mean(1)),
+    "a product of rows": ((x,), lambda x: (1 + 0.1 * torch.tanh(x @ W)).prod(1)),
+    "a convolution over rows": ((x,), lambda x: F.conv1d((x @ W).mT, FILTER, W[0], padding=1).mT @ W),
+    "a causal convolution": ((x,), lambda x: F.silu(F.conv1d(x.mT, FILTER[:, :1], padding=2, groups=C)[..., : x.shape[1]]).mT @ W),
+    "dilated": ((x,), lambda x: F.conv1d(x.mT, FILTER, padding=2, dilation=2).mean(-1)),
+    "narrowing": ((x,), lambda x: F.conv1d(x.mT, FILTER).softmax(-1)),
+    "cut in parts": ((x,), lambda x: [part @ W for part in (x @ W).split([2, x.shape[1] - 5, 3], 1)]),
+    "rows copied": ((x, tokens), lambda x, y: torch.zeros(2, 30, C, dtype=x.dtype).index_copy(1, torch.arange(3, x.shape[1] + 3), x @ W) @ W),
+    "rows put": ((x,), lambda x: _put(x)),
+    "scattered": ((x,), lambda x: torch.zeros_like(x).scatter(-1, (x @ W).topk(2, -1)[1], 1.0) * x + torch.zeros_like(x).scatter_add(-1, (x @ W).argmax(-1, keepdim=True), x[..., :1])),
     "a size given back": ((x,), lambda x: (x @ W, x.shape[1] * 2)),
 }  # fmt: skip
 
@@ -162,10 +194,11 @@ def test_a_growing_cache() -> None:
 
 #: What is compiled for exact sizes, and what is said of it.
 EXACT: dict[str, tuple[Callable[..., Any], str]] = {
-    "a convolution over rows": (lambda x: F.conv1d(x.mT, W[:, :, None].expand(C, C, 3), padding=1), "a convolution along an axis whose size varies in test_padded.py"),
-    "flipped": (lambda x: x.flip(1) @ W, "aten.flip.default along an axis whose size varies in test_padded.py"),
-    "sorted": (lambda x: (x @ W).sort(1)[0], "aten.sort.default along an axis"),
-    "log_softmax over rows": (lambda x: (x @ W).log_softmax(1), "log_softmax over an axis whose size varies"),
+    "a convolution with strides": (lambda x: F.conv1d(x.mT, FILTER, padding=1, stride=2), "a convolution with a stride along an axis whose size varies in test_padded.py"),
+    "a transposed convolution": (lambda x: F.conv_transpose1d(x.mT, FILTER), "a transposed convolution along an axis"),
+    "the k-th": (lambda x: x.kthvalue(2, 1)[0] @ W, "aten.kthvalue.default along an axis whose size varies in test_padded.py"),
+    "the median": (lambda x: (x @ W).median(1)[0], "aten.median.dim along an axis"),
+    "as many as there are rows": (lambda x: (x @ W).topk(x.shape[1], 1)[0], "topk of a number that varies"),
     "halves": (lambda x: (x @ W)[:, : x.shape[1] // 2], "does not grow with those"),
     "rows in pairs": (lambda x: (x @ W).reshape(2, C, x.shape[1]), "a reshape mixes a size that varies"),
     "a power of rows": (lambda x: (x @ W).cumsum(1).sub(1).log()[:, :-1].exp(), "may be infinite or NaN"),

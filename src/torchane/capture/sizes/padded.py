@@ -12,7 +12,7 @@ import sympy
 import torch
 from torch import fx
 
-from torchane.capture.sizes import pointwise, products, shaping  # noqa: F401  (they register their rules)
+from torchane.capture.sizes import lookups, pointwise, products, shaping, sorting  # noqa: F401  (they register their rules)
 from torchane.capture.sizes.axes import Value, is_padded, size_of
 from torchane.capture.sizes.reasons import NotPaddable
 from torchane.capture.sizes.rewrite import Count, Draw, Padded, Rewriter

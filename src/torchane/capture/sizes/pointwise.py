@@ -24,6 +24,8 @@ _BOUNDED = _KEEP_ZEROS | _ZERO_FOR_ONE | frozenset({
     aten.sigmoid, aten.cos, aten.masked_fill, aten.clamp, aten.clamp_min, aten.clamp_max, aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge,
     aten.logical_not, aten.bitwise_not, aten.hardswish, aten.hardsigmoid, aten.elu, aten.softplus, aten.remainder, aten.native_dropout,
 })  # fmt: skip
+#: Give finite numbers, and gradients, for zeros.
+_FINITE_AT_ZERO = frozenset({aten.exp, aten.exp2, aten.expm1, aten.log1p, aten.cosh, aten.sinh, aten.tan})
 _OF_A_NUMBER = {"Scalar": "Tensor", "Tensor": "Tensor", "Tensor_Scalar": "Tensor_Tensor"}
 
 
@@ -56,6 +58,8 @@ def _state(r: Rewriter, packet: Any, held: Sequence[State], is_all: bool) -> Sta
         return State.ZERO  # the divisor's rows are a true one's
     if packet in _KEEP_ZEROS and is_all and all(state is State.ZERO for state in held):
         return State.ZERO
+    if packet in _FINITE_AT_ZERO and State.LOOSE not in held:
+        return State.LOOSE
     if packet in _BOUNDED or packet is aten.div and len(held) == 1:
         return State.LOOSE
     raise r.no(f"{packet} of rows that only fill up may be infinite or NaN")

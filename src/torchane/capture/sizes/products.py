@@ -1,4 +1,4 @@
-"""Rules of ops that sum: reductions, softmax, norms, products, look-ups and losses."""
+"""Rules of ops that sum: reductions, softmax, norms, products and losses."""
 
 import math
 import operator
@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from torchane.capture.sizes.axes import Axis, State, Value, axis_of, is_alike, is_padded, size_of, stated, with_state
-from torchane.capture.sizes.rewrite import RULES, Rewriter, rule
+from torchane.capture.sizes.rewrite import RULES, Like, Rewriter, rule
 
 aten = torch.ops.aten
 
@@ -53,7 +53,7 @@ def total(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     return Value(made, axes, dtype)
 
 
-@rule(aten.amax, aten.amin, aten.logsumexp, aten.any, aten.all, aten.max, aten.min)
+@rule(aten.amax, aten.amin, aten.logsumexp, aten.any, aten.all, aten.max, aten.min, aten.argmax, aten.argmin)
 def extreme(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     packet = node.target.overloadpacket
     if packet in (aten.max, aten.min) and len(args) > 1 and isinstance(args[1], Value):
@@ -62,10 +62,13 @@ def extreme(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
     positions = _positions(x, kwargs.get("dim", asked))
     keeps = bool(kwargs.get("keepdim", keeps))
     given = args[1:]
+    if packet in (aten.argmax, aten.argmin) and len(positions) > 1 and any(map(is_padded, x.axes[1:])):
+        raise r.no(f"{packet} counts places over axes whose sizes vary")
+    gives_places = packet in (aten.argmax, aten.argmin) or isinstance(node.meta["val"], tuple | list)
     for position in positions:
         if x.axes and is_padded(x.axes[position]):
-            if isinstance(node.meta["val"], tuple | list):
-                raise r.no(f"{packet} gives places in an axis whose size varies")
+            if gives_places:
+                r.single(x.axes[position])
             x = _hidden(r, packet, x, position)
     axes = _without(x, positions, keeps)
     made = r.emit(node.target, x.node, *given, **kwargs)
@@ -75,12 +78,13 @@ def extreme(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _hidden(r: Rewriter, packet: Any, x: Value, position: int) -> Value:
-    """Rows that only fill up change nothing of a maximum. Copies of a true one do not either, but share its gradient."""
+    """Rows that only fill up change nothing of a maximum. Copies of a true one do not either, but share its gradient. Of equal numbers
+    the first is the one whose place is given."""
     if x.dtype is torch.bool or not x.dtype.is_floating_point:
         if all(factor.state is State.EDGE for factor in x.axes[position] if factor.is_padded):
             return x
         raise r.no(f"{packet} of rows that only fill up")
-    return r.filled(x, position, math.inf if packet in (aten.amin, aten.min) else -math.inf)
+    return r.filled(x, position, math.inf if packet in (aten.amin, aten.min, aten.argmin) else -math.inf)
 
 
 @rule(aten._softmax, aten._safe_softmax, aten._log_softmax)
@@ -89,11 +93,12 @@ def softmax(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
     dtype = node.meta["val"].dtype
     if not x.axes or not is_padded(x.axes[position]):
         return Value(r.emit(node.target, *args, **kwargs), x.axes, dtype)
-    if node.target.overloadpacket is aten._log_softmax:
-        raise r.no("log_softmax over an axis whose size varies is -inf in rows that only fill up")
     position %= len(x.axes)
     hidden = r.filled(x, position, -math.inf)
     made = r.emit(node.target, hidden.node, position, *args[2:], **kwargs)
+    if node.target.overloadpacket is aten._log_softmax:  # -inf in those rows, which no product would make 0
+        zeros = r.filled(Value(made, x.axes, dtype), position, 0)
+        return zeros.where(position, with_state(x.axes[position], State.ZERO))
     return Value(made, x.axes, dtype).where(position, with_state(x.axes[position], State.ZERO))
 
 
@@ -107,10 +112,10 @@ def variance(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str
     count: Any = 1
     for position in positions:
         count = count * size_of(x.axes[position])
-    mean = total(r, _Like(aten.mean.dim, node), (x, positions, True), {})  # type: ignore[arg-type]
-    apart = RULES["pointwise"](r, _Like(aten.sub.Tensor, node), (x, mean), {})  # type: ignore[arg-type]
-    square = RULES["pointwise"](r, _Like(aten.mul.Tensor, node), (apart, apart), {})  # type: ignore[arg-type]
-    summed = total(r, _Like(aten.sum.dim_IntList, node), (square, positions, bool(kwargs.get("keepdim", False))), {})  # type: ignore[arg-type]
+    mean = total(r, Like(aten.mean.dim, node), (x, positions, True), {})  # type: ignore[arg-type]
+    apart = RULES["pointwise"](r, Like(aten.sub.Tensor, node), (x, mean), {})  # type: ignore[arg-type]
+    square = RULES["pointwise"](r, Like(aten.mul.Tensor, node), (apart, apart), {})  # type: ignore[arg-type]
+    summed = total(r, Like(aten.sum.dim_IntList, node), (square, positions, bool(kwargs.get("keepdim", False))), {})  # type: ignore[arg-type]
     rest = r.number(count - (1 if given is None else int(given)), x.dtype)
     return Value(r.emit(aten.div.Tensor, summed.node, rest), summed.axes, x.dtype)
 
@@ -128,13 +133,23 @@ def vector_norm(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[
     return Value(r.emit(node.target, zeroed.node, order, list(positions), keeps), _without(x, positions, keeps), node.meta["val"].dtype)
 
 
-@rule(aten.std, aten.var_mean, aten.argmax, aten.argmin, aten.sort, aten.topk, aten.prod, aten.cumprod,
-      aten.logcumsumexp, aten.median, aten.kthvalue, aten.flip, aten.roll, aten.norm)  # fmt: skip
+@rule(aten.prod)
+def multiplied(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x = args[0]
+    positions = _positions(x, args[1] if len(args) > 1 else None)
+    for position in positions:
+        if x.axes and is_padded(x.axes[position]):
+            x = r.filled(x, position, 1)
+    axes = _without(x, positions, bool(args[2]) if len(args) > 2 else False)
+    return Value(r.emit(node.target, x.node, *args[1:], **kwargs), axes, node.meta["val"].dtype)
+
+
+@rule(aten.std, aten.var_mean, aten.logcumsumexp, aten.cummax, aten.cummin, aten.median, aten.kthvalue, aten.norm)
 def along_fixed(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Along axes of fixed size, for rows that each are computed alone."""
     x, packet = args[0], node.target.overloadpacket
-    place = {aten.topk: 2, aten.kthvalue: 2, aten.roll: 2, aten.norm: 2}.get(packet, 1)
-    asked = kwargs["dim"] if "dim" in kwargs else args[place] if len(args) > place else (-1 if packet in (aten.topk, aten.sort) else None)
+    place = 2 if packet in (aten.kthvalue, aten.norm) else 1
+    asked = kwargs["dim"] if "dim" in kwargs else args[place] if len(args) > place else None
     positions = _positions(x, asked)
     if any(is_padded(x.axes[position]) for position in positions):
         raise r.no(f"{node.target} along an axis whose size varies")
@@ -236,12 +251,17 @@ def vector_product(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: di
 
 @rule(aten.convolution)
 def convolution(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    x, weight = args[:2]
-    if any(is_padded(axis) for axis in (*x.axes[1:], *weight.axes)):
-        raise r.no("a convolution along an axis whose size varies")
+    x, weight, bias, stride, padding, dilation, transposed = args[:7]
+    along = tuple(i for i, axis in enumerate(x.axes) if i > 1 and is_padded(axis))
+    if is_padded(x.axes[1]) or any(map(is_padded, weight.axes)):
+        raise r.no("a convolution over channels whose number varies")
+    strides = stride * (len(x.axes) - 2) if len(stride) == 1 else stride
+    if along and (transposed or any(strides[i - 2] != 1 for i in along)):
+        raise r.no("a convolution with a stride along an axis whose size varies" if not transposed else "a transposed convolution along an axis whose size varies")
     example = node.meta["val"]
-    axes = (x.axes[0], *(axis_of(size) for size in example.shape[1:]))
-    return Value(r.emit(node.target, *args, **kwargs), _loosened(axes), example.dtype)
+    x = r.zeroed(x, *along)  # what it sees beyond the last true row
+    axes = (x.axes[0], *(axis_of(size, State.LOOSE) for size in example.shape[1:]))
+    return Value(r.emit(node.target, x.node, *args[1:], **kwargs), _loosened(axes), example.dtype)
 
 
 @rule(aten.max_pool2d_with_indices, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d,
@@ -258,139 +278,6 @@ def by_sample(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
         Value(r.emit(operator.getitem, made, i), _loosened((x.axes[0] if len(one.shape) > 1 else axis_of(one.shape[0]), *(axis_of(size) for size in one.shape[1:]))), one.dtype)  # fmt: skip
         for i, one in enumerate(example)
     )
-
-
-# ---- look-ups
-
-
-@rule(aten.embedding)
-def embedding(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    table, index = args[:2]
-    if is_padded(table.axes[0]):
-        raise r.no("a look-up in a table whose size varies")
-    _require_places(r, index)
-    return Value(r.emit(node.target, *args, **kwargs), (*index.axes, *table.axes[1:]), table.dtype)
-
-
-def _require_places(r: Rewriter, index: Value) -> None:
-    """Rows that only fill up are places that there are: copies of true ones, or zeros."""
-    if any(factor.state is State.LOOSE for axis in index.axes for factor in axis if factor.is_padded):
-        raise r.no("an index in rows that only fill up may be out of range")
-
-
-@rule(aten.index_select)
-def index_select(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    x, position, index = args
-    _require_places(r, index)
-    position %= len(x.axes)
-    return Value(r.emit(node.target, x.node, position, index.node), x.axes, x.dtype).where(position, _found(index.axes[0] if index.axes else ()))
-
-
-def _found(axis: Axis) -> Axis:
-    """What a look-up gives: copies where the index has copies, else true rows that are no copies of the last."""
-    return tuple(f if not f.is_padded or f.state is State.EDGE else type(f)(f.size, State.LOOSE) for f in axis)
-
-
-@rule(aten.index, aten._unsafe_index)
-def index_of(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    x, indices = args
-    asked, joint, axes = _indexed(r, x, indices)
-    return Value(r.emit(aten.index.Tensor, x.node, asked), axes, x.dtype)
-
-
-def _indexed(r: Rewriter, x: Value, indices: Any) -> tuple[list[Any], tuple[Axis, ...], tuple[Axis, ...]]:
-    """The indices with true rows' numbers, the axes of the indices together, and those of what is found."""
-    given = [i for i, index in enumerate(indices) if index is not None]
-    if any(index.dtype in (torch.bool, torch.uint8) for index in indices if index is not None):
-        raise r.no("a selection by a mask of bools has a size that its values decide")
-    asked: list[Any] = list(indices)
-    for i in given:
-        _require_places(r, indices[i])
-        if is_padded(x.axes[i]):
-            size = r.number(size_of(r_single(r, x.axes[i])))
-            node = indices[i].node
-            behind = r.emit(aten._to_copy.default, r.emit(aten.lt.Scalar, node, 0), dtype=torch.int64)
-            asked[i] = r.emit(aten.add.Tensor, node, r.emit(aten.mul.Tensor, behind, size))
-        else:
-            asked[i] = indices[i].node
-    joint, states = r.joined(*(indices[i].axes for i in given))
-    joint = stated(joint, [State.EDGE if all(s is State.EDGE for s in held) else State.LOOSE for held in states])
-    rest = [axis for i, axis in enumerate(x.axes) if i not in given]
-    is_run = given == list(range(given[0], given[-1] + 1))
-    first = given[0] if is_run else 0
-    return asked, joint, (*rest[:first], *joint, *rest[first:])
-
-
-def r_single(r: Rewriter, axis: Axis) -> Axis:
-    r.single(axis)
-    return axis
-
-
-@rule(aten.gather)
-def gather(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    x, position, index = args[:3]
-    _require_places(r, index)
-    position %= max(len(x.axes), 1)
-    axes = list(index.axes)
-    for i, axis in enumerate(index.axes):
-        if i != position:
-            if not is_alike(axis, x.axes[i]) and (is_padded(axis) or is_padded(x.axes[i])):
-                raise r.no("gather: rows of the index are no rows of what it looks into")
-            if is_padded(axis):
-                states = [State.EDGE if a.state is b.state is State.EDGE else State.LOOSE for a, b in zip(axis, x.axes[i], strict=True) if a.is_padded]
-                axes[i] = stated((axis,), states)[0]
-    if index.axes:
-        axes[position] = _found(axes[position])
-    return Value(r.emit(node.target, *args, **kwargs), tuple(axes), x.dtype)
-
-
-@rule(aten.index_add)
-def index_add(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    x, position, index, source = args
-    _require_places(r, index)
-    position %= len(x.axes)
-    if not is_alike(index.axes[0] if index.axes else (), source.axes[position]):
-        raise r.no("index_add: rows of the index are no rows of what is added")
-    if is_padded(source.axes[position]):
-        source = r.zeroed(source, position)
-    axes, states = r.joined(x.where(position, ()).axes, source.where(position, ()).axes)
-    found = [held[0] if len(set(held)) == 1 else State.LOOSE for held in states]
-    own = with_state(x.axes[position], State.LOOSE)
-    return Value(r.emit(node.target, x.node, position, index.node, source.node, **kwargs), stated(axes, found), x.dtype).where(position, own)
-
-
-@rule(aten.scatter_add)
-def scatter_add(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    x, position, index, source = args
-    _require_places(r, index)
-    if not all(is_alike(a, b) for a, b in zip(index.axes, source.axes, strict=True)):
-        raise r.no("scatter_add: rows of the index are no rows of what is added")
-    source = r.zeroed(source, *source.padded)
-    return Value(r.emit(node.target, x.node, position, index.node, source.node), tuple(with_state(axis, State.LOOSE) for axis in x.axes), x.dtype)
-
-
-@rule(aten.index_put)
-def index_put(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    x, indices, values = args[:3]
-    adds = bool(args[3] if len(args) > 3 else kwargs.get("accumulate", False))
-    if len(indices) == 1 and indices[0].dtype is torch.bool and not adds and not any(values.axes):  # x[mask] = 0
-        value = Value(r.emit(aten.reshape.default, values.node, []), (), values.dtype)
-        return RULES["pointwise"](r, _Like(aten.where.self, node), (_behind(r, indices[0], x), value, x), {})  # type: ignore[arg-type]
-    asked, joint, axes = _indexed(r, x, indices)
-    if not adds and any(map(is_padded, joint)):
-        raise r.no("a row is written by an index whose size varies, and would be written twice")
-    if adds:
-        first = len(axes) - len(values.axes)
-        values = r.zeroed(values, *(i for i in values.padded if axes[i + first] in joint))
-    made = r.emit(node.target, x.node, asked, values.node, adds)
-    return Value(made, tuple(with_state(axis, State.LOOSE) for axis in x.axes), x.dtype)
-
-
-def _behind(r: Rewriter, mask: Value, x: Value) -> Value:
-    """With axes of 1 behind, so that it lies over the first axes of x."""
-    missing = len(x.axes) - len(mask.axes)
-    axes = (*mask.axes, *(() for _ in range(missing)))
-    return mask if not missing else Value(r.emit(aten.reshape.default, mask.node, r.shape(axes)), axes, mask.dtype)
 
 
 # ---- losses
@@ -425,12 +312,5 @@ def loss(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, An
     if reduction == 0:
         return each
     whole = aten.mean.default if reduction == 1 else aten.sum.default
-    proxy = _Like(whole, node)
+    proxy = Like(whole, node)
     return total(r, proxy, (each,), {})  # type: ignore[arg-type]
-
-
-class _Like:
-    """A node of another op that gives the same."""
-
-    def __init__(self, target: Any, node: fx.Node) -> None:
-        self.target, self.meta = target, node.meta

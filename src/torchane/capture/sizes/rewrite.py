@@ -318,3 +318,10 @@ def uses_padding(values: Any) -> bool:
     if isinstance(values, tuple | list):
         return any(map(uses_padding, values))
     return isinstance(values, sympy.Basic)
+
+
+class Like:
+    """A node of another op that gives the same."""
+
+    def __init__(self, target: Any, node: fx.Node) -> None:
+        self.target, self.meta = target, node.meta

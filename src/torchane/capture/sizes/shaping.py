@@ -112,10 +112,10 @@ def slice_rows(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
         return Value(r.emit(node.target, x.node, position, start, start + size * step if end is None else end, step), (*x.axes[:position], axis_of(size), *x.axes[position + 1 :]), x.dtype)  # fmt: skip
     if isinstance(start, int) and start < 0:
         start = whole + start
-    return _rows(r, x, position, start, size, step)
+    return rows_of(r, x, position, start, size, step)
 
 
-def _rows(r: Rewriter, x: Value, position: int, start: Any, size: Any, step: int) -> Value:
+def rows_of(r: Rewriter, x: Value, position: int, start: Any, size: Any, step: int) -> Value:
     """`size` true rows from `start` on. Where the bucket's rows are not those, they are gathered."""
     axis = x.axes[position]
     factor = r.single(axis) if is_padded(axis) else Factor(size_of(axis))
@@ -159,12 +159,20 @@ def split(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     places = args[1:] if is_unbind else args[2:]
     position = (places[0] if places else kwargs.get("dim", 0)) % len(x.axes)
     if is_padded(x.axes[position]):
-        raise r.no("it cuts an axis whose size varies in parts")
+        return _parts(r, x, position, [expression_of(one.shape[position]) for one in node.meta["val"]])
     made = r.emit(node.target, *args, **kwargs)
     found = []
     for i, one in enumerate(node.meta["val"]):
         axes = (*x.axes[:position], *x.axes[position + 1 :]) if is_unbind else x.where(position, axis_of(one.shape[position])).axes
         found.append(Value(r.emit(operator.getitem, made, i), axes, x.dtype))
+    return tuple(found)
+
+
+def _parts(r: Rewriter, x: Value, position: int, sizes: list[Any]) -> tuple[Value, ...]:
+    found, start = [], expression_of(0)
+    for size in sizes:
+        found.append(rows_of(r, x, position, start, size, 1))
+        start = expression_of(start + size)
     return tuple(found)
 
 
@@ -306,6 +314,49 @@ def _row_numbers(r: Rewriter, axis: Axis) -> fx.Node:
     if not is_padded(axis):
         return r.emit(aten.arange.default, size_of(axis))
     return r.rows(r.single(axis).size)
+
+
+@rule(aten.flip)
+def flip(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, asked = args
+    for position in (asked if isinstance(asked, tuple) else (asked,)):
+        position %= max(len(x.axes), 1)
+        if x.axes and is_padded(x.axes[position]):
+            size = r.single(x.axes[position]).size
+            index = r.emit(aten.sub.Tensor, r.number(size - 1), r.rows(size))
+            x = r.taken(x, position, index, axis_of(size))
+        else:
+            x = Value(r.emit(node.target, x.node, [position]), x.axes, x.dtype)
+    return x
+
+
+@rule(aten.roll)
+def roll(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, shifts, places = args[0], args[1], args[2] if len(args) > 2 else kwargs.get("dims", ())
+    if not places and any(map(is_padded, x.axes)):
+        raise r.no("roll over all axes at once, of which one has a size that varies")
+    if not places:
+        return Value(r.emit(node.target, *args, **kwargs), x.axes, x.dtype)
+    for shift, position in zip(shifts, places, strict=True):
+        position %= len(x.axes)
+        if is_padded(x.axes[position]):
+            size = r.single(x.axes[position]).size
+            moved = r.emit(aten.sub.Tensor, r.rows(size), r.number(shift) if isinstance(shift, sympy.Basic) else shift)
+            x = r.taken(x, position, r.emit(aten.remainder.Tensor, moved, r.number(size)), axis_of(size))
+        else:
+            x = Value(r.emit(node.target, x.node, [shift], [position]), x.axes, x.dtype)
+    return x
+
+
+@rule(aten.cumprod)
+def cumprod(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+    x, position = args[:2]
+    position %= max(len(x.axes), 1)
+    if x.axes and is_padded(x.axes[position]):
+        r.single(x.axes[position])
+        x = r.filled(x, position, 1)
+        x = x.where(position, with_state(x.axes[position], State.EDGE))  # the last product goes on
+    return Value(r.emit(node.target, x.node, position, **kwargs), x.axes, node.meta["val"].dtype)
 
 
 @rule(aten.cumsum)
