@@ -3,9 +3,11 @@
 import copy
 import functools
 import gc
+import json
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ import torch
 from capture_helpers import distance, gradients
 from torch import nn
 from torch._dynamo import config as dynamo_config
+from torch.utils.checkpoint import checkpoint
 
+import torchane
 from torchane.capture import backend, resident, varied
-from torchane.errors import TorchaneWarning
+from torchane.errors import CaptureError, TorchaneWarning
 
 GRADIENT_BAR = 0.02
 
@@ -199,6 +203,57 @@ def test_a_number_that_never_changes_is_a_constant_where_all_may() -> None:
     assert len(backend.COMPILED) - before == 2
     assert len(backend.COMPILED[before].plans["forward"].dispatches) == 1
     assert not any(row.place == "host" and "mean" in row.op for row in backend.COMPILED[before].rows)
+
+
+class Strided(nn.Module):
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(8, 8, 3, padding=1, stride=stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.conv(x))
+
+
+def test_a_size_that_is_no_named_bucket_and_cannot_be_filled_up_is_refused_by_name() -> None:
+    compiled = torch.compile(Strided(2), backend=backend.ane, dynamic=True, fullgraph=True, options={"device": "twin", "buckets": (64, 128)})
+    said = r"dimension 2 of x is 40, which is none of the buckets \(64, 128\).* a convolution with a stride .* in conv, test_shapes.py:\d+.*Pad to one"
+    with pytest.raises(CaptureError, match=said):
+        compiled(torch.randn(64, 8, 40))
+    assert compiled(torch.randn(64, 8, 128)).shape == (64, 8, 64)
+
+
+@pytest.mark.parametrize(("stride", "said"), [(1, "dimension 2 of x: 48, in programs of 64, which serve all up to it; 25% of the forward's"), (2, r"sizes are exact \(dimension 2 of x: 48\): a convolution with a stride")])
+def test_explain_and_dump_say_which_sizes_programs_serve(stride: int, said: str, tmp_path: Path) -> None:
+    x = torch.randn(4, 8, 48)
+    torch._dynamo.mark_dynamic(x, 2)
+    found = torchane.explain(Strided(stride), x, options={"dump": str(tmp_path)})
+    assert re.search(said, str(found)), str(found)
+    assert json.loads(found.to_json())["sizes"][0]["served"] == [["dimension 2 of x", 48, 64 if stride == 1 else 48]]
+    assert re.match(said, next(tmp_path.glob("*/forward.txt")).read_text())
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, is_on: bool) -> None:
+        super().__init__()
+        self.map, self.is_on = nn.Linear(8, 8), is_on
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        body = lambda y: torch.tanh(torch.tanh(torch.tanh(self.map(y)) * y) @ self.map.weight)
+        return checkpoint(body, self.map(x), use_reentrant=False) if self.is_on else body(self.map(x))
+
+
+def test_a_checkpointed_layer_keeps_as_little_for_a_bucket_as_for_an_exact_shape() -> None:
+    def kept(is_on: bool, dynamic: bool) -> int:
+        model = Checkpointed(is_on)
+        eager, before, x = copy.deepcopy(model), len(backend.COMPILED), torch.randn(2, 20, 8)
+        compiled = torch.compile(model, backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+        for current in (compiled, eager):
+            current(x).square().sum().backward()
+        assert distance(model.map.weight.grad, eager.map.weight.grad) < GRADIENT_BAR
+        assert (backend.COMPILED[before].sizes is not None) is dynamic
+        return len(backend.COMPILED[before].plans["forward"].kept)
+
+    assert kept(True, True) == kept(True, False) < kept(False, True)
 
 
 class Blocks(nn.Module):

@@ -241,6 +241,20 @@ def test_a_region_becomes_one_subgraph_that_is_called():
     assert calls.count(private.invoke_subgraph) == 2 and hasattr(private.invoke_subgraph, "_supports_training_input_mutation")
 
 
+def test_a_checkpoint_is_a_call_of_a_body_with_its_inputs():
+    found = []
+
+    def keep(gm, example_inputs):
+        call = next(node for node in gm.graph.nodes if node.target is private.tag_activation_checkpoint)
+        found.append((call, getattr(gm, call.args[0].target)))
+        return gm.forward
+
+    x = torch.ones(3, requires_grad=True)
+    torch.compile(lambda x: torch.utils.checkpoint.checkpoint(torch.sin, x, use_reentrant=False), backend=keep)(x)
+    (call, body), = found
+    assert len(call.args) == 1 + len(body.graph.find_nodes(op="placeholder")) and "_checkpoint_context_fn" not in body.meta
+
+
 def test_ops_are_told_apart_by_their_classes():
     assert isinstance(private.invoke_subgraph, private.HigherOrderOperator)
     assert isinstance(aten.add.Tensor, private.OpOverload) and isinstance(aten.add, private.OpOverloadPacket)

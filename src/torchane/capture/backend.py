@@ -38,6 +38,7 @@ from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, watch_sizes
 from torchane.capture.sizes.buckets import Buckets
+from torchane.capture.sizes.told import Sizes
 from torchane.capture.tiles import tile_attention
 from torchane.capture.tangents import ByMagnitude, is_proportional
 from torchane.capture.torch_private import (
@@ -75,10 +76,11 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     inputs = given(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
 
     def compile_exact(
-        graph: fx.GraphModule, example_inputs: Sequence[Any], added: Sequence[str] = (), fixed: Collection[int] = ()
+        graph: fx.GraphModule, example_inputs: Sequence[Any], added: Sequence[str] = (), fixed: Collection[int] = (), sizes: Sizes | None = None
     ) -> tuple[Callable[..., Any], Compiled]:
         with no_garbage_collection():
             compiled = new_compiled(parsed, inputs.with_inputs(added, fixed))
+            compiled.sizes = sizes
             return _compile(compiled, graph, example_inputs), compiled
 
     if has_symbols(example_inputs) or has_numbers(gm):
@@ -224,7 +226,8 @@ def _plan(compiled: Compiled, progress: Progress, gm: fx.GraphModule, roles: Rol
     if not roles.tangents:
         compiled.saved = saved
     if compiled.options.dump is not None:
-        dump_plan(planned.plan, Path(compiled.options.dump) / f"graph{COMPILED.index(compiled)}")
+        notes = () if compiled.sizes is None else (str(compiled.sizes),)
+        dump_plan(planned.plan, Path(compiled.options.dump) / f"graph{COMPILED.index(compiled)}", notes)
     return planned
 
 

@@ -13,6 +13,7 @@ from torchane.capture.compile_options import Options
 from torchane.capture.kept import Kept
 from torchane.capture.report import Row
 from torchane.capture.roles import Given, Saved
+from torchane.capture.sizes.told import Sizes
 from torchane.native import pages
 from torchane.passes.respell import respell
 from torchane.plan import Plan
@@ -44,6 +45,7 @@ class Compiled:
     plans: dict[str, Plan] = field(default_factory=dict)
     input_names: Mapping[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    sizes: Sizes | None = None  # where sizes vary
     host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
     begun_s: float = field(default_factory=time.monotonic)
     traced: threading.Timer | None = None

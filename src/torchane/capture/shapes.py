@@ -27,10 +27,12 @@ from torchane.capture.numbers import hoist_numbers
 from torchane.capture.resident import Call, HasPlans, Resident
 from torchane.capture.sizes.buckets import Buckets
 from torchane.capture.sizes.served import Served
+from torchane.capture.sizes.told import Sizes, dimensions
+from torchane.capture.sizes.trace import sizes_in
 from torchane.capture.torch_private import CompileContext, TracingContext, dynamo_config, pgo
 from torchane.capture.varied import Varied
 from torchane.capture.watch import compiling_frame
-from torchane.errors import TorchaneWarning, UsageError
+from torchane.errors import CaptureError, TorchaneWarning, UsageError
 
 #: A whole number of Python that had so many values is taken for one that changes at each step.
 FEW_NUMBERS = 4
@@ -133,8 +135,8 @@ class Specialising:
     """A Dynamo graph with symbolic sizes or numbers, compiled once for every bucket of sizes that it is called with; for every tuple of
     sizes, where filling up cannot be proven right.
 
-    compile_exact(graph, inputs, names, fixed) compiles the graph for real inputs, under a tracing context of its own; names: of inputs
-    that were added after the graph's own; fixed: which of those no program computes with. record: what is said where it is compiled again and again.
+    compile_exact(graph, inputs, names, fixed, sizes) compiles the graph for real inputs, under a tracing context of its own; names: of inputs
+    that were added after the graph's own; fixed: which of those no program computes with; sizes: what is said of them. record: what is said where it is compiled again and again.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Specialising:
         self._buckets = buckets
         placeholders = gm.graph.find_nodes(op="placeholder")
         self._names = [name_of(node) for node in placeholders]
+        self._dimensions = dimensions(gm, self._names)
         self._symbolic = [i for i, item in enumerate(example_inputs) if has_symbols([item])]
         # Read now: Dynamo erases where its inputs come from once the graph is compiled.
         self._floats = {i: node for i, node in enumerate(placeholders) if _is_wrapped_number(node)}
@@ -194,10 +197,13 @@ class Specialising:
         found = served.bucket(args)
         if found is None:
             sizes = (*(_size_of(args[i]) for i in self._varying), *key)
-            exact = lambda: Resident(lambda args: self._compile(with_numbers(self._gm, numbers), args, names))
+            note = self._exact(args, served.reason)
+            self._refuse_other_sizes(note)
+            exact = lambda: Resident(lambda args: self._compile(with_numbers(self._gm, numbers), args, names, sizes=note))
             return self._compiled(sizes, exact, args, args, f"Its sizes are exact: {served.reason}." if served.reason else "")(*args)
         bucket, true = found
-        padded = lambda: Resident(lambda args: self._compile(bucket.module, args, (*names, *bucket.names), bucket.fixed))
+        told = lambda: served.sizes(bucket, true, self._dimensions)
+        padded = lambda: Resident(lambda args: self._compile(bucket.module, args, (*names, *bucket.names), bucket.fixed, told()))
         state = torch.get_rng_state()
         given = bucket.given(args, true)
         try:
@@ -210,6 +216,21 @@ class Specialising:
             warnings.warn(f"A graph whose sizes vary is compiled for each of them: {served.reason}. Please report it.", TorchaneWarning, stacklevel=3)
             return self._run(args, names, numbers)
         return bucket.results(self._graphs[bucket, *key](*given), args, true)
+
+    def _exact(self, args: Sequence[Any], reason: str) -> Sizes | None:
+        known = sizes_in(self._given, args)
+        served = tuple((name, known[symbol], known[symbol]) for symbol, name in self._dimensions.items() if symbol in known)
+        return Sizes(served, reason=reason) if reason and served else None
+
+    def _refuse_other_sizes(self, exact: Sizes | None) -> None:
+        """Raises CaptureError where a user named buckets and a size that is none of them cannot be filled up."""
+        named = self._buckets.sizes
+        others = [f"{name} is {size}" for name, size, _ in exact.served if size not in named] if exact is not None and named else []
+        if exact is not None and others:
+            raise CaptureError(
+                f"{', '.join(others)}, which is none of the buckets {named}, and cannot be filled up to one: {exact.reason}. "
+                "Pad to one of them in the collate function, or leave the option buckets out: then each size has programs of its own."
+            )
 
     def _compiled(
         self, key: Any, make: Callable[[], Resident], given: Sequence[Any], args: Sequence[Any], reason: str, is_bucket: bool = False

@@ -58,6 +58,7 @@ from torch._C import DispatchKey  # .Autograd: the key of an op's Python formula
 from torch._decomp import core_aten_decompositions  # op -> function that writes it in core ATen
 from torch._higher_order_ops.effects import has_effects  # whether an op must be kept in order (linalg.inv checks)
 from torch._higher_order_ops.invoke_subgraph import invoke_subgraph  # one body, called for each equal layer
+from torch._higher_order_ops.wrap import tag_activation_checkpoint  # (body, *inputs): what a checkpoint is to Dynamo; .meta of a body whose policy is the user's
 from torch._ops import HigherOrderOperator, OperatorBase, OpOverload, OpOverloadPacket  # takes a graph; any; aten.add.Tensor; aten.add
 from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state  # a draw whose state is kept; the same draw again
 from torch.fx._lazy_graph_module import _use_lazy_graph_module as use_lazy_graph_module  # no Python code for a graph that is never called

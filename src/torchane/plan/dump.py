@@ -1,23 +1,24 @@
 """Writes a plan and its programs into a folder, as an engine would be handed them.
 
-    forward.txt                    the plan, one line a step
+    forward.txt                    the plan, one line a step; above it, which sizes it serves where sizes vary
     forward/00_layers_0/model.mil  a program's text
     forward/00_layers_0/weights/   the files that its BLOBFILE constants name
     forward/00_layers_0/passes.txt what each pass left of it, how long it took and how far it may move numbers
 """
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from torchane.errors import RunFolderError
 from torchane.plan.plan import Plan, ProgramSpec
 
 
-def dump_plan(plan: Plan, folder: Path) -> None:
-    """Raises RunFolderError where the folder cannot be written."""
+def dump_plan(plan: Plan, folder: Path, notes: Sequence[str] = ()) -> None:
+    """notes: lines above the plan. Raises RunFolderError where the folder cannot be written."""
     try:
         target = folder / plan.name
         target.mkdir(parents=True, exist_ok=True)
-        (folder / f"{plan.name}.txt").write_text(f"{plan}\n", encoding="utf-8")
+        (folder / f"{plan.name}.txt").write_text("\n".join([*notes, f"{plan}\n"]), encoding="utf-8")
         for program in plan.programs:
             own = target / program.name
             own.mkdir(exist_ok=True)

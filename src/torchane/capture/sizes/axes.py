@@ -4,7 +4,7 @@
 A factor whose size varies is filled up to its bucket. Its rows beyond the true size hold, for every place along the other axes,
     EDGE    what the last true row holds: they are computed as it is, so that they are finite where it is
     ZERO    zeros
-    LOOSE   finite numbers that no true row holds
+    LOOSE   numbers that no true row holds, finite unless a row was cut off that is not
 Values whose rows might be infinite or NaN there have no state: what makes them is refused.
 """
 

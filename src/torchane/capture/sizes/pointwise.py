@@ -17,21 +17,27 @@ _KEEP_ZEROS = frozenset({
     aten.add, aten.sub, aten.rsub, aten.neg, aten.abs, aten.relu, aten.tanh, aten.gelu, aten.silu, aten.sign, aten.square, aten._to_copy,
     aten.clone, aten.erf, aten.leaky_relu, aten.hardtanh, aten.where, aten.maximum, aten.minimum, aten.sin, aten.logical_or, aten.bitwise_or,
 })  # fmt: skip
-#: Give 0 for zeros in one operand, if the others are finite.
+#: Give 0 for zeros in one operand, if the others' rows are as finite as true ones.
 _ZERO_FOR_ONE = frozenset({aten.mul, aten.logical_and, aten.bitwise_and})
 #: Give finite numbers for finite numbers, but for an overflow.
 _BOUNDED = _KEEP_ZEROS | _ZERO_FOR_ONE | frozenset({
     aten.sigmoid, aten.cos, aten.masked_fill, aten.clamp, aten.clamp_min, aten.clamp_max, aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge,
     aten.logical_not, aten.bitwise_not, aten.hardswish, aten.hardsigmoid, aten.elu, aten.softplus, aten.remainder, aten.native_dropout,
 })  # fmt: skip
-#: Give finite numbers, and gradients, for zeros.
-_FINITE_AT_ZERO = frozenset({aten.exp, aten.exp2, aten.expm1, aten.log1p, aten.cosh, aten.sinh, aten.tan})
+#: Give finite numbers, and gradients, for ones.
+_FINITE_AT_ONE = frozenset({
+    aten.exp, aten.exp2, aten.expm1, aten.log, aten.log2, aten.log10, aten.log1p, aten.xlogy, aten.sqrt, aten.rsqrt, aten.reciprocal, aten.div,
+    aten.pow, aten.cosh, aten.sinh, aten.tan, aten.logaddexp, aten.lgamma, aten.digamma, aten.fmod, aten.atan2, aten.asinh, aten.lerp,
+    aten.addcmul, aten.addcdiv, aten.mish,
+})  # fmt: skip
 _OF_A_NUMBER = {"Scalar": "Tensor", "Tensor": "Tensor", "Tensor_Scalar": "Tensor_Tensor"}
 
 
 @rule("pointwise", aten._to_copy, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy)
 def pointwise(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     op, args = _with_numbers(r, node, args)
+    if op.overloadpacket in _FINITE_AT_ONE and not _is_power(op, args):
+        args = tuple(_of_ones(r, op.overloadpacket, arg) for arg in args)
     operands = [value for value in (*args, *kwargs.values()) if isinstance(value, Value)]
     axes, states = r.joined(*(value.axes for value in operands))
     packet = op.overloadpacket
@@ -48,9 +54,25 @@ def pointwise(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
     return _values(r, node, r.emit(op, *args, **kwargs), stated(axes, found))
 
 
+def _is_power(op: Any, args: tuple[Any, ...]) -> bool:
+    """A whole power, which is finite for finite numbers."""
+    return op is aten.pow.Tensor_Scalar and isinstance(args[1], int | float) and args[1] >= 1 and args[1] == int(args[1])
+
+
+def _of_ones(r: Rewriter, packet: Any, arg: Any) -> Any:
+    """An operand with ones in rows that are no copies of true ones, where the op may give infinity or NaN for them."""
+    if not isinstance(arg, Value) or not arg.dtype.is_floating_point:
+        return arg
+    for position in arg.padded:
+        states = {factor.state for factor in arg.axes[position] if factor.is_padded}
+        if State.LOOSE in states or (State.ZERO in states and packet is not aten.div):
+            arg = r.filled(arg, position, 1)
+    return arg
+
+
 def _state(r: Rewriter, packet: Any, held: Sequence[State], is_all: bool) -> State:
     """Of rows that are no copies of true ones in some operand."""
-    if packet in _ZERO_FOR_ONE and State.ZERO in held:
+    if packet in _ZERO_FOR_ONE and State.ZERO in held and State.LOOSE not in held:
         return State.ZERO
     if packet in (aten.detach, aten.alias, aten.lift_fresh_copy):
         return held[0]
@@ -58,9 +80,7 @@ def _state(r: Rewriter, packet: Any, held: Sequence[State], is_all: bool) -> Sta
         return State.ZERO  # the divisor's rows are a true one's
     if packet in _KEEP_ZEROS and is_all and all(state is State.ZERO for state in held):
         return State.ZERO
-    if packet in _FINITE_AT_ZERO and State.LOOSE not in held:
-        return State.LOOSE
-    if packet in _BOUNDED or packet is aten.div and len(held) == 1:
+    if packet in _BOUNDED or packet in _FINITE_AT_ONE:
         return State.LOOSE
     raise r.no(f"{packet} of rows that only fill up may be infinite or NaN")
 

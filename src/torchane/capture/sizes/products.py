@@ -153,8 +153,7 @@ def along_fixed(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[
     positions = _positions(x, asked)
     if any(is_padded(x.axes[position]) for position in positions):
         raise r.no(f"{node.target} along an axis whose size varies")
-    if any(factor.state is not State.EDGE for axis in x.axes for factor in axis if factor.is_padded):
-        raise r.no(f"{node.target} of rows that only fill up")
+    x = Value(x.node, _loosened(x.axes), x.dtype)
     example = node.meta["val"]
     made = r.emit(node.target, *args, **kwargs)
     several = isinstance(example, tuple | list)
@@ -212,8 +211,11 @@ def _contracted(r: Rewriter, a: Value, i: int, b: Value, j: int) -> tuple[Value,
         raise r.no(f"{r.source.target if r.source else ''}: rows of one operand are no rows of the other")
     if not is_padded(a.axes[i]):
         return a, b
-    zeros = [all(f.state is State.ZERO for f in axis if f.is_padded) for axis in (a.axes[i], b.axes[j])]
-    if any(zeros):
+    if any(f.state is State.LOOSE for f in a.axes[i]):  # 0 times that may be NaN
+        a = r.zeroed(a, i)
+    if any(f.state is State.LOOSE for f in b.axes[j]):
+        b = r.zeroed(b, j)
+    if any(all(f.state is State.ZERO for f in axis if f.is_padded) for axis in (a.axes[i], b.axes[j])):
         return a, b
     is_smaller = math.prod(r.shape(a.axes)) <= math.prod(r.shape(b.axes))
     return (r.zeroed(a, i), b) if is_smaller else (a, r.zeroed(b, j))
@@ -223,7 +225,7 @@ def _product(r: Rewriter, a: Value, b: Value) -> tuple[Value, Value, tuple[Axis,
     """(.., M, K) @ (.., K, N)"""
     a, b = _contracted(r, a, len(a.axes) - 1, b, len(b.axes) - 2)
     outer, states = r.joined(a.axes[:-2], b.axes[:-2])
-    found = [State.ZERO if State.ZERO in held else held[0] if len(set(held)) == 1 else State.LOOSE for held in states]
+    found = [State.LOOSE if State.LOOSE in held else State.ZERO if State.ZERO in held else State.EDGE for held in states]
     return a, b, (*stated(outer, found), a.axes[-2], b.axes[-1])
 
 
@@ -305,8 +307,9 @@ def loss(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, An
     reduction = given[place] if len(given) > place else kwargs.get("reduction", 1)
     operands = [value for value in args if isinstance(value, Value)]
     axes, states = r.joined(*(value.axes for value in operands))
-    if any(state is not State.EDGE for held in states for state in held):
-        raise r.no(f"{node.target} of rows that only fill up")
+    if packet is aten.binary_cross_entropy and any(state is not State.EDGE for held in states for state in held):
+        raise r.no(f"{node.target} of rows that only fill up may be infinite")
+    axes = stated(axes, [State.EDGE if all(state is State.EDGE for state in held) else State.LOOSE for held in states])
     rest = given[place + 1 :]
     each = Value(r.emit(node.target, *given[:place], 0, *rest, **{k: v for k, v in kwargs.items() if k != "reduction"}), axes, node.meta["val"].dtype)
     if reduction == 0:

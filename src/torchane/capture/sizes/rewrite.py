@@ -34,6 +34,8 @@ aten = torch.ops.aten
 
 Rule = Callable[["Rewriter", fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 
+#: Module and line of an op, and what a checkpoint says of it.
+_KEPT_META = ("nn_module_stack", "stack_trace", "recompute", "ac_graph_id")
 #: By op or by overload packet.
 RULES: dict[Any, Rule] = {}
 
@@ -198,7 +200,7 @@ class Rewriter:
         given, named = fx.node.map_aggregate((args, kwargs), self._plain)
         node = self.graph.call_function(op, given, named)
         if self.source is not None:
-            node.meta = {name: self.source.meta[name] for name in ("nn_module_stack", "stack_trace") if name in self.source.meta}
+            node.meta = {name: self.source.meta[name] for name in _KEPT_META if name in self.source.meta}
         return node
 
     def _plain(self, value: Any) -> Any:
@@ -265,6 +267,9 @@ class Rewriter:
             mask = self.mask(value, position)
             if value.dtype is torch.bool:
                 node = self.emit(aten.logical_and.default, value.node, mask)
+            elif any(factor.state is State.LOOSE for factor in axis if factor.is_padded):
+                value = self.filled(value, position, 0).where(position, with_state(axis, State.ZERO))  # 0 times what is there may be NaN
+                continue
             else:
                 key = ("zeros", mask, value.dtype)
                 dtype = value.dtype

@@ -7,7 +7,7 @@ it alone, never on time: a run that is repeated has the same bits.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import fx
 from torchane.capture.sizes.buckets import Buckets
 from torchane.capture.sizes.padded import Bucket
 from torchane.capture.sizes.reasons import NotPaddable
+from torchane.capture.sizes.told import Sizes, macs_at
 from torchane.capture.sizes.trace import Traced, sizes_in, trace
 
 
@@ -59,6 +60,14 @@ class Served:
         except NotPaddable as error:
             self.reason = str(error)
             return None
+
+    def sizes(self, bucket: Bucket, true: Mapping[sympy.Symbol, int], named: Mapping[str, str]) -> Sizes:
+        """What is said of a bucket and the call that it is made for. named: dimensions, by Dynamo's symbols."""
+        assert self._traced is not None
+        names = {symbol: name for name, symbol in self._traced.symbols.items()}
+        served = tuple((named.get(names[symbol], f"size {symbol}"), size, bucket.sizes[symbol]) for symbol, size in true.items())
+        needed, made = (macs_at(self._traced.module, sizes) for sizes in (true, bucket.sizes))
+        return Sizes(served, 1 - needed / made if made else 0.0)
 
     def _serving(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
         """These sizes, or those of a program that is there."""

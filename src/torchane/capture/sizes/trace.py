@@ -5,6 +5,7 @@ The symbols are copies in an environment of their own: what tracing assumes of t
 call instead.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import sympy
 import torch
 from torch import fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import CheckpointPolicy
 
 from torchane.capture.sizes.reasons import NotPaddable
 from torchane.capture.torch_private import (
@@ -28,11 +30,15 @@ from torchane.capture.torch_private import (
     make_fx,
     preserve_node_meta,
     sympy_interp,
+    tag_activation_checkpoint,
     to_fun,
     tree_map_only,
     writes_noted,
 )
 
+#: Of a checkpointed graph's meta: the user's own policy.
+_POLICY = "_checkpoint_context_fn"
+_checkpoints = itertools.count()
 #: State that later ops depend on, which ATen does not show: transforms of torch.func, gradients inside.
 _TRANSFORMS = ("torch._functorch", "torch._C._functorch", "torch.autograd")
 
@@ -78,8 +84,7 @@ def _bound(size: Any, true: Any) -> dict[str, int]:
 def trace(gm: fx.GraphModule, sizes: Mapping[str, int]) -> Traced:
     """Raises NotPaddable for a graph that is more than a function of its inputs. sizes: of one call; they decide nothing but what
     torch itself asks of them."""
-    for node in gm.graph.nodes:
-        _refuse_state(node)
+    _refuse_state(gm)
     env = ShapeEnv(duck_shape=False, specialize_zero_one=False)
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     symbols: dict[str, Any] = {}
@@ -103,7 +108,18 @@ def trace(gm: fx.GraphModule, sizes: Mapping[str, int]) -> Traced:
     return Traced(module, known, tuple(guard.expr for guard in env.guards), run.written, created)
 
 
-def _refuse_state(node: fx.Node) -> None:
+def _refuse_state(gm: fx.GraphModule) -> None:
+    for node in gm.graph.nodes:
+        if node.target is tag_activation_checkpoint:
+            body = getattr(gm, node.args[0].target)
+            if _POLICY in body.meta:
+                raise NotPaddable.at(node, "a checkpoint with a context_fn says itself what is computed again")
+            _refuse_state(body)
+        else:
+            _refuse_one(node)
+
+
+def _refuse_one(node: fx.Node) -> None:
     module = getattr(node.target, "__module__", None) or ""
     name = getattr(node.target, "__name__", str(node.target))
     if isinstance(node.target, HigherOrderOperator):
@@ -146,7 +162,8 @@ class _WithoutWrites:
 
 
 class _Detaching(fx.Interpreter):
-    """Runs the graph; what it computes without gradients is detached, since ATen does not show where that was."""
+    """Runs the graph; what it computes without gradients is detached, since ATen does not show where that was. Checkpointed graphs are
+    run in place; their ops are marked as torch marks what the backward computes again."""
 
     def run(self, *args: Any) -> Any:
         was_on = torch.is_grad_enabled()
@@ -154,6 +171,14 @@ class _Detaching(fx.Interpreter):
             return super().run(*args)
         finally:
             torch.set_grad_enabled(was_on)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target is not tag_activation_checkpoint:
+            return super().call_function(target, args, kwargs)
+        number = next(_checkpoints)
+        for node in args[0].graph.nodes:
+            node.meta |= {"recompute": CheckpointPolicy.PREFER_RECOMPUTE, "ac_graph_id": number}
+        return _Detaching(args[0]).run(*args[1:])
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
