@@ -74,6 +74,11 @@ def _written(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return y.sum(-1) + known
 
 
+def _zeros(x: torch.Tensor) -> torch.Tensor:
+    """With zeros in rows that only fill up."""
+    return x.softmax(1)
+
+
 def _put(x: torch.Tensor) -> torch.Tensor:
     made = torch.zeros(2, 30, C, dtype=x.dtype)
     made[:, torch.arange(x.shape[1]) * 2 + 1] = x @ W
@@ -151,6 +156,9 @@ CASES: dict[str, tuple[tuple[Callable[[], torch.Tensor], ...], Callable[..., Any
     "scattered": ((x,), lambda x: torch.zeros_like(x).scatter(-1, (x @ W).topk(2, -1)[1], 1.0) * x + torch.zeros_like(x).scatter_add(-1, (x @ W).argmax(-1, keepdim=True), x[..., :1])),
     "a norm written out, of rows that are no copies": (
         (x,), lambda x: (y := F.conv1d(x.mT, FILTER, padding=1).mT) * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6) / y[:, :1].exp().sum(-1, keepdim=True)),
+    "zeros are no zeros after a softmax": ((x,), lambda x: (_zeros(x) @ x.mT).softmax(-1).sum((1, 2)) + _zeros(x).softmax(-1).sum((1, 2)) + _zeros(x).logsumexp(-1).sum(1)),
+    "zeros are no zeros with a bias": ((x,), lambda x: (_zeros(x) + W[0]).sum(1) + (_zeros(x) + x.shape[1]).mean(1) + torch.maximum(_zeros(x), W[1]).sum(1)),
+    "zeros are no zeros beside a number": ((x,), lambda x: F.pad(_zeros(x), (0, 1), value=2.0).sum(1)),
     "checkpointed": ((x,), lambda x: checkpoint(lambda y: torch.tanh(torch.tanh(y @ W)) @ W, x @ W, use_reentrant=False).mean(1)),
     "a size given back": ((x,), lambda x: (x @ W, x.shape[1] * 2)),
 }  # fmt: skip

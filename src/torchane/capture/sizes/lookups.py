@@ -18,7 +18,7 @@ def embedding(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
     if is_padded(table.axes[0]):
         raise r.no("a look-up in a table whose size varies")
     _require_places(r, index)
-    return Value(r.emit(node.target, *args, **kwargs), (*index.axes, *table.axes[1:]), table.dtype)
+    return Value(r.emit(node.target, *args, **kwargs), (*map(_found, index.axes), *table.axes[1:]), table.dtype)
 
 
 def _require_places(r: Rewriter, index: Value) -> None:

@@ -41,14 +41,14 @@ def pointwise(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
     operands = [value for value in (*args, *kwargs.values()) if isinstance(value, Value)]
     axes, states = r.joined(*(value.axes for value in operands))
     packet = op.overloadpacket
-    numbers = [value for value in args if isinstance(value, int | float) and not isinstance(value, bool)]
+    numbers = [value for value in args if isinstance(value, fx.Node) or (isinstance(value, int | float) and not isinstance(value, bool))]
     found = []
     for held in states:
         if all(state is State.EDGE for state in held):
             found.append(State.EDGE)
         else:
-            count = sum(any(f.is_padded for axis in value.axes for f in axis) for value in operands)
-            found.append(_state(r, packet, held, len(held) == count and not any(numbers)))
+            is_all = len(held) == len(operands) and not any(isinstance(number, fx.Node) or number for number in numbers)
+            found.append(_state(r, packet, held, is_all))
     if "memory_format" in kwargs:
         kwargs = {name: value for name, value in kwargs.items() if name != "memory_format"}
     return _values(r, node, r.emit(op, *args, **kwargs), stated(axes, found))

@@ -71,6 +71,8 @@ def extreme(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
                 r.single(x.axes[position])
             x = _hidden(r, packet, x, position)
     axes = _without(x, positions, keeps)
+    if packet is aten.logsumexp:
+        axes = _loosened(axes)
     made = r.emit(node.target, x.node, *given, **kwargs)
     if isinstance(node.meta["val"], tuple | list):
         return tuple(Value(r.emit(operator.getitem, made, i), axes, one.dtype) for i, one in enumerate(node.meta["val"]))
@@ -92,8 +94,9 @@ def softmax(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
     x, position = args[:2]
     dtype = node.meta["val"].dtype
     if not x.axes or not is_padded(x.axes[position]):
-        return Value(r.emit(node.target, *args, **kwargs), x.axes, dtype)
+        return Value(r.emit(node.target, *args, **kwargs), _loosened(x.axes), dtype)
     position %= len(x.axes)
+    x = Value(x.node, _loosened(x.axes), x.dtype)  # a row of zeros has equal probabilities
     hidden = r.filled(x, position, -math.inf)
     made = r.emit(node.target, hidden.node, position, *args[2:], **kwargs)
     if node.target.overloadpacket is aten._log_softmax:  # -inf in those rows, which no product would make 0

@@ -291,7 +291,11 @@ def pad(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any
         is_added = r.emit(aten.ge.Tensor, index, r.number(first))
         is_added = r.emit(aten.reshape.default, is_added, [-1] + [1] * (len(axes) - 1 - position))
         made = r.emit(aten.masked_fill.Scalar, made, is_added, number)
-    return Value(made, tuple(axes), x.dtype)
+    return Value(made, tuple(axes) if number == 0 else tuple(map(_without_zeros, axes)), x.dtype)
+
+
+def _without_zeros(axis: Axis) -> Axis:
+    return tuple(Factor(f.size, State.LOOSE) if f.is_padded and f.state is State.ZERO else f for f in axis)
 
 
 @rule(aten.tril, aten.triu)
