@@ -27,7 +27,8 @@ from torchane.runtime.fp16_range import NotInFp16
 
 aten = torch.ops.aten
 
-_INSTEAD = "PyTorch computes {what} in float32 wherever that is so. Scale inputs or weights down to have programs compute it."
+_INSTEAD = "PyTorch computes {what} in float32 wherever that is so."
+_SCALE = " Scale inputs or weights {way} to have programs compute it."
 
 _OR_RANGES = ' options={"ranges": "on"} gives every tensor a scale of its own.'
 
@@ -94,7 +95,8 @@ class OrFloat32:
         if found.is_zero and not largest[found.value]:
             self.doubts.confirm(name for name, size in largest.items() if not size)
             return None
-        self.execute.say(found, _INSTEAD.format(what="the forward, and its backward," if plan.kept else "the forward"))
+        what = "the forward, and its backward," if plan.kept else "the forward"
+        self.execute.say(found, _INSTEAD.format(what=what) + _SCALE.format(way="up" if found.is_small else "down"))
         return [_saved(value) if position in plan.kept else value for position, value in enumerate(right)]
 
 
@@ -163,7 +165,8 @@ class BackwardOrFloat32:
         right = self.graph(given)
         if any(map(_is_not_finite, right)):
             raise NumericsError(f"{error} In float32 its results are infinite or NaN, too. {_COMES_FROM}") from None
-        self.execute.say(NotInFp16("the backward", str(error).rstrip(".")), _INSTEAD.format(what="the backward"))
+        way = "up" if isinstance(error, NotInFp16) and error.is_small else "down"
+        self.execute.say(NotInFp16("the backward", str(error).rstrip(".")), _INSTEAD.format(what="the backward") + _SCALE.format(way=way))
         return right
 
 

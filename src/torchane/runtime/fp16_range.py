@@ -34,13 +34,14 @@ def no_doubts(name: str) -> bool:
 class NotInFp16(Exception):
     """A run met numbers that programs have no right result for: value names them, the text says what they are.
 
-    is_zero: they came out of programs as zeros throughout, which may be right.
+    is_zero: they came out of programs as zeros throughout, which may be right. is_small: they are too small, or zero, and not too large.
     """
 
-    def __init__(self, value: str, text: str, is_zero: bool = False):
+    def __init__(self, value: str, text: str, is_zero: bool = False, is_small: bool = False):
         super().__init__(text)
         self.value = value
         self.is_zero = is_zero
+        self.is_small = is_small or is_zero
 
 
 class Running(Protocol):
@@ -114,7 +115,7 @@ class RangeLook:
         elif is_whole and largest < FAINT and self.executor.minds_losses and (largest > 0 or self.doubts(name)):
             small = f"holds no number above {largest:.2g}" if largest else "is 0 throughout"
             text = f"{self.executor.named(name)} {small} in fp16, which has few digits or none below {FAINT:.2g}"
-            self._found(NotInFp16(name, text, is_zero=largest == 0), LOSES_DIGITS)
+            self._found(NotInFp16(name, text, is_zero=largest == 0, is_small=True), LOSES_DIGITS)
 
     def kept(self, surfaces: Mapping[str, Buffer]) -> None:
         """What is saved for a backward."""
@@ -144,7 +145,7 @@ class RangeLook:
         if largest > FP16_MAX:
             return NotInFp16(copy.value, f"{name} holds {largest:,.6g}, above fp16's 65504, in which programs multiply")
         if is_faint and largest > 0:
-            return NotInFp16(copy.value, f"{name} holds no number above {largest:.2g}, and fp16 has few digits or none below {FAINT:.2g}")
+            return NotInFp16(copy.value, f"{name} holds no number above {largest:.2g}, and fp16 has few digits or none below {FAINT:.2g}", is_small=True)
         return None
 
     def _given(self, value: str) -> str:
