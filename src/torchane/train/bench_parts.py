@@ -23,6 +23,8 @@ from torchane.runtime.twin import TwinProgram
 #: The parts of a step, in the order in which a table shows them.
 PARTS = ("products", "softmax", "sums and norms", "element-wise", "moves", "staging", "host ops", "loss", "clipping", "optimizer", "the rest")
 
+_WARMUP = 3
+
 _STAGING = (Stage, Unstage, Copy)
 _MOVES = {"transpose", "slice_by_index", "slice_by_size", "concat", "split", "tile", "copy", "pad"}
 
@@ -86,8 +88,10 @@ def part_of(ops: Sequence[str]) -> str:
 
 
 def measure_parts(step: Callable[[], float], timer: PartTimer, steps: int) -> dict[str, float]:
-    """Median milliseconds of every part and of the whole. step: runs one, observed by `timer`; one runs first, in which ops are timed."""
-    step()
+    """Median milliseconds of every part and of the whole. step: runs one, observed by `timer`. Some run first: ops are timed in them, and
+    the first forwards look at more than later ones."""
+    for _ in range(_WARMUP):
+        step()
     taken: list[dict[str, float]] = []
     for _ in range(steps):
         timer.seconds.clear()
