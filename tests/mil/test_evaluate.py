@@ -103,7 +103,7 @@ def test_inputs_that_do_not_fit_are_named(inputs, message):
 
 def test_an_unknown_arithmetic_is_named():
     with pytest.raises(UsageError, match="no arithmetic is called 'fast'; there are exact, ideal"):
-        evaluate(double(), {"x": np.ones(2)}, arithmetic="fast")
+        evaluate(double(), {"x": np.ones(2)}, arithmetic="quick")
 
 
 def test_a_constant_that_lies_in_a_file_is_named():
