@@ -102,7 +102,7 @@ def test_inputs_that_do_not_fit_are_named(inputs, message):
 
 
 def test_an_unknown_arithmetic_is_named():
-    with pytest.raises(UsageError, match="no arithmetic is called 'fast'; there are exact, ideal"):
+    with pytest.raises(UsageError, match="no arithmetic is called 'quick'; there are exact, ideal"):
         evaluate(double(), {"x": np.ones(2)}, arithmetic="quick")
 
 
