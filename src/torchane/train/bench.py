@@ -126,7 +126,8 @@ def bench_train_step(
         require_equal_losses(running)
         for process in running if parts else ():
             if process.work.variant.startswith("twin"):
-                where[process.work.variant] = process.ask(f"parts {steps}")["parts_ms"]
+                process.handle.kill()  # a second model beside the first would have other memory
+                where[process.work.variant] = start(process.work, stack).ask(f"parts {steps}")["parts_ms"]
     return {
         "question": "How long does one training step take?",
         "preset": name,
