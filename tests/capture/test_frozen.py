@@ -3,15 +3,17 @@
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from capture_helpers import SMALL, compile_for_twin, distance, loss_of, tokens
 from torch import nn
 
+from torchane import passes
 from torchane.abi.frozen import dequantised
 from torchane.capture.compiled import COMPILED
-from torchane.errors import TorchaneWarning, UsageError
+from torchane.errors import CompileError, TorchaneWarning, UsageError
 from torchane.models.build import build_model
 from torchane.models.config import LlamaConfig
 from torchane.runtime.inside import Inside
@@ -329,3 +331,20 @@ def test_peft_lora_comes_out_right_by_itself() -> None:
     for name in trained:
         assert distance(model.get_parameter(name).grad.double(), double.get_parameter(name).grad) < 2e-2, name
     assert sum(len(spec.constants) for spec in COMPILED[-1].plans["forward"].programs) > 0
+
+
+def test_weights_that_have_no_form_as_constants_stay_inputs_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    lower = passes.lower
+
+    def without_constants(*args: Any, **more: Any) -> Any:
+        if more.get("frozen") is not None:
+            raise CompileError("no form")
+        return lower(*args, **more)
+
+    monkeypatch.setattr(passes, "lower", without_constants)
+    model = nn.Linear(64, 32, bias=False).requires_grad_(False)
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(model, backend="ane", options={"device": "twin", "frozen": "fp16", "cache": "off"})
+    with pytest.warns(TorchaneWarning, match=r"its 1 frozen weights stay inputs of its program.*as constants they have no form"):
+        got = compiled(x)
+    torch.testing.assert_close(got, model(x), rtol=1e-2, atol=1e-2)

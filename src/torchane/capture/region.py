@@ -8,6 +8,7 @@ names: the structure decides, not the module that it came from.
 
 import hashlib
 import operator
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from torchane.capture.progress import Progress
 from torchane.capture.rules import RULES
 from torchane.capture.sources import place_of
 from torchane.chips import Chip
-from torchane.errors import CaptureError, CompileError
+from torchane.errors import CaptureError, CompileError, TorchaneWarning
 from torchane.mil import emit
 from torchane.mil.build import Builder, typed
 from torchane.mil.ir import Literal, Op, Program, Var, literal
@@ -135,6 +136,8 @@ class RegionCompiler:
         structure = structure_of(cut, region, ports, given, weights, constant, known, (frozen, self.machine))
         if structure not in self._by_structure:
             spec = self._remembered(structure, region, lambda: self._lower(cut, region, ports, given, weights, constant, known, frozen))
+            if frozen and not spec.constants:
+                self._say_inputs(region, len(frozen))
             key = (spec.text, spec.ranges, spec.constants)  # the text says the hash of its constants (emit's tag)
             if key not in self._by_text:
                 self._by_text[key] = len(self.programs)
@@ -142,6 +145,14 @@ class RegionCompiler:
                 self.programs.append(replace(spec, name=name))
             self._by_structure[structure] = self._by_text[key], spec
         return self._by_structure[structure]
+
+    def _say_inputs(self, region: Region, count: int) -> None:
+        """That frozen weights are no constants of a program that reads them, once for each such program."""
+        warnings.warn(
+            f"{region.where or 'the model'}: its {count:,} frozen weights stay inputs of its program, as with options={{\"frozen\": \"inputs\"}}: as constants they "
+            f"have no form there that {self.chip.title} is known to take. The numbers are the same, but they are staged in every forward.",
+            TorchaneWarning, stacklevel=2,
+        )  # fmt: skip
 
     def _remembered(self, structure: str, region: Region, lower: Callable[[], ProgramSpec]) -> ProgramSpec:
         """What a region of this structure was lowered to, here or in an earlier attempt; a refusal is remembered too."""
@@ -209,7 +220,7 @@ class RegionCompiler:
                     natural, self.chip, layouts, weights=weights, ranges=ranges, frozen=passes.Frozen(frozen, self.pays), without=self.without
                 )  # fmt: skip
             except CompileError:
-                pass  # its own reason is raised below, where it is not the constants that have no form
+                pass  # `compile` says so, from the disk's copy too; where it is not the constants that have no form, its reason is raised below
         return passes.lower(natural, self.chip, layouts, weights=weights, ranges=known if self.ranges else None, without=self.without)
 
 

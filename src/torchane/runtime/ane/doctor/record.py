@@ -9,8 +9,10 @@ import json
 import math
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from torchane import chips
 from torchane.chips.points import machines
@@ -23,6 +25,7 @@ from torchane.runtime.ane.doctor.measure import OFF
 from torchane.runtime.ane.doctor.report import RECORD, Report, chip_name, read, system_release, to_text
 
 MEASUREMENTS = "measurements.json"
+Kept = TypeVar("Kept")
 
 
 def keep(report: Report, root: Path | None = None) -> None:
@@ -61,15 +64,20 @@ def why_not(build: str, root: Path | None = None) -> str:
 
 def _kept(root: Path | None) -> Report | None:
     """What doctor has left here; None without it. A record that cannot be read is told."""
-    target = (root or default_root()) / RECORD
+    return _left(RECORD, read, root, "found", "what others report counts")
+
+
+def _left(name: str, reader: Callable[[Path], Kept], root: Path | None, verb: str, instead: str) -> Kept | None:
+    """A file of doctor's in the cache; None without it, and where it cannot be read, which is told."""
+    target = (root or default_root()) / name
     if not target.is_file():
         return None
     try:
-        return read(target)
+        return reader(target)
     except UsageError as error:
         warnings.warn(
-            f"What torchane doctor found on this machine is not used: {error} Until torchane doctor has run again, what others report counts.",
-            TorchaneWarning, stacklevel=3,
+            f"What torchane doctor {verb} on this machine is not used: {error} Until torchane doctor has run again, {instead}.",
+            TorchaneWarning, stacklevel=4,
         )  # fmt: skip
         return None
 
@@ -146,14 +154,4 @@ def measured(report: Report) -> Measured | None:
 
 def kept_measurements(root: Path | None = None) -> Measured | None:
     """What doctor has left for the planner; None without it. A file that cannot be read is told."""
-    target = (root or default_root()) / MEASUREMENTS
-    if not target.is_file():
-        return None
-    try:
-        return read_measurements(target)
-    except UsageError as error:
-        warnings.warn(
-            f"What torchane doctor measured on this machine is not used: {error} Until torchane doctor has run again, published figures count.",
-            TorchaneWarning, stacklevel=2,
-        )  # fmt: skip
-        return None
+    return _left(MEASUREMENTS, read_measurements, root, "measured", "published figures count")
