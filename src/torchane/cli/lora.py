@@ -1,11 +1,11 @@
 """`torchane lora`: fine-tuning, with mlx-lm's flags. Options become a request; cli/tuning.py does the work."""
 
-import json
 import sys
 from typing import Any
 
 import click
 
+from torchane.cli.ending import run_to_end
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 
@@ -41,13 +41,4 @@ def command(as_json: bool, **options: Any) -> None:
             raise click.exceptions.Exit(supervision.supervise({**options, "as_json": as_json}, run, "lora"))
     progress = load("torchane.cli.tuning_progress").TuneReporter(sys.stderr if as_json else sys.stdout)
     tuning = load("torchane.cli.tuning")
-    try:
-        summary = tuning.tune(tuning.Request(**options), progress)
-    finally:
-        progress.close()
-    if as_json:
-        click.echo(json.dumps(summary))
-    if progress.lost is not None:
-        raise type(progress.lost)(progress.lost.error, f"The run was ended by it, with a checkpoint: it is at iteration {summary['iters']:,}.")
-    if summary["interrupted"]:
-        raise click.exceptions.Exit(128 + summary["signal"])
+    run_to_end(lambda: tuning.tune(tuning.Request(**options), progress), progress, as_json=as_json, counted=("iteration", "iters"))

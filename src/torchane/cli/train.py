@@ -1,12 +1,12 @@
 """`torchane train`: the main job. Options become a request; train/run.py does the work."""
 
-import json
 import sys
 from contextlib import ExitStack
 from typing import Any
 
 import click
 
+from torchane.cli.ending import run_to_end
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 
@@ -34,16 +34,7 @@ def command(as_json: bool, **options: Any) -> None:
         raise click.exceptions.Exit(_supervised({**options, "as_json": as_json}))
     progress = load("torchane.cli.progress").open_reporter(sys.stderr if as_json else sys.stdout)
     training = load("torchane.cli.training")
-    try:
-        summary = training.train(training.Request(**options), progress)
-    finally:
-        progress.close()
-    if as_json:
-        click.echo(json.dumps(summary))
-    if progress.lost is not None:
-        raise type(progress.lost)(progress.lost.error, f"The run was ended by it, with a checkpoint: it is at step {summary['steps']:,}.")
-    if summary["interrupted"]:
-        raise click.exceptions.Exit(128 + summary["signal"])
+    run_to_end(lambda: training.train(training.Request(**options), progress), progress, as_json=as_json, counted=("step", "steps"))
 
 
 def _supervised(options: dict[str, Any]) -> int:
