@@ -150,7 +150,8 @@ class StandIn:
 
     def fail(self, event: str, what: int | str, after: int = 0, times: int = 1, every: int = 1) -> Fault:
         """event: surface, descriptor, model, client, request, compile, load, evaluate, unload. what, for evaluate, also:
-        restart (of the daemon), swapped, stale, partial, zeros, half, nan, one (a single number changed by a step of its magnitude)."""
+        restart (of the daemon), swapped, stale, partial, zeros, half, nan, one (a single number changed by a step of its magnitude),
+        infinite (a single number)."""
         self.faults.append(Fault(event, what, after, times, every))
         return self.faults[-1]
 
@@ -361,6 +362,8 @@ def _write(results: list[np.ndarray], made: list[np.ndarray], damage: str) -> No
         if damage == "one":
             flat = target.reshape(-1)
             flat[flat.size // 3] = flat[flat.size // 3] + np.abs(flat).max()
+        if damage == "infinite":
+            target.reshape(-1)[target.size // 3] = np.inf
 
 
 def _plain(arithmetic: Arithmetic, name: str) -> Callable[[Op, Mapping[str, Any]], tuple[Any, ...]]:

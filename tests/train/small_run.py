@@ -68,6 +68,8 @@ class Listener:
 class CommandListener(Listener):
     """The command also says things outside of the loop."""
 
+    lost = None
+
     def said(self, text: str) -> None:
         pass
 

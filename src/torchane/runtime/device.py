@@ -91,11 +91,13 @@ class Device(Protocol):
 
     arithmetic: the rules that its numbers follow, "exact" or "engine" (mil/engine). loaded: how many programs have a place on it.
     wrong_ops: ops whose numbers were found wrong on this machine, and what was found; programs do without. respell: writes a program in
-    other ops, for one whose numbers are wrong; handed in by the compiler, which the runtime does without.
+    other ops, for one whose numbers are wrong; handed in by the compiler, which the runtime does without. may_err: whether its numbers may be
+    wrong although the program is right, so that what looks wrong is to be confirmed.
     """
 
     name: str
     arithmetic: str
+    may_err: bool
     wrong_ops: Mapping[str, str]
     respell: Callable[[Program], Program] | None
 
@@ -118,6 +120,11 @@ class Device(Protocol):
 
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         """Runs to completion or raises DeviceError. An output may not share memory with an input."""
+        ...
+
+    def confirm(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> bool:
+        """After a run, with its surfaces, where an output holds infinities or NaN, or nothing but zeros: whether it was the device that erred.
+        The outputs then hold right numbers now."""
         ...
 
     def submit(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> Submitted:

@@ -15,7 +15,8 @@ import numpy as np
 from torchane import native
 from torchane.abi.numbers import FAINT, FP16_MAX
 from torchane.plan import Copy, Dispatch, Plan
-from torchane.runtime.device import Buffer, LoadedProgram
+from torchane.runtime.confirm import confirmed
+from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.loss_scale import OWN_TARGET, LossScale, Reading, require_finite
 from torchane.runtime.observers import RunProgram
 from torchane.runtime.range_control import GRADIENTS, DispatchRanges, Placed, RangeControl, placed_at
@@ -29,6 +30,7 @@ class Running(Protocol):
     """What a policy may know of the executor that runs a plan."""
 
     plan: Plan
+    device: Device
     pool: SurfacePool
     unstaged: frozenset[str]
 
@@ -157,6 +159,8 @@ class _ScaledCall:
     def run(self, step: Dispatch, loaded: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer], run: RunProgram) -> None:
         executor = self.executor
         run(loaded, inputs, outputs)
+        if executor.device.may_err:
+            confirmed(executor.device, loaded, inputs, outputs, [native.scan(buffer.look()) for buffer in outputs])
         if not self._looked_at:
             return
         for name, buffer in zip(step.outputs, outputs, strict=True):
@@ -233,10 +237,12 @@ class _ControlledCall:
         program = executor.plan.programs[step.program]
         if program.ranges is None:
             run(loaded, inputs, outputs)
+            if executor.device.may_err:
+                confirmed(executor.device, loaded, inputs, outputs, [native.scan(buffer.look()) for buffer in outputs])
             return
         lying, like = [self.placed[name] for name in step.read(program)], self.last_of.get(step.program)
         where = step.where or program.name
-        found = dispatch_in_range(run, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, like)
+        found = dispatch_in_range(run, executor.device, executor.pool, loaded, program.ranges, state, inputs, outputs, lying, where, like)
         self.last_of[step.program] = state
         self.placed.update(zip(step.outputs, found, strict=True))
 

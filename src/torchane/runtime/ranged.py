@@ -13,7 +13,8 @@ from torchane.abi.numbers import MASKED
 from torchane.abi.ranges import Ranges
 from torchane.errors import NumericsError
 from torchane.plan import Copy
-from torchane.runtime.device import Buffer, LoadedProgram
+from torchane.runtime.confirm import confirmed
+from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.observers import RunProgram
 from torchane.runtime.range_control import (
     ACTIVATIONS,
@@ -52,6 +53,7 @@ def largest_of(array: np.ndarray) -> float:
 
 def dispatch_in_range(
     run_program: RunProgram,
+    device: Device,
     pool: SurfacePool,
     loaded: LoadedProgram,
     ranges: Ranges,
@@ -70,20 +72,17 @@ def dispatch_in_range(
     def run(powers: Sequence[int]) -> tuple[list[float], list[float]]:
         for port in multipliers:
             port.array[0, :, 0, :] = np.ldexp(1.0, np.asarray(powers))[:, None]
-        run_program(loaded, [*inputs, *multipliers], [*outputs, *statistics])
+        given, results = [*inputs, *multipliers], [*outputs, *statistics]
+        run_program(loaded, given, results)
+        scans = confirmed(device, loaded, given, results, [native.scan(buffer.look()) for buffer in results])
         rows = [float(value) for port in statistics for value in port.look()[0, :, 0, 0]]
-        return rows, [_largest_in(buffer) for buffer in outputs]
+        return rows, [float("inf") if missing else largest for largest, missing, _, _ in scans[: len(outputs)]]
 
     try:
         return controlled(ranges, state, placed, run, where, like)
     finally:
         for port in (*multipliers, *statistics):
             pool.give(port)
-
-
-def _largest_in(buffer: Buffer) -> float:
-    largest, nonfinite, _, _ = native.scan(buffer.look())
-    return float("inf") if nonfinite else largest
 
 
 def placed_for(name: str, kept: Mapping[str, set[int]], array: np.ndarray) -> Placed:

@@ -50,6 +50,7 @@ FAULTS = (
     Fault("stale contents", "evaluate", "stale", REPLACED, "old contents of surfaces are used (ORI, LIB, QANE)"),
     Fault("zeros", "evaluate", "zeros", REPLACED, "outputs are silently zero (IMP, QANE, FG)"),
     Fault("not a number", "evaluate", "nan", REPLACED, "outputs are NaN (QANE)"),
+    Fault("an infinity", "evaluate", "infinite", REPLACED, "a single number is infinite, as after an overflow"),
     Fault("halves", "evaluate", "half", REPLACED, "every number off by a factor"),
     Fault("one number", "evaluate", "one", REPLACED, "a single number off by as much as the largest"),
     Fault("compiler's service gone", "compile", CONNECTION, SAME, "Cocoa's 4097, the service died or the disk is full (LED, GDE)"),

@@ -107,6 +107,12 @@ def loads_often(bench):
     bench.device.most_loaded = 100
 
 
+@pytest.fixture(scope="module")
+def controlled(bench):
+    """The same run under range control."""
+    return SmallRun(bench.device, "on")
+
+
 def test_the_engine_in_its_arithmetic_has_the_twins_bits(bench):
     assert bench.clean == SmallRun(TwinDevice(arithmetic="engine")).losses(STEPS)
 
@@ -147,6 +153,37 @@ def test_wrong_numbers_are_replaced(bench, strike, kind, fault):
     told = [str(one.message) for one in said if issubclass(one.category, TorchaneWarning)]
     assert found == bench.clean
     assert len(told) <= 1
+
+
+#: Numbers that show by themselves that something is wrong: found at any dispatch, not only at those that are compared with the twin.
+SHOWS = ("not a number", "an infinity", "zeros")
+
+
+@pytest.mark.parametrize("ranges", ["off", "on"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", SHOWS)
+def test_what_is_not_finite_or_zero_is_found_where_no_dispatch_is_due(bench, controlled, fault, kind, ranges):
+    """In the third step, when all have been compared that are due: neither an overflow nor the model is taken for the cause."""
+    run = bench.run if ranges == "off" else controlled
+    bench.device.close()
+    bench.device.verify_every = 0
+    before = bench.machine.events["evaluate"]
+    clean = run.losses(3)
+    third = (bench.machine.events["evaluate"] - before) // 3
+    bench.device.close()
+    run.losses(2)
+    at = {"first forward": 0, "first backward": bench.forward, "middle": third // 2, "last": third - 1}[kind]
+    struck = bench.machine.fail("evaluate", BY_NAME[fault].what, after=at)
+    scale = replace(run.compiled[0].loss_scale)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = run.step(2)
+    told = [str(one.message) for one in said if issubclass(one.category, TorchaneWarning)]
+    bench.trust()
+    assert struck.seen > at
+    assert found == clean[2]
+    assert run.compiled[0].loss_scale.retries == scale.retries
+    assert len(told) == 1 and "the Neural Engine's numbers were wrong" in told[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

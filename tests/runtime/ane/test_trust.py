@@ -1,5 +1,7 @@
 """Which dispatches are looked at, and the second chances of a program whose numbers were wrong."""
 
+import warnings
+
 import numpy as np
 import pytest
 from standin import StandIn
@@ -119,3 +121,66 @@ def test_an_engine_that_stays_stale_is_left_after_a_few_loads(machine: StandIn, 
     assert engine.counts["reloads"] == 3
     assert loaded.program.quarantine
     assert len(said) == 2  # that it was loaded again, and that the twin has it
+
+
+def run_often(loaded, times=3):
+    """Until no dispatch is due."""
+    for _ in range(times):
+        loaded.inputs[0].array[...] += 0.25
+        loaded.run()
+    return loaded
+
+
+@pytest.mark.parametrize("damage", ["nan", "infinite", "zeros"])
+def test_numbers_that_no_program_gives_are_the_engines_and_replaced(machine: StandIn, engine, damage):
+    loaded = run_often(Loaded(engine, product()))
+    machine.fail("evaluate", damage)
+    loaded.run()
+    assert not loaded.is_right()  # this dispatch was not due
+    with pytest.warns(TorchaneWarning, match=r"layer3: the Neural Engine's numbers were wrong: output 0: .*Loaded again, they are right"):
+        assert engine.confirm(loaded.program, loaded.inputs, loaded.outputs)
+    assert loaded.is_right()
+
+
+def test_an_overflow_that_the_program_gives_is_no_fault(engine):
+    loaded = run_often(Loaded(engine, product()))
+    loaded.inputs[0].array[...] = loaded.inputs[1].array[...] = 200.0
+    with np.errstate(over="ignore"):
+        loaded.run()
+    assert np.isinf(loaded.outputs[0].look()).all()
+    verified = engine.counts["verified"]
+    assert not engine.confirm(loaded.program, loaded.inputs, loaded.outputs)
+    assert engine.counts["verified"] == verified + 1
+
+
+def test_what_comes_of_infinities_that_were_given_is_not_looked_at(engine):
+    loaded = run_often(Loaded(engine, product()))
+    loaded.inputs[0].array[...] = np.inf
+    with np.errstate(invalid="ignore"):
+        loaded.run()
+    verified = engine.counts["verified"]
+    assert not engine.confirm(loaded.program, loaded.inputs, loaded.outputs)
+    assert engine.counts["verified"] == verified
+
+
+def test_zeros_that_the_program_gives_are_compared_less_and_less_often(engine):
+    """The gradient of a LoRA's A is 0 as long as its B is."""
+    loaded = run_often(Loaded(engine, product()))
+    loaded.inputs[0].array[...] = 0
+    compared = []
+    for _ in range(9):
+        before = engine.counts["verified"]
+        loaded.run()
+        assert not engine.confirm(loaded.program, loaded.inputs, loaded.outputs)
+        compared.append(engine.counts["verified"] - before)
+    assert compared == [1, 1, 0, 1, 0, 0, 0, 1, 0]
+
+
+def test_a_dispatch_that_was_compared_is_not_compared_again(engine):
+    loaded = Loaded(engine, product())
+    loaded.inputs[0].array[...] = 0
+    loaded.run()  # its first
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not engine.confirm(loaded.program, loaded.inputs, loaded.outputs)
+    assert engine.counts["verified"] == 1

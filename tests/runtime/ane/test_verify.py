@@ -172,3 +172,26 @@ def test_what_doctor_measured_widens_the_budget_up_to_four_steps():
     ops = {"mul": 3, "exp": 1}
     assert roundings(ops, {"mul": 0.1, "exp": 4.0}) == roundings(ops)  # the list allows as much
     assert roundings(ops) < roundings(ops, {"mul": 3.9}) < roundings(ops, {"mul": 4.0}) == roundings(ops, {"mul": 1e9})
+
+
+@pytest.mark.parametrize("what", [np.nan, np.inf])
+def test_a_single_number_that_is_not_finite_is_a_difference(case, what):
+    one = case(LAYER)
+    given = one.inputs(0)
+    right = one.engine(given, "engine")
+    right[1][0, 0, 5, 7] = what
+    (found,) = one.differences(given, right)
+    assert str(found) == "output 1: 1 numbers are infinite or NaN, or are not and should be"
+
+
+def test_an_overflow_that_a_rounding_decides_is_none(case):
+    """Numbers beside the ceiling of the engine's sums, 32768, infinite on one side alone."""
+    one = case("mul")
+    x = np.full(SHAPE, 128.0, np.float16)
+    y = np.full(SHAPE, 1.0, np.float16)
+    y[0, 0, 0, 0] = 255.9
+    given = {"a0_x": x, "a1_y": y}
+    right = one.engine(given, "engine")
+    assert np.isfinite(right[0]).all() and right[0].max() > 30_000
+    right[0][0, 0, 0, 0] = np.inf
+    assert one.differences(given, right) == []

@@ -230,6 +230,16 @@ def test_the_arithmetic_and_the_limits_are_declared(device: Device) -> None:
     assert not device.wrong_ops
 
 
+def test_an_overflow_that_the_program_gives_is_not_the_devices_fault(device: Device) -> None:
+    ready = load(device, added(60_000.0), "layer7")
+    given, results = buffers(device, ready)
+    given[0].array[...] = 60_000.0
+    device.run(ready, given, results)
+    before = results[0].look().copy()
+    assert not device.confirm(ready, given, results)
+    assert np.array_equal(results[0].look(), before)
+
+
 def test_a_program_beyond_the_limits_is_refused_with_its_name_and_the_number(device: Device) -> None:
     limits = device.limits
     if limits.ports is not None:

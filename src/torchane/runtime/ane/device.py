@@ -31,7 +31,7 @@ from torchane.runtime.ane.cache import CompileCache, default_root
 from torchane.runtime.ane.framework import Framework, require_route
 from torchane.runtime.ane.policies import Meaning, Remedy, meaning_of
 from torchane.runtime.ane.source import Source, places, source_of
-from torchane.runtime.ane.trust import Seen, verify
+from torchane.runtime.ane.trust import Seen, confirm, key_of, verify
 from torchane.runtime.ane.verify import Verifier
 from torchane.runtime.ane.watchdog import COMPILE_S, DISPATCH_S, MOST_HANGS, Watchdog
 from torchane.runtime.device import Buffer, Limits, LoadedProgram, ProgramStats, Submitted, require_surface
@@ -48,7 +48,7 @@ MOST_SURFACES = 128
 #: Before a call is repeated: transient refusals, and the compiler's service, which takes some 10 s to come back.
 PAUSE_S, SERVICE_S = 0.1, 15.0
 
-_SERIAL, _SURFACE, _USED = attrgetter("serial"), attrgetter("surface"), attrgetter("used")
+_SURFACE, _USED = attrgetter("surface"), attrgetter("used")
 
 T = TypeVar("T")
 
@@ -105,6 +105,7 @@ class AneProgram:
     seen: Seen = field(default_factory=Seen)
     runs: list[int] = field(default_factory=lambda: [0])
     used: int = 0  # when it was used last, in dispatches of the device
+    compared: int = 0  # when it was compared with the twin last, likewise
     padded: dict[int, Any] = field(default_factory=dict)
 
 
@@ -157,6 +158,10 @@ class AneDevice:
         self._lock = threading.RLock()
         self._submissions = Submissions(self.run)
         self._finalizer = weakref.finalize(self, _close, self._resident, self._watchdog)
+
+    @property
+    def may_err(self) -> bool:
+        return self.verifies
 
     @property
     def limits(self) -> Limits:
@@ -245,12 +250,16 @@ class AneDevice:
         if made.quarantine:
             self._run_on_twin(made, inputs, outputs)
             return
-        key = (*map(_SERIAL, inputs), *map(_SERIAL, outputs))
+        key = key_of(inputs, outputs)
         self._dispatch(made, list(map(_SURFACE, inputs)), list(map(_SURFACE, outputs)), error)
         made.dispatches += 1
         made.since_load += 1
         if self.verifies and self._is_due(made, key, inputs):
             verify(self, made, key, inputs, outputs)
+
+    def confirm(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> bool:
+        with self._lock:
+            return confirm(self, self._own(program), inputs, outputs)
 
     def submit(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> Submitted:
         return self._submissions.submit(program, inputs, outputs)

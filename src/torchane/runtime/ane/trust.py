@@ -5,7 +5,8 @@
 
 Due are, of each program: the first dispatch after a load; then, once each, the first with other surfaces and the first of known
 surfaces whose contents have changed, since an engine that keeps the weights it saw first shows it there and not before;
-and one in N of all. A dispatch that was wrong is repeated until its numbers are right, by the twin at last, so no step is lost.
+and one in N of all. So is a dispatch out of which infinities, NaN or nothing but zeros come, at once (`confirm`). A dispatch that was wrong is
+repeated until its numbers are right, by the twin at last, so no step is lost.
 """
 
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from torchane import native
 from torchane.errors import AppleError, DeviceError, TorchaneWarning
 from torchane.mil.name_constants import name_constants
 from torchane.mil.save import emit
@@ -41,6 +43,7 @@ class Seen:
     has_seen_changes: bool = False
     right: dict[int, tuple[int, int]] = field(default_factory=dict)
     reloads: int = 0
+    zeros: int = 0  # dispatches that gave an output of zeros
     spellings: int = 0  # of OTHER_SPELLINGS, those that were tried
 
     def is_due(self, key: tuple[int, ...], inputs: Sequence[AneBuffer]) -> bool:
@@ -79,15 +82,35 @@ def checksum(array: np.ndarray) -> int:
     return zlib.crc32(array.data)  # type: ignore[arg-type]
 
 
-def verify(device: AneDevice, made: AneProgram, key: tuple[int, ...], inputs: Sequence[AneBuffer], outputs: Sequence[AneBuffer]) -> None:
-    """Leaves right numbers in the outputs: the engine's, or else the twin's."""
+def key_of(inputs: Sequence[AneBuffer], outputs: Sequence[AneBuffer]) -> tuple[int, ...]:
+    """Of the surfaces that a dispatch has."""
+    return tuple(buffer.serial for buffer in (*inputs, *outputs))
+
+
+def confirm(device: AneDevice, made: AneProgram, inputs: Sequence[AneBuffer], outputs: Sequence[AneBuffer]) -> bool:
+    """Device.confirm, of the dispatch that was carried out last. What comes of infinities that were given is not looked at; zeros are at the
+    first, second, fourth, ... time, for a gradient may be 0 in every step."""
+    if made.quarantine or made.compared == made.used:
+        return False
+    if all(native.scan(buffer.look())[1] == 0 for buffer in outputs):
+        made.seen.zeros += 1
+        if made.seen.zeros & (made.seen.zeros - 1):
+            return False
+    if any(native.scan(buffer.look())[1] for buffer in inputs):
+        return False
+    return not verify(device, made, key_of(inputs, outputs), inputs, outputs)
+
+
+def verify(device: AneDevice, made: AneProgram, key: tuple[int, ...], inputs: Sequence[AneBuffer], outputs: Sequence[AneBuffer]) -> bool:
+    """Leaves right numbers in the outputs: the engine's, or else the twin's. Whether they were right as they were."""
     device.counts["verified"] += 1
+    made.compared = made.used
     given, got = [b.look() for b in inputs], [b.array for b in outputs]
     want = device.verifier.expected(made.twin, given)
     found = device.verifier.differences(made.twin, given, got, want)
     if not found:
         made.seen.remember(key, inputs)
-        return
+        return True
     why = "; ".join(str(one) for one in found)
     changed = made.seen.changed(made.input_names, inputs)
     if changed:
@@ -96,10 +119,11 @@ def verify(device: AneDevice, made: AneProgram, key: tuple[int, ...], inputs: Se
         if _is_right_now(device, made, inputs, outputs):
             made.seen.remember(key, inputs)
             made.is_told = made.is_told or _told(made, why, how)
-            return
+            return False
     for target, right in zip(got, want, strict=True):
         target[...] = right
     device.quarantine(made, why)
+    return False
 
 
 def _second_chances(device: AneDevice, made: AneProgram) -> Iterator[str]:

@@ -39,8 +39,10 @@ BASE, SHARE = 8.0, 0.3
 PEAK, TAIL = 8.0, 2.0
 #: Below this all is noise: the smallest numbers of fp16.
 FLOOR = 2.0**-20
-#: Share of an output that may be finite on one side only: numbers near the end of the range.
+#: Share of an output that may be finite on one side only, where numbers are near the end of the range: from EDGE on, or infinite on one
+#: side once the inputs are moved.
 MOST_NONFINITE = 0.01
+EDGE = 2.0**14
 #: Doctor calls an op right up to 2^-8 of its largest number, which are four steps.
 MOST_MEASURED = 4.0
 #: For an op that tolerances.json does not list: one step of fp16, doubled.
@@ -49,14 +51,18 @@ UNLISTED = 2 * STEP
 
 @dataclass(frozen=True)
 class Difference:
-    """An output that is not what the twin has. rms and limit are relative to the output's own root mean square."""
+    """An output that is not what the twin has. rms and limit are relative to the output's own root mean square. one_sided: how many numbers
+    are infinite or NaN in one of both alone, where that is what is wrong."""
 
     output: int
     rms: float
     limit: float
     peak: float
+    one_sided: int = 0
 
     def __str__(self) -> str:
+        if self.one_sided:
+            return f"output {self.output}: {self.one_sided:,} numbers are infinite or NaN, or are not and should be"
         return f"output {self.output}: {self.rms:.2%} off as a root mean square, {self.limit:.2%} is rounding; largest {self.peak:.2%}"
 
 
@@ -83,12 +89,14 @@ class Verifier:
         """Every output that is further from `want` than rounding explains."""
         budget = roundings(program.stats.float_ops, self.measured)
         thrown = [np.zeros(right.shape, np.float32) for right in want]
+        turned = [np.zeros(right.shape, bool) for right in want]
         found: list[Difference] = []
         for _ in range(LOOKS):
             moved = self.expected(program, [self._moved(array) for array in inputs])
-            for furthest, other, right in zip(thrown, moved, want, strict=True):
+            for furthest, turns, other, right in zip(thrown, turned, moved, want, strict=True):
                 np.fmax(furthest, _apart(other, right), out=furthest)
-            judged = (_difference(i, *given, budget) for i, given in enumerate(zip(outputs, want, thrown, strict=True)))
+                turns |= np.isfinite(other) != np.isfinite(right)
+            judged = (_difference(i, *given, budget) for i, given in enumerate(zip(outputs, want, thrown, turned, strict=True)))
             found = [one for one in judged if one is not None]
             if not found:
                 break
@@ -127,11 +135,14 @@ def _apart(other: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(off), off, np.float32(0))
 
 
-def _difference(index: int, got: np.ndarray, want: np.ndarray, thrown: np.ndarray, budget: float) -> Difference | None:
+def _difference(index: int, got: np.ndarray, want: np.ndarray, thrown: np.ndarray, turned: np.ndarray, budget: float) -> Difference | None:
     wide, right = got.astype(np.float32), want.astype(np.float32)
     finite = np.isfinite(wide) & np.isfinite(right)
-    if (np.isfinite(wide) != np.isfinite(right)).mean() > MOST_NONFINITE:
-        return Difference(index, math.inf, 0.0, math.inf)
+    one_sided = np.isfinite(wide) != np.isfinite(right)
+    if one_sided.any():
+        is_at_the_edge = turned | (np.where(np.isfinite(wide), np.abs(wide), np.abs(right)) >= EDGE)
+        if (one_sided & ~is_at_the_edge).any() or one_sided.mean() > MOST_NONFINITE:
+            return Difference(index, math.inf, 0.0, math.inf, int(one_sided.sum()))
     size, off, step = _rms(right[finite]), np.abs(wide[finite] - right[finite]), thrown[finite]
     one_step = max(_rms(step), STEP * size / 2)
     most = max(PEAK, TAIL * float(step.max(initial=0.0)) / (one_step or 1.0))
