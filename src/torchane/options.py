@@ -188,8 +188,8 @@ def _train() -> tuple[Option, ...]:
         Option("seed", here, "number", "Fixes initial weights, batches and samples.  [default: 0]"),
         Option("eval_interval", here, "number", "Validate every so often.", metavar="STEPS"),
         Option("checkpoint_interval", here, "number", "Save every so often.", metavar="STEPS"),
-        Option("device", here, "choice", "ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where torchane doctor has seen "
-               "it compute.", "auto", DEVICES, show_default=True),
+        Option("device", here, "choice", "ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where torchane doctor, or a quick "
+               "look, has seen it compute.", "auto", DEVICES, show_default=True),
         Option("arithmetic", here, "choice", "Of the twin. exact: exact products, fp32 sums; fast: bf16 products, where the CPU has them; engine: the chip's own "
                "rules.  [default: exact]",
                allowed=ARITHMETICS),
@@ -234,8 +234,8 @@ def _lora() -> tuple[Option, ...]:
         Option("project_name", here, "text", "The project of --report-to.", metavar="NAME"),
         Option("seed", here, "number", "Fixes the adapter's first numbers, batches and dropout.  [default: 0]"),
         Option("resume", here, "path", "Continue the run in this adapter folder, with the same bits as if it had never stopped.", allowed=("folder",), metavar="DIR"),
-        Option("device", here, "choice", "ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where torchane doctor has seen "
-               "it compute.", "auto", DEVICES, show_default=True),
+        Option("device", here, "choice", "ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where torchane doctor, or a quick "
+               "look, has seen it compute.", "auto", DEVICES, show_default=True),
         Option("threads", here, "number", "CPU threads. The numbers do not depend on it."),
         Option("json", here, "flag", _JSON_LAST_LINE, dest="as_json"),
     )  # fmt: skip

@@ -90,5 +90,5 @@ def _summary(report: Any) -> str:
     elif report.works:
         lines.append("All that a training run needs is right: --device auto takes the engine from now on.")
     else:
-        lines.append("Nothing that was looked at failed. --device auto asks for the full look: torchane doctor.")
+        lines.append("Nothing that was looked at failed. The full look finds more, and is what --device auto goes by: torchane doctor.")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ import threading
 from torchane.errors import MissingDeviceError, UsageError
 from torchane.runtime.ane import AneDevice, first_light, framework
 from torchane.runtime.ane.cache import CompileCache, default_root
-from torchane.runtime.ane.doctor import record
+from torchane.runtime.ane.doctor import quick_look, record
 from torchane.runtime.device import Device
 from torchane.runtime.twin import TwinDevice
 
@@ -16,7 +16,7 @@ _lock = threading.Lock()
 
 
 def open_device(name: str, arithmetic: str = "exact") -> Device:
-    """The device, opened once per process. `auto` is the engine where torchane doctor has seen it compute, else the twin.
+    """The device, opened once per process. `auto` is the engine where torchane doctor, or a quick look, has seen it compute, else the twin.
 
     arithmetic: of the twin, "exact" or "engine"; a real engine has its own.
     Raises UsageError for a name that is not one, MissingDeviceError where the device is not to be had.
@@ -39,6 +39,8 @@ def auto_choice() -> tuple[str, str]:
     except MissingDeviceError:
         return "twin", "there is no Neural Engine that torchane can use here"
     why_not = record.why_not(found.build)
+    if why_not and not record.has_looked(found.build):
+        return quick_look.choice(found.build, why_not)
     return ("twin", why_not) if why_not else ("ane", "torchane doctor has seen the Neural Engine of this Mac compute right")
 
 

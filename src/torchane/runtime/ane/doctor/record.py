@@ -31,14 +31,15 @@ Kept = TypeVar("Kept")
 def keep(report: Report, root: Path | None = None) -> None:
     """Raises DeviceError where the folder cannot be written."""
     folder = root or default_root()
-    _write(folder / RECORD, to_text(report))
+    write(folder / RECORD, to_text(report))
     found = measured(report)
     if found is not None:
         given = {name: value for name, value in asdict(found).items() if value is not None}
-        _write(folder / MEASUREMENTS, json.dumps({"format": RECORD_FORMAT, "version": RECORD_VERSION, **given}, indent=1))
+        write(folder / MEASUREMENTS, json.dumps({"format": RECORD_FORMAT, "version": RECORD_VERSION, **given}, indent=1))
 
 
-def _write(target: Path, text: str) -> None:
+def write(target: Path, text: str) -> None:
+    """Raises DeviceError where the folder cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = target.with_suffix(f".{os.getpid()}")
@@ -46,6 +47,14 @@ def _write(target: Path, text: str) -> None:
         part.replace(target)
     except OSError as error:
         raise DeviceError(f"{target}: doctor's record cannot be kept: {error.strerror}. Let TORCHANE_CACHE name another folder.") from error
+
+
+def has_looked(build: str, root: Path | None = None) -> bool:
+    """Whether there is a record of doctor's of this build, to go by."""
+    try:
+        return read((root or default_root()) / RECORD).build == build
+    except UsageError:
+        return False
 
 
 def why_not(build: str, root: Path | None = None) -> str:
