@@ -41,7 +41,7 @@ Public reports tell of these faults (who is who: `src/torchane/chips/SOURCES.md`
 first dispatch of the forward, the first of the backward, a middle one and the last (of a load, where it strikes there, while one program
 is loaded at a time); then at every dispatch of 20 steps. Counted is where the run ended as it must: never a wrong loss, a hang or a crash.
 Wrong numbers are found where a dispatch is compared with the twin, here at each; between two looks they can pass
-([limits](limits.md)).
+([limits](limits.md)), but for infinities, NaN and zeros throughout, which are compared at once.
 """
 
 
