@@ -18,11 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.compile_options import Options, check_mode
-from torchane.capture.compiled import COMPILED, Compiled, new_compiled, no_garbage_collection
+from torchane.capture.compiled import COMPILED, Compiled, new_compiled
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.frozen import convolution_pays, require_form
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
+from torchane.capture.interpreter import compiling
 from torchane.capture.kept import Recent
 from torchane.capture.lowered import LoweredPrograms, default_root
 from torchane.capture.marks import mark_float32
@@ -65,6 +66,7 @@ WARM_GRAPHS = 8
 _warm = Recent[Compiled](lambda compiled: compiled.rest())
 
 
+@compiling
 def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Callable[..., Any]:
     """The backend. Raises UsageError for unknown options, CompileError where a graph has no legal form."""
     check_mode(mode)
@@ -75,13 +77,13 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
     mark_float32(gm)
     inputs = given(gm)  # now: Dynamo erases where its inputs come from once the graph is compiled
 
+    @compiling
     def compile_exact(
         graph: fx.GraphModule, example_inputs: Sequence[Any], added: Sequence[str] = (), fixed: Collection[int] = (), sizes: Sizes | None = None
     ) -> tuple[Callable[..., Any], Compiled]:
-        with no_garbage_collection():
-            compiled = new_compiled(parsed, inputs.with_inputs(added, fixed))
-            compiled.sizes = sizes
-            return _compile(compiled, graph, example_inputs), compiled
+        compiled = new_compiled(parsed, inputs.with_inputs(added, fixed))
+        compiled.sizes = sizes
+        return _compile(compiled, graph, example_inputs), compiled
 
     if has_symbols(example_inputs) or has_numbers(gm):
         return disable(Specialising(gm, example_inputs, compile_exact, record, buckets))
@@ -159,6 +161,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     return forward
 
 
+@compiling  # torch asks for it when the backward first runs, long after the forward was compiled
 def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., Any]:
     placeholders = [node.name for node in gm.graph.find_nodes(op="placeholder")]
     tangents = [name for name in placeholders if name.startswith("tangents") and not name.startswith("tangents_token")]
@@ -174,9 +177,8 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
         precision=compiled.options.precision,
     )
     progress = Progress("backward", time.monotonic(), compiled.options.progress == "on")
-    with no_garbage_collection():  # torch asks for the backward when it first runs, long after the forward was compiled
-        planned = _plan(compiled, progress, gm, roles)
-        execute = _executor(compiled, gm, planned, progress)
+    planned = _plan(compiled, progress, gm, roles)
+    execute = _executor(compiled, gm, planned, progress)
     positions = [placeholders.index(name) for name in tangents]
     strict = is_repeatable(gm)
 

@@ -1,6 +1,5 @@
 """Compiled graphs: what is known of each, all of them, and who is told of a new one."""
 
-import gc
 import threading
 import time
 from collections import Counter
@@ -111,15 +110,3 @@ def new_compiled(options: Options, inputs: Given) -> Compiled:
     for listener in _listeners.get():
         listener(compiled)
     return compiled
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Graphs of many thousand nodes that all stay alive: to walk through them again and again takes a quarter of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
