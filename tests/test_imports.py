@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "torchane"
 #: From the ground up; a row may import the rows before it and itself.
 FLOORS = (
     {"errors"},
+    {"interpreter"},
     {"options"},
     {"mil"},
     {"abi"},
@@ -34,7 +35,7 @@ FLOORS = (
 #: What a row may not import though it comes before: a device is handed text, and does not compile; a file's format has no programs.
 APART = {"runtime": {"passes", "inspect"}, "convert": {"capture", "runtime", "plan", "passes"}}
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-NUMPY_ONLY = {"errors", "options", "mil", "abi", "chips", "inspect", "passes", "plan", "runtime", "native"}
+NUMPY_ONLY = {"errors", "interpreter", "options", "mil", "abi", "chips", "inspect", "passes", "plan", "runtime", "native"}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem not in ("__init__", "__main__"))
 
 

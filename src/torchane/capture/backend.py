@@ -23,7 +23,7 @@ from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.frozen import convolution_pays, require_form
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
-from torchane.capture.interpreter import compiling
+from torchane.interpreter import compiling
 from torchane.capture.kept import Recent
 from torchane.capture.lowered import LoweredPrograms, default_root
 from torchane.capture.marks import mark_float32

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from torchane.cli.signals import Stopped, end_at_once, load, raising
+from torchane.cli.signals import Stopped, end_at_once, load, own_process, raising
 from torchane.cli.streams import LostOutput, open_standard_streams
 from torchane.errors import TorchaneError, UsageError
 
@@ -77,6 +77,7 @@ def main() -> None:
 def main_process() -> int:
     """`run` for a process of its own: with its streams, and signals that end it from here to the end."""
     open_standard_streams()
+    own_process()
     if signal.getsignal(signal.SIGINT) == end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run()

@@ -13,6 +13,8 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
+from torchane.interpreter import importing
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -24,9 +26,19 @@ class Stopped(BaseException):
         self.number = number
 
 
+#: The process was started for one command, so that what it imports stays.
+_owned = False
+
+
+def own_process() -> None:
+    """Says so."""
+    global _owned
+    _owned = True
+
+
 def load(name: str) -> Any:
     """The module of that name. A signal during its import ends the process."""
-    with _handling(end_at_once):
+    with _handling(end_at_once), importing(owned=_owned):
         return import_module(name)
 
 

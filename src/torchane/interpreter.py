@@ -1,8 +1,10 @@
-"""What a long compilation asks of Python's interpreter."""
+"""What long imports and long compilations ask of Python's interpreter."""
 
 import gc
+import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,15 +26,35 @@ def compiling(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        was_on = gc.isenabled()
-        gc.disable()
-        try:
+        with _without_collection():
             return _call(function, args, kwargs)
-        finally:
-            if was_on:
-                gc.enable()
 
     return run
+
+
+@contextmanager
+def importing(*, owned: bool) -> Iterator[None]:
+    """Without garbage collection: the half a million objects that come with torch stay alive.
+
+    owned: the process is the command line's, so that later collections may leave out all that is there by then (`gc.freeze`). Both
+    together save a fifth of the processor time of a first step with `tiny`, imports included.
+    """
+    known = len(sys.modules)
+    with _without_collection():
+        yield
+    if owned and len(sys.modules) > known:
+        gc.freeze()
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _plain_call(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:

@@ -1,9 +1,11 @@
 import gc
 import resource
+import subprocess
+import sys
 
 import pytest
 
-from torchane.capture.interpreter import compiling
+from torchane.interpreter import compiling, importing
 
 
 def called() -> None:
@@ -56,3 +58,15 @@ def test_garbage_collection_comes_back_after_an_error():
 def test_arguments_and_result_pass_through():
     assert compiling(divmod)(7, 2) == (3, 1)
     assert compiling(dict)(a=1) == {"a": 1}
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_collections_leave_out_what_was_imported_in_a_process_of_our_own(owned):
+    code = (
+        "import gc; from torchane.interpreter import importing\n"
+        f"with importing(owned={owned}):\n    assert not gc.isenabled(); import xml.dom.minidom\n"
+        f"held = gc.get_freeze_count(); assert gc.isenabled() and bool(held) == {owned}\n"
+        f"with importing(owned={owned}):\n    import xml.dom.minidom\n"
+        "assert gc.get_freeze_count() <= held\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
