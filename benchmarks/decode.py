@@ -15,13 +15,16 @@ from pathlib import Path
 import torch
 import transformers
 
-from torchane.convert import gguf, hf, native
+from torchane import native
+from torchane.convert import gguf, hf
+from torchane.convert import native as runs
 from torchane.data.tokenizer import Tokenizer
 from torchane.finetune.extras import quiet_transformers
 from torchane.finetune.models import load_base
 from torchane.generate.pretrained import compile_for
 from torchane.models.build import build_model
 from torchane.models.presets import PRESETS
+from torchane.runtime.trust import only_torch_writes
 
 PROMPT, MORE = 128, 32
 
@@ -30,7 +33,7 @@ def folder_of(preset: str, place: Path) -> Path:
     model = build_model(PRESETS[preset].config.with_positions(1024))
     place.mkdir()
     tokenizer = Tokenizer.train([__doc__ or ""], 300)  # llama.cpp loads no model without one
-    hf.write(native.model_of(model, tokenizer, preset), place)
+    hf.write(runs.model_of(model, tokenizer, preset), place)
     return place
 
 
@@ -45,7 +48,7 @@ def with_transformers(folder: Path, device: str) -> dict[str, float]:
         cache = {} if device == "host" else {"past_key_values": transformers.StaticCache(config=base.model.config, max_cache_len=256)}
         marks = [time.process_time()]
         stops = [lambda ids, scores, **_: marks.append(time.process_time()) or torch.zeros(1, dtype=torch.bool)]
-        with torch.no_grad(), quiet_transformers():
+        with torch.no_grad(), only_torch_writes(), quiet_transformers():
             base.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings, stopping_criteria=stops, **cache)
     return {"prefill_ms": (marks[1] - marks[0]) / PROMPT * 1e3, "decode_ms": (marks[-1] - marks[1]) / (len(marks) - 2) * 1e3}
 
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    native.set_threads(given.threads)
     with tempfile.TemporaryDirectory() as place:
         folder = folder_of(given.preset, Path(place) / "m")
         results = {"host": with_transformers(folder, "host"), "twin": with_transformers(folder, "twin"), "llama.cpp f16": with_llama_cpp(folder, given.threads)}

@@ -54,6 +54,16 @@ struct MatmulKernel {
     int64_t sum_bytes = sizeof(float);  // what one entry of c takes
 };
 
+// Products whose smaller operand has at most `most` rows or columns, without packing the larger one. `most` is 0 where there is no such kernel.
+struct FewKernel {
+    int most;
+    int block;  // rows of the large operand that are best taken together
+    // By the number of the small operand's rows or columns, less one. small holds k times so many numbers, in fp32. Row r of the large
+    // operand and number s of the small one give out[r * to_next_large + s * to_next_small]. stride, along_k: as for packing a panel.
+    void (*multiply[8])(half_t* out, int64_t to_next_large, int64_t to_next_small, const half_t* large, int64_t stride, bool along_k,
+                        int64_t rows, const float* small, int64_t k);
+};
+
 struct Kernels {
     void (*unary[static_cast<int>(Unary::count)])(half_t* d, const half_t* a, int64_t n);
     void (*binary[static_cast<int>(Binary::count)][static_cast<int>(Form::count)])(half_t* d, const half_t* a,
@@ -78,6 +88,7 @@ struct Kernels {
     void (*scale)(float* a, int64_t n, float factor);
 
     MatmulKernel matmul;
+    FewKernel few;  // exact
 };
 
 // What numbers mean: `exact`; the engine's own rules (engine.h), for which the entries of staging are absent; or `fast`, which is exact

@@ -3,6 +3,7 @@
 //     few products     pack the smaller operand once, for all threads; then each thread takes panels of
 //                      the larger one, packs them, and multiplies them with all panels of the smaller
 //     many products    a thread takes a whole product, as in attention
+//     a few rows       of one token: the other operand is read as it lies (isa/matmul_few.cpp)
 //
 // k is cut into slabs by its size alone and summed in order, so the bits do not depend on the threads.
 #include <algorithm>
@@ -134,6 +135,51 @@ bool Product::together(const Side& a, const Side& b, half_t* out, Memory& shared
     return finite.load() || !kernel_.needs_finite;
 }
 
+// A product with a few rows of A or columns of B: `large` is the other operand.
+class FewProduct {
+public:
+    FewProduct(const FewKernel& kernel, const Matmul& step)
+        : kernel_(kernel), k_(step.k), n_(step.n), is_few_rows_(step.m <= step.n), few_(std::min(step.m, step.n)) {}
+
+    bool is_one() const { return few_ > 0 && few_ <= kernel_.most; }
+
+    void alone(const Side& a, const Side& b, half_t* out) const {
+        float* small = thread_memory().take<float>(small_bytes());
+        widen(small, is_few_rows_ ? a : b);
+        rows(is_few_rows_ ? b : a, 0, (is_few_rows_ ? b : a).outer, small, out);
+    }
+
+    void together(const Side& a, const Side& b, half_t* out, Memory& shared) const {
+        const Side& large = is_few_rows_ ? b : a;
+        float* small = shared.take<float>(small_bytes());
+        widen(small, is_few_rows_ ? a : b);
+        // Some 64 KiB of the large operand to a task.
+        const int64_t taken = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, k_ * kernel_.block)) * kernel_.block;
+        parallel(ceil_div(large.outer, taken), [&](int64_t task, int) {
+            rows(large, task * taken, std::min(large.outer, (task + 1) * taken), small, out);
+        });
+    }
+
+private:
+    size_t small_bytes() const { return static_cast<size_t>(k_ * few_) * sizeof(float); }
+
+    void widen(float* small, const Side& side) const {
+        for (int64_t p = 0; p < k_; ++p)
+            for (int64_t i = 0; i < few_; ++i) small[p * few_ + i] = half_to_float(*side.at(i, p));
+    }
+
+    void rows(const Side& large, int64_t begin, int64_t end, const float* small, half_t* out) const {
+        const int64_t to_next_large = is_few_rows_ ? 1 : n_, to_next_small = is_few_rows_ ? n_ : 1;
+        kernel_.multiply[few_ - 1](out + begin * to_next_large, to_next_large, to_next_small, large.at(begin, 0), large.stride, large.along_k,
+                                   end - begin, small, k_);
+    }
+
+    const FewKernel& kernel_;
+    const int64_t k_, n_;
+    const bool is_few_rows_;
+    const int64_t few_;
+};
+
 }  // namespace
 
 void Matmul::run(const Run& run) const {
@@ -141,7 +187,10 @@ void Matmul::run(const Run& run) const {
     const half_t* y_data = run.at(y);
     half_t* out_data = run.at(out);
     const int64_t products = product(batch);
-    const MatmulKernel& kernel = kernels(exact && run.arithmetic == Arithmetic::fast ? Arithmetic::exact : run.arithmetic).matmul;
+    const Arithmetic arithmetic = exact && run.arithmetic == Arithmetic::fast ? Arithmetic::exact : run.arithmetic;
+    const MatmulKernel& kernel = kernels(arithmetic).matmul;
+    const FewProduct few(kernels(Arithmetic::exact).few, *this);
+    const bool is_few = arithmetic == Arithmetic::exact && few.is_one();
     const Product with(kernel, *this), safely(finite_or_not_matmul(), *this);
     const auto sides = [&](int64_t x_offset, int64_t y_offset) {
         return std::pair(Side{x_data + x_offset, transpose_x ? m : k, !transpose_x, m},
@@ -156,14 +205,16 @@ void Matmul::run(const Run& run) const {
     if (products >= 4) {
         parallel(products, [&](int64_t index, int) {
             each(index, [&](const Side& a, const Side& b, half_t* to) {
-                if (!with.alone(a, b, to)) safely.alone(a, b, to);
+                if (is_few) few.alone(a, b, to);
+                else if (!with.alone(a, b, to)) safely.alone(a, b, to);
             });
         });
         return;
     }
     for (int64_t index = 0; index < products; ++index)
         each(index, [&](const Side& a, const Side& b, half_t* to) {
-            if (!with.together(a, b, to, run.shared)) safely.together(a, b, to, run.shared);
+            if (is_few) few.together(a, b, to, run.shared);
+            else if (!with.together(a, b, to, run.shared)) safely.together(a, b, to, run.shared);
         });
 }
 

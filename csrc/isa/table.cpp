@@ -10,6 +10,7 @@ Kernels filled() {
     fill_softmax(made);
     fill_staging(made);
     fill_matmul(made);
+    fill_few(made);
     return made;
 }
 

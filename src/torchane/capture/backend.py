@@ -241,7 +241,7 @@ def _executor(compiled: Compiled, gm: fx.GraphModule, planned: Planned, progress
             progress.loaded(len(loaded), len(planned.plan.programs))
     host = TorchHost(gm.graph, compiled.memory, compiled.input_names)
     held = compiled.device, compiled.pool, compiled.weights
-    return Executor(planned.plan, *held, host, planned.host_calls, loaded, compiled.numerics, compiled.observers, compiled.frozen)
+    return Executor(planned.plan, *held, host, planned.host_calls, loaded, compiled.numerics, compiled.observers, compiled.frozen, compiled.written_rows)
 
 
 #: Says what Dynamo leaves to eager before it hands us anything.

@@ -23,6 +23,7 @@ from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.numerics import LossScaled, Numerics, RangeControlled
 from torchane.runtime.observers import Observer
 from torchane.runtime.range_control import RangeControl
+from torchane.runtime.rows import Rows
 from torchane.runtime.surfaces import SurfacePool
 from torchane.runtime.weights import Weights
 
@@ -39,6 +40,7 @@ class Compiled:
     observers: list[Observer] = field(default_factory=list)
     weights: Weights = field(default_factory=Weights)
     frozen: Frozen = field(default_factory=Frozen)
+    written_rows: Rows = field(default_factory=Rows)
     memory: pages.Reused = field(default_factory=pages.Reused)
     saved: Saved = field(default_factory=Saved)
     plans: dict[str, Plan] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class Compiled:
         """Frees the surfaces that no tensor holds, and the memory of results that are gone."""
         self.memory.trim()
         self.weights.forget()
+        self.written_rows.free()
         self.pool.trim()
 
     @contextmanager

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import fx
 
+from torchane.capture.host_graph import written_in_place
 from torchane.capture.sources import place_of
 from torchane.native import pages
+from torchane.runtime.rows import Written
 
 
 class TorchHost:
@@ -56,6 +58,12 @@ class TorchHost:
 
     def address(self, value: torch.Tensor) -> int:
         return value.data_ptr()
+
+    def identity(self, value: torch.Tensor) -> tuple[int, int] | None:
+        return None if value.is_inference() else (value.data_ptr(), value._version)
+
+    def written(self, value: torch.Tensor) -> Written | None:
+        return written_in_place(value)
 
 
 class _Borrowed:

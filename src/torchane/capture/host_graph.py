@@ -3,13 +3,23 @@
     add(x, embedding_dense_backward(grad, tokens, V))   ->   x, with the rows of `tokens` added in place
 The gradient of an embedding's table is zero but for the rows that were looked up. A tied table adds it to the head's
 gradient, which nothing else reads: two tables as large as the weight are never made. The same bits, save that -0 stays -0.
+
+    index_copy(cache, 2, at, k)     ->     cache, with k written in place, where the cache is an input whose new value this is
+AOTAutograd would copy the whole new value onto the input afterwards. Only where nothing is differentiated and nothing else reads the old value: a
+second run of the graph then writes the same rows before it reads any.
 """
 
+import weakref
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 from torch import Tensor, fx
 
 from torchane.capture.graph import Cut
+from torchane.capture.torch_private import WeakIdKeyDictionary
 from torchane.plan.step_graph import Place
+from torchane.runtime.rows import Written
 
 aten = torch.ops.aten
 
@@ -30,6 +40,37 @@ def add_rows_in_place(segment: fx.Graph, cut: Cut, copies: dict[fx.Node, fx.Node
         segment.erase_node(copies[node])
         copies[node] = added  # the next sum may read it
         segment.erase_node(rows)
+
+
+def write_rows_in_place(copies: Mapping[fx.Node, fx.Node], written: Mapping[fx.Node, fx.Node]) -> None:
+    """Rewrites a host segment. written: values that are an input's new one, and the input."""
+    for node in list(copies):
+        if _overwrites_rows(node, written.get(node)) and copies[node].op == "call_function":
+            copies[node].target = _write_rows
+
+
+def _overwrites_rows(node: fx.Node, old: fx.Node | None) -> bool:
+    return node.target is aten.index_copy.default and node.args[0] is old and old.op == "placeholder" and len(old.users) == 1 and not node.kwargs
+
+
+#: What was written last into a tensor, as long as it lives.
+_notes = WeakIdKeyDictionary()
+
+
+def _write_rows(tensor: Tensor, axis: int, index: Tensor, rows: Tensor) -> Tensor:
+    """tensor with rows written at index along axis, in place."""
+    if tensor.is_inference():  # which has no version; torch refuses to write it, or has no need to
+        return aten.index_copy.default(tensor, axis, index, rows)
+    before = tensor._version
+    tensor.index_copy_(axis, index, rows)
+    _notes[tensor] = Written(weakref.ref(tensor), axis % tensor.dim(), index.reshape(-1).numpy().copy(), before, tensor._version)
+    return tensor
+
+
+def written_in_place(tensor: Tensor) -> Written | None:
+    """The rows that a graph has written into this tensor, if nothing was written since."""
+    note: Written | None = _notes.get(tensor)
+    return note if note is not None and tensor._version == note.after else None
 
 
 def never_made(cut: Cut) -> frozenset[fx.Node]:

@@ -1,12 +1,13 @@
 """Cuts from a graph what PyTorch runs at one place between programs: a graph of its own."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import fx
 
 from torchane.capture.graph import Cut
-from torchane.capture.host_graph import add_rows_in_place
+from torchane.capture.host_graph import add_rows_in_place, write_rows_in_place
 from torchane.plan.step_graph import Place
 
 
@@ -20,8 +21,11 @@ class HostSegment:
     leaving: tuple[str, ...]
 
 
-def host_segment(graph: fx.Graph, cut: Cut, nodes: Sequence[fx.Node], there: Collection[fx.Node]) -> HostSegment:
-    """Computes `nodes` from what is there, on the host; views and constants are made on the way."""
+def host_segment(
+    graph: fx.Graph, cut: Cut, nodes: Sequence[fx.Node], there: Collection[fx.Node], written: Mapping[fx.Node, fx.Node] = MappingProxyType({})
+) -> HostSegment:
+    """Computes `nodes` from what is there, on the host; views and constants are made on the way. written: values that are the new one of an
+    input, which may be written in place."""
     segment = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
     sources: dict[fx.Node, None] = {}
@@ -51,6 +55,7 @@ def host_segment(graph: fx.Graph, cut: Cut, nodes: Sequence[fx.Node], there: Col
     leaving = [node for node in nodes if not own.issuperset(node.users)]
     segment.output(tuple(made[node] for node in leaving))
     add_rows_in_place(segment, cut, made)
+    write_rows_in_place(made, written)
     return HostSegment(segment, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in leaving))
 
 

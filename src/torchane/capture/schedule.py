@@ -47,6 +47,7 @@ class Scheduler:
         self.layouts: dict[fx.Node, PortLayout] = {nodes[name]: layout for name, layout in known.items() if name in nodes}
         self.surfaces_in = {nodes[name] for name in before.surfaces if name in nodes}
         self.unscaled: set[fx.Node] = {*cut.static, *(nodes[name] for name in before.unscaled if name in nodes)}
+        self.written = self._written()
         self.masks = factors_of(self.graph, cut.is_on_host)
         self.constants: dict[fx.Node, torch.Tensor] = {}
         self.data = self._data()
@@ -59,6 +60,12 @@ class Scheduler:
         self.steps: list[Any] = []
         self.host_calls: dict[str, Callable[..., Sequence[Any]]] = {}
         self.region_ports = [self.crossing.ports(index) for index in range(len(cut.regions))]
+
+    def _written(self) -> dict[fx.Node, fx.Node]:
+        """Values that are the new one of an input, and the input, where nothing is differentiated."""
+        inputs = {node.name: node for node in self.inputs}
+        pairs = ((self.results[i], inputs.get(name)) for i, name in self.roles.written.items()) if self.roles.is_inference else ()
+        return {result: old for result, old in pairs if isinstance(result, fx.Node) and old is not None}
 
     def _is_made_of_parts(self, whole: fx.Node) -> bool:
         """Programs compute every part: none needs a tensor of its own."""
@@ -209,7 +216,7 @@ class Scheduler:
     def _host_call(self, key: str, nodes: list[fx.Node]) -> None:
         """Adds a segment that computes `nodes` from what the host has, views and constants made on the way."""
         self._unstage_for(nodes)
-        made = host_segment(self.graph, self.cut, nodes, self.on_host)
+        made = host_segment(self.graph, self.cut, nodes, self.on_host, self.written)
         self.host_calls[key] = fx.GraphModule(self.source.module, made.graph)
         self.steps.append(HostCall(key, made.ops, made.sources, made.leaving))
         self.on_host.update(nodes)

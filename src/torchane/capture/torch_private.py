@@ -45,6 +45,7 @@ from torch.utils.checkpoint import CheckpointPolicy  # .MUST_RECOMPUTE in meta["
 from torch.utils._pytree import tree_map_only  # a function over the tensors of nested lists
 from torch.utils._sympy.interp import sympy_interp  # an expression computed with other numbers
 from torch.utils._sympy.reference import PythonReferenceAnalysis  # what its functions are
+from torch.utils.weak import WeakIdKeyDictionary  # notes on tensors, as long as these live
 
 # AOTAutograd: forward and backward as ATen
 from torch._functorch import compile_utils  # .rand_ops: what its CSE leaves alone; .get_aten_target(node)

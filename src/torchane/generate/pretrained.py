@@ -18,6 +18,7 @@ from torchane.finetune.extras import quiet_transformers, require
 from torchane.finetune.models import Base
 from torchane.generate.sampling import Sampling, Text, penalised, require_finite
 from torchane.generate.text import Written, require_text
+from torchane.runtime.trust import only_torch_writes
 
 #: Prompts are filled up to one of these, and beyond to a multiple of the last; caches have a power of two of positions, and so many at least.
 WIDTHS = (32, 64, 128, 256, 512)
@@ -80,7 +81,7 @@ class Writer:
         cache: dict[str, Any] = {}
         if self.device != "host":
             cache = {"past_key_values": require("transformers").StaticCache(config=self.model.config, max_cache_len=min(_power(width + most), self.positions))}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), quiet_transformers():
+        with torch.no_grad(), only_torch_writes(), torch.random.fork_rng(devices=[]), quiet_transformers():
             torch.manual_seed(sampling.seed)
             self.model.generate(  # which calls the model for the prompts, then for each token
                 input_ids=ids, attention_mask=mask, generation_config=self._settings(sampling, most), stopping_criteria=[collect],

@@ -28,6 +28,8 @@ from torchane.runtime.numerics import Numerics
 from torchane.runtime.observers import Observer, Watched
 from torchane.runtime.staging import in_range, meeting
 from torchane.runtime.surfaces import Held, SurfacePool
+from torchane.runtime.rows import Rows, Written, write_rows
+from torchane.runtime.trust import promise
 from torchane.runtime.weights import Weights
 
 
@@ -46,6 +48,7 @@ class Executor:
         numerics: Numerics,
         observers: Sequence[Observer] = (),
         frozen: Frozen | None = None,
+        rows: Rows | None = None,
     ):
         self.plan = plan
         self.numerics = numerics
@@ -56,6 +59,7 @@ class Executor:
         self.host_calls = host_calls
         self.loaded = tuple(loaded)  # None: a program with constants, made for each dispatch when its weights are known
         self.frozen = Frozen() if frozen is None else frozen
+        self.rows = Rows() if rows is None else rows
         self.observers = observers
         self.only_added: frozenset[str] = frozenset()  # values that are added to others and no more: faint ones do no harm
         # What a dispatch needs is prepared here: it should cost a few microseconds more than the engine's own time.
@@ -126,6 +130,9 @@ class Executor:
                     if free:
                         run.release(free)
                 return run.outputs(), run.numbers.reading
+            except BaseException:
+                self.rows.forget()
+                raise
             finally:
                 run.release([name for name in run.surfaces if name not in run.borrowed])
 
@@ -148,6 +155,7 @@ class _Run:
         self.constants: dict[str, Seen] = {}
         self.borrowed: set[str] = set()  # weights, and what other runs lent or are lent; the others go back to the pool
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
+        self.rows_came: dict[str, tuple[float, int]] = {}  # what was staged in part: the largest of all of it, what is not finite in the part
         self.run_program = executor.device.run
         received = [self._receive(name, layout) for name, layout in executor.plan.surfaces_in.items()]
         saved = next((held.version for held in received if held is not None), None)
@@ -190,19 +198,25 @@ class _Run:
         self.borrowed.discard(name)
 
     def release(self, names: Sequence[str]) -> None:
-        self.executor.pool.give_all(map(self.surfaces.pop, names))
+        self.executor.pool.give_all([self.surfaces.pop(name) for name in names if name not in self.borrowed])
 
     def stage(self, step: Stage) -> None:
         jobs, staged = [], []
         weights = self.executor.weights
         self._look_at_constants([copy for copy in step.copies if copy.is_constant])
         copies = [copy for copy in step.copies if not copy.is_constant]
+        partly = {copy.value: found for copy in copies if (found := self._rows_of(copy)) is not None}
         for copy in copies:
+            if copy.value in partly and self._stage_rows(copy, partly[copy.value]):
+                continue
             if copy.is_weight and weights.holds(copy.value, self.version):
                 self._read_weight(copy.value)
                 self.numbers.received(copy.value, weights.read(copy.value, self.version).lying)
                 continue
-            if copy.is_weight:
+            if copy.value in partly:
+                surface = self.surfaces[copy.value] = self.executor.rows.surface(copy.value, copy.layout.shape, self.executor.device)
+                self.borrowed.add(copy.value)
+            elif copy.is_weight:
                 surface = weights.surface(copy.value, copy.layout.shape, self.executor.device)
                 staged.append((copy.value, surface))
             else:
@@ -216,14 +230,46 @@ class _Run:
         for name, surface in staged:
             weights.staged(name, surface, self.version, self.numbers.lying(name))
             self._read_weight(name)
-        self.look.came(copies, self.surfaces)
+        found = self.look.came(copies, self.surfaces, self.rows_came)
+        for name, written in partly.items():
+            if name in found:
+                self.executor.rows.filled(name, written, promise(), found[name])
+
+    def _rows_of(self, copy: Copy) -> Written | None:
+        """The rows that changed of a tensor that a surface of its own may hold; None where all of it is staged into one of the pool."""
+        layout = copy.layout
+        is_plain = not copy.is_weight and self.executor.numerics.ranges is None and layout.used == layout.shape[-1]
+        return self.executor.host.written(self.values[copy.value]) if is_plain and promise() is not None else None
+
+    def _stage_rows(self, copy: Copy, written: Written) -> bool:
+        """Whether the surface is there and holds the other rows: then it gets these."""
+        rows = self.executor.rows
+        buffer = rows.known(copy.value, written, promise())
+        if buffer is None:
+            return False
+        source = in_range(written.of(self.executor.host.array(self.values[copy.value])), copy)
+        largest, missing = write_rows(buffer, source, written, copy.layout.logical_of(buffer.array))
+        self.numbers.staged(copy, source)
+        self.rows_came[copy.value] = rows.filled(copy.value, written, promise(), largest), missing
+        self.surfaces[copy.value] = buffer
+        self.borrowed.add(copy.value)
+        return True
 
     def _look_at_constants(self, copies: Sequence[Copy]) -> None:
         """What the frozen weights hold now, and the power of two that each is stored under."""
         host, frozen = self.executor.host, self.executor.frozen
-        arrays = {copy.value: host.array(self.values[copy.value]) for copy in copies}
-        found = sums(arrays) if arrays else {}
+        identities = {copy.value: host.identity(self.values[copy.value]) for copy in copies}
+        unknown = []
         for copy in copies:
+            seen = None if self.look.looks else frozen.promised(copy.value, identities[copy.value], promise())
+            if seen is None:
+                unknown.append(copy)
+            else:
+                self.numbers.received(copy.value, seen.lying)
+                self.constants[copy.value] = seen
+        arrays = {copy.value: host.array(self.values[copy.value]) for copy in unknown}
+        found = sums(arrays) if arrays else {}
+        for copy in unknown:
             seen = frozen.known(copy.value, found[copy.value])
             if seen is None or self.look.looks:
                 self.look.constant(copy, arrays[copy.value])
@@ -232,7 +278,8 @@ class _Run:
                 seen = frozen.see(copy.value, Seen(found[copy.value], self.numbers.lying(copy.value), factor))
             else:
                 self.numbers.received(copy.value, seen.lying)
-            self.constants[copy.value] = replace(seen, address=host.address(self.values[copy.value]))
+            seen = self.constants[copy.value] = replace(seen, address=host.address(self.values[copy.value]))
+            frozen.promise(copy.value, identities[copy.value], promise(), seen)
 
     def _program_of(self, step: Dispatch) -> LoadedProgram:
         executor = self.executor

@@ -6,6 +6,7 @@ at what leaves; a backward at what is faint where it is staged. What else a back
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,20 +76,24 @@ class RangeLook:
         self.looks = looks
         self.doubts = doubts
 
-    def came(self, copies: Sequence[Copy], surfaces: Mapping[str, Buffer]) -> None:
+    def came(self, copies: Sequence[Copy], surfaces: Mapping[str, Buffer], known: Mapping[str, tuple[float, int]] = MappingProxyType({})) -> dict[str, float]:
         """Values that were staged, before a program reads them. Weights are looked at where it `looks`, or where something is wrong with
-        what leaves."""
+        what leaves. known: what was staged in part, the largest magnitude of all of it and how many are not finite. Gives the largest of what it looked through."""
         plan = self.executor.plan
+        seen: dict[str, float] = {}
         if plan.is_backward and not self.strict:
-            return
+            return seen
         for copy in copies:
             if (copy.is_weight and not self.looks) or copy.value in plan.gradients:
                 continue
-            largest, missing, _, _ = native.scan(surfaces[copy.value].look())
+            largest, missing = known.get(copy.value) or native.scan(surfaces[copy.value].look())[:2]
+            if copy.value not in known:
+                seen[copy.value] = largest
             is_beyond = not plan.is_backward and bool(missing or self.is_beyond(copy.value, largest))
             is_faint = largest < FAINT and self.executor.minds_losses and copy.value not in self.executor.only_added
             if is_beyond or is_faint:
                 self._found(self._unfit(copy, is_faint=not is_beyond), COMES_THROUGH if is_beyond else LOSES_DIGITS)
+        return seen
 
     def constant(self, copy: Copy, source: np.ndarray) -> None:
         """A frozen weight that programs are to hold: looked at where its numbers are new, too."""

@@ -4,7 +4,7 @@
                                                           └──► another: the weight file is written, the program loaded, the old one unloaded
 One compiled graph serves all models of a class: programs of the MODELS used last stay beside each other, told apart by where their weights lie.
 PyTorch changes parameters in ways that leave no trace (`.data`, load_state_dict, NumPy views), so versions prove nothing and all bytes are read, in
-every forward and backward: about half of what staging them costs.
+every forward and backward: about half of what staging them costs. Under a promise (trust.py) memory and version are enough.
 """
 
 import warnings
@@ -54,6 +54,7 @@ class Frozen:
     remade: int = 0
     _made: dict[tuple[str, int, tuple[str, ...]], dict[tuple[int, ...], _Made]] = field(default_factory=dict)
     _seen: dict[str, Seen] = field(default_factory=dict)
+    _promised: dict[str, tuple[object, tuple[int, int], Seen]] = field(default_factory=dict)
     _has_said: bool = False
 
     def known(self, name: str, found: tuple[object, ...]) -> Seen | None:
@@ -64,6 +65,16 @@ class Frozen:
     def see(self, name: str, seen: Seen) -> Seen:
         self._seen[name] = seen
         return seen
+
+    def promised(self, name: str, identity: tuple[int, int] | None, promise: object | None) -> Seen | None:
+        """How a weight was seen under this promise, if it has not changed since. identity: where its memory is, and its version."""
+        known = self._promised.get(name)
+        return known[2] if promise is not None and known is not None and known[0] is promise and known[1] == identity else None
+
+    def promise(self, name: str, identity: tuple[int, int] | None, promise: object | None, seen: Seen) -> None:
+        """It was seen so."""
+        if promise is not None and identity is not None:
+            self._promised[name] = promise, identity, seen
 
     def program(
         self, plan: Plan, step: Dispatch, seen: Sequence[Seen], device: Device, given: Callable[[str], np.ndarray], named: Callable[[str], str]

@@ -4,6 +4,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from torchane.runtime.rows import Written
+
 
 class Host(Protocol):
     """Implemented by capture/host.py for PyTorch."""
@@ -34,4 +36,12 @@ class Host(Protocol):
 
     def address(self, value: Any) -> int:
         """Where a tensor's memory begins."""
+        ...
+
+    def identity(self, value: Any) -> tuple[int, int] | None:
+        """Where a tensor's memory begins, and how often the framework's ops have written it; None where they do not count."""
+        ...
+
+    def written(self, value: Any) -> Written | None:
+        """The rows that the graph has just written into this tensor, where it has done so in place and nothing else since."""
         ...

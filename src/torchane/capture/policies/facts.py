@@ -11,12 +11,14 @@ from torchane.chips import Chip
 @dataclass(frozen=True)
 class State:
     """What a graph leaves behind. written: results that are an input's new value, and the input. returned: the user's own
-    results. lasting: inputs that live on after the call, and are not trained. is_inference: nothing is differentiated."""
+    results. lasting: inputs that live on after the call, and are not trained. frozen: of these the parameters that want no gradient.
+    is_inference: nothing is differentiated."""
 
     written: Mapping[fx.Node, fx.Node | None] = field(default_factory=dict)
     returned: frozenset[fx.Node] = frozenset()
     lasting: frozenset[fx.Node] = frozenset()
     is_inference: bool = False
+    frozen: frozenset[fx.Node] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def keep_state_exact(graph: fx.Graph, facts: Facts) -> Mapping[fx.Node, str]:
         return {}
     old = {node for node in state.written.values() if node is not None} | state.lasting
     products = {node for node in graph.nodes if node.target in CONTRACTIONS}
-    products -= _made_of(graph, old | facts.static) | _of_recurrences(graph, facts, products)
+    network = state.frozen - set(state.written.values())  # a model that is not trained multiplies by them, tokens though it reads
+    products -= _made_of(graph, (old | facts.static) - network) | _of_recurrences(graph, facts, products)
     activations = _from(graph, products) & _towards(graph, products)
     carrying = _carrying(old, products)
     stored = {node for node in state.returned if node in _carrying(state.lasting, products)}

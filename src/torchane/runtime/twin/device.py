@@ -38,6 +38,7 @@ from torchane.runtime.twin.chain import Micro
 from torchane.runtime.twin.engine import prepare, require_known
 from torchane.runtime.twin.ops import RULES, Unsupported
 from torchane.runtime.twin.schedule import Call, Schedule
+from torchane.runtime.twin.turned import turn_constants
 
 #: What numbers may mean; see mil/evaluate.py, mil/engine and mil/fast.py.
 ARITHMETICS = ("exact", "engine", "fast")
@@ -192,13 +193,14 @@ class _Loader:
                 macs += op.kind.macs({key: typed(op.kind, key, arg) for key, arg in arguments(op).items()})
         for index, var in enumerate(program.outputs):
             self._output(self.values[var], FIRST_PORT + len(program.inputs) + index)
+        turned = {} if self.schedule.arithmetic == "engine" else turn_constants(self.constants.values())
         steps = self.schedule.ordered()
         scratch = place_scratch(steps)
         tape = native.Tape(
             name=self.name,
             inputs=[var.shape for var in program.inputs],
             outputs=[var.shape for var in program.outputs],
-            constants=self._constants_array(),
+            constants=self._constants_array(turned),
             scratch=scratch,
             arithmetic=self.schedule.arithmetic,
         )
@@ -267,10 +269,16 @@ class _Loader:
             self.constants_size += -(-array.size // ALIGNMENT) * ALIGNMENT
         return self.constants[literal]
 
-    def _constants_array(self) -> np.ndarray:
+    def _constants_array(self, turned: Mapping[Array, tuple[int, int]]) -> np.ndarray:
         packed = np.zeros(self.constants_size, np.float16)
         for literal, array in self.constants.items():
-            packed[array.root.offset :][: array.size] = literal.value.reshape(-1)  # type: ignore[union-attr]
+            value: np.ndarray = literal.value  # type: ignore[assignment]
+            room = packed[array.root.offset :][: array.size]
+            if array in turned:
+                rows, columns = turned[array]
+                native.stage(room.reshape(columns, rows), value.reshape(rows, columns).T)
+            else:
+                room[...] = value.reshape(-1)
         return packed
 
     def _output(self, value: Array, space: int) -> None:
