@@ -156,3 +156,21 @@ def test_a_1x1_convolution_is_a_product_and_takes_a_bias(isa: str, batch: int) -
     wanted, allowed = oracle(weight.reshape(48, 20), given.reshape(batch, 20, 66))
     assert (np.abs(plain.reshape(batch, 48, 66) - wanted) <= allowed).all()
     assert ulps(biased, (plain.astype(np.float64) + bias.reshape(48, 1, 1)).astype(np.float16)).max() == 0
+
+
+@pytest.mark.parametrize("few", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_few_rows_or_columns_have_the_bits_that_they_have_among_many(isa: str, few: int, transposed: bool) -> None:
+    """Sums take their products in one order, whichever kernel takes them; tiles of AMX have an order of their own."""
+    if isa == "amx":
+        pytest.skip("AMX adds in another order")
+    rng = np.random.default_rng(few)
+    x, y = halves(rng, 40, 333), halves(rng, 333, 150)
+    if transposed:
+        y = np.ascontiguousarray(y.T)
+    many = run(matmul(x.shape, y.shape, False, transposed), x, y)[0]
+    rows = run(matmul((few, 333), y.shape, False, transposed), x[:few], y)[0]
+    assert np.array_equal(rows, many[:few])
+    y = np.ascontiguousarray(y.T) if transposed else y
+    columns = run(matmul(x.shape, (333, few)), x, np.ascontiguousarray(y[:, :few]))[0]
+    assert np.array_equal(columns, many[:, :few])
