@@ -162,7 +162,7 @@ ARITHMETICS = ("exact", "fast", "engine")
 RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")
 RECOMPUTE = ("none", "half", "all")
-FROZEN = ("inputs", "fp16", "int8", "int4")
+FROZEN = ("inputs", "reused", "fp16", "int8", "int4")
 SWITCH = ("on", "off")
 GGUF_TYPES = ("f16", "bf16", "q8_0")
 _MEASURED = ("twin", "ane")
@@ -230,6 +230,9 @@ def _lora() -> tuple[Option, ...]:
         Option("config", here, "path", "A YAML file of these settings, lora_parameters (rank, scale, dropout, keys) and lr_schedule; flags win.",
                allowed=("new file",), metavar="FILE", short="-c"),
         Option("grad_checkpoint", here, "flag", "Compute each block again in the backward instead of keeping it: less memory, more time."),
+        Option("quantize", here, "choice", "Keep the linear layers of the base in so many bits, rounded (QLoRA). Not with full.", allowed=("4", "8")),
+        Option("arithmetic", here, "choice", "Of the twin. exact: exact products, fp32 sums; fast: bf16 products, where the CPU has them; engine: the chip's own "
+               "rules.  [default: exact]", allowed=ARITHMETICS),
         Option("report_to", here, "text", "wandb, swanlab, or both, joined by a comma.", metavar="NAME"),
         Option("project_name", here, "text", "The project of --report-to.", metavar="NAME"),
         Option("seed", here, "number", "Fixes the adapter's first numbers, batches and dropout.  [default: 0]"),
@@ -261,7 +264,8 @@ def _backend() -> tuple[Option, ...]:
         Option("recompute", ("backend", "plan"), "choice", "What the backward of each equal layer computes again instead of reading it from memory: none, "
                "half (what is cheap to make again), all (a layer keeps its inputs only).", "none", RECOMPUTE, show_default=True),
         Option("frozen", ("backend", "plan"), "choice", 'What parameters that want no gradient are to programs. inputs: staged by every forward, as trained ones are; '
-               "fp16, int8, int4: constants, in as many bits (m4: int8; m5: both), with programs for each layer that are made anew where a checksum says that "
+               "reused: staged before each program that reads them, into surfaces that the next programs take over, and again for the backward: memory for a layer's, not "
+               "for all; fp16, int8, int4: constants, in as many bits (m4: int8; m5: both), with programs for each layer that are made anew where a checksum says that "
                "the numbers have changed.", "inputs", FROZEN, show_default=True),
         Option("partition", here, "function", "What cuts a graph into programs: a Partitioner (torchane/plan/partition.py). Nothing said: for a chip the one that "
                "is predicted to take the least time (torchane/plan/search.py), for `portable` a program for each layer."),

@@ -348,3 +348,15 @@ def test_weights_that_have_no_form_as_constants_stay_inputs_and_it_is_said(monke
     with pytest.warns(TorchaneWarning, match=r"its 1 frozen weights stay inputs of its program.*as constants they have no form"):
         got = compiled(x)
     torch.testing.assert_close(got, model(x), rtol=1e-2, atol=1e-2)
+
+
+def test_weights_staged_for_each_use_have_the_bits_of_those_that_stay(model: Blocks, x: torch.Tensor) -> None:
+    """And no surface of their own: what is held belongs to trained weights."""
+    found, held = [], []
+    for form in ("inputs", "reused"):
+        torch._dynamo.reset()
+        compiled = compile_for_twin(model, frozen=form)
+        found.append([value.clone() for value in step(compiled, model, x)])
+        held.append(len(COMPILED[-1].weights.held))
+    assert all(map(torch.equal, *found))
+    assert held[1] == 2 * 3 < held[0]

@@ -28,7 +28,7 @@ def base(tmp_path_factory):
 @pytest.fixture
 def lora(torchane_command, base, tmp_path, monkeypatch):
     """lora("--iters", 3) -> Done, in an empty folder with data/; the model is `base` unless said."""
-    monkeypatch.setattr(tuning, "tune", partial(tuning.tune, compile_model=lambda model, device, recompute: HostModel(model, "twin")))
+    monkeypatch.setattr(tuning, "tune", partial(tuning.tune, compile_model=lambda model, device, **options: HostModel(model, "twin")))
     (tmp_path / "data").mkdir()
     for name, count in (("train", 12), ("valid", 3), ("test", 3)):
         lines = [json.dumps({"prompt": f"{i} and {i}?", "completion": f"{2 * i}. " * (1 + i % 3)}) for i in range(count)]
@@ -107,6 +107,25 @@ def test_a_run_may_begin_with_another_adapter(lora):
     first = [json.loads(line) for line in Path("adapters/metrics.jsonl").read_text().splitlines()]
     second = [json.loads(line) for line in Path("second/metrics.jsonl").read_text().splitlines()]
     assert done.code == 0 and second[0]["valid_loss"] == [row for row in first if row["kind"] == "validation"][-1]["valid_loss"]
+
+
+def test_a_base_in_few_bits_is_the_same_to_training_tests_and_merging(lora, base, torchane_command):
+    options = ("--train", "--iters", 4, "--quantize", "4", "--save-every", 2)
+    done = lora(*options, "--test", "--json")
+    assert done.code == 0 and "18 linear layers of the base are kept in 4 bits" in done.err
+    alone = lora("--test", "--json")
+    assert alone.json["test_loss"] == done.json["test_loss"]  # the adapter says how its base was kept
+    assert "trained on its base in 4 bits" in lora("--test", "--quantize", "8").err
+    assert lora(*options[:2], 2, *options[3:], "--adapter-path", "parts").code == 0
+    resumed = lora("--resume", "parts", "--iters", 4)
+    assert resumed.code == 0 and Path("parts/adapter_model.safetensors").read_bytes() == Path("adapters/adapter_model.safetensors").read_bytes()
+    refused = lora("--resume", "parts", "--quantize", "8", "--arithmetic", "fast")
+    assert refused.code == 2 and "--quantize, --arithmetic cannot be given with it" in refused.err
+    fused = torchane_command("fuse", "--adapter-path", "adapters", "--save-path", "fused")
+    assert fused.code == 0 and "18 linear layers that the adapter was trained beside in 4 bits have those numbers here" in fused.err
+    merged = torchane_command("lora", "--model", "fused", "--data", "data", "--test", "--adapter-path", "", "--json")
+    assert abs(merged.json["test_loss"] - done.json["test_loss"]) < 2e-2  # merged weights are rounded to bf16
+    assert abs(lora("--test", "--adapter-path", "", "--json").json["test_loss"] - done.json["test_loss"]) > 5e-2
 
 
 def test_the_folder_says_where_it_comes_from(lora, base):

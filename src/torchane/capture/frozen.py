@@ -3,7 +3,8 @@
     parameter, requires_grad=False ──► constant, fp16
                                    └─► products alone read it, and it is a matrix ──► constant, in as few bits as asked for
 A matrix that anything else reads, an embedding that is the head as well, stays fp16: PyTorch would read other numbers than programs. So does one
-that is saved for the backward in another order of its axes, where rows are others. A backward takes the forms of its forward. The option `frozen` says whether there are constants at all.
+that is saved for the backward in another order of its axes, where rows are others. A backward takes the forms of its forward. The option `frozen` says whether there are constants at all,
+and whether a frozen weight that is an input keeps its surface from its forward to its backward.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import fx
 
 from torchane import chips, passes
+from torchane.capture.few_bits import dequantise
 from torchane.capture.graph import CONTRACTIONS, VIEWS
 from torchane.capture.roles import Roles
 from torchane.capture.wide import Blocks
@@ -24,11 +26,13 @@ from torchane.plan.cost import layer_cost
 
 #: The choice of the option by which frozen weights are inputs like others.
 INPUTS = "inputs"
+#: The same, in surfaces that are other values' before and afterwards.
+REUSED = "reused"
 
 
 def frozen_of(graph: fx.Graph, roles: Roles, blocks: Blocks, form: str) -> dict[str, str]:
     """Values that programs hold as constants, by name, with the form whose numbers they have."""
-    if form == INPUTS:
+    if form in (INPUTS, REUSED):
         return {}
     nodes = {node.name: node for node in graph.nodes}
     if roles.tangents:
@@ -48,6 +52,17 @@ def frozen_of(graph: fx.Graph, roles: Roles, blocks: Blocks, form: str) -> dict[
     return found | {node.name: "fp16" for node in views}
 
 
+def lent_of(graph: fx.Graph, roles: Roles, form: str) -> frozenset[str]:
+    """Weights that are staged for each use: the frozen ones and blocks of them, where the option says so, and what is kept in few bits."""
+    if roles.tangents:
+        known = roles.before.lent
+    else:
+        known = roles.frozen - set(roles.written.values()) if form == REUSED else frozenset()
+    few_bits = {node.name for node in graph.find_nodes(op="call_function", target=dequantise)}
+    blocks = {node.name for node in graph.nodes if node.op != "placeholder" and node.name in roles.weights and node.all_input_nodes[0].name in known}
+    return known | few_bits | blocks
+
+
 def _is_only_multiplied(node: fx.Node, saved: Collection[fx.Node]) -> bool:
     """By products, in programs or on the host; a view of it may not be saved, and it may."""
     return all(
@@ -64,7 +79,7 @@ def _base(node: fx.Node) -> fx.Node:
 
 def require_form(form: str, chip: Chip) -> None:
     """Raises UsageError for a low-bit form that the chip is not known to take, with the chips that are."""
-    if form in (INPUTS, "fp16") or passes.low_bit_op(form, chip) is not None:
+    if form in (INPUTS, REUSED, "fp16") or passes.low_bit_op(form, chip) is not None:
         return
     known = [name for name in chips.names() if passes.low_bit_op(form, chips.load(name)) is not None]
     raise UsageError(

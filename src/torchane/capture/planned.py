@@ -16,7 +16,8 @@ from torchane.plan import Plan
 @dataclass(frozen=True)
 class Source:
     """A graph and what is known of it, whichever way it is cut. scaled: what the loss scale multiplies. numbers: values of the host that
-    are none of masks, whatever they hold. frozen: names of values that programs hold as constants, and the form whose numbers they have."""
+    are none of masks, whatever they hold. frozen: names of values that programs hold as constants, and the form whose numbers they have; lent: of weights that
+    are staged for each use."""
 
     name: str
     module: fx.GraphModule
@@ -25,6 +26,7 @@ class Source:
     scaled: frozenset[fx.Node]
     numbers: frozenset[fx.Node]
     frozen: Mapping[str, str] = field(default_factory=dict)
+    lent: frozenset[str] = frozenset()
 
 
 @dataclass

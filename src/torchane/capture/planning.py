@@ -13,7 +13,8 @@ from torch import fx
 
 from torchane.capture.aliases import keep_views_of_results
 from torchane.capture.draws import draw_from_shapes
-from torchane.capture.frozen import frozen_of
+from torchane.capture.few_bits import dequantise
+from torchane.capture.frozen import frozen_of, lent_of
 from torchane.capture.graph import Cut, cut
 from torchane.capture.planned import Planned, Source
 from torchane.capture.policies import FOLLOWED, Facts, State, host_reasons
@@ -98,7 +99,7 @@ def _placed(name: str, module: fx.GraphModule, roles: Roles, compiler: RegionCom
         left_out = left_out_of(graph, static, data, facts.given, lambda node: node in refused or why_not(node, compiler.chip) is not None)
         refused = {**left_out.reasons, **refused}
     frozen = frozen_of(graph, roles, blocks, compiler.frozen)
-    source = Source(name, module, roles, blocks, linearity.scaled, left_out.numbers, frozen)
+    source = Source(name, module, roles, blocks, linearity.scaled, left_out.numbers, frozen, lent_of(graph, roles, compiler.frozen))
     return Placed(source, static, linearity.seeds, frozenset(views), refused, forward, levelled)
 
 
@@ -117,7 +118,7 @@ def _cut(
         roles={
             **dict.fromkeys(placed.source.scaled, Role.GRADIENT),
             **{node: roles.of(node.name) for node in graph.find_nodes(op="placeholder")},
-            **{node: Role.FROZEN for node in graph.nodes if node.name in placed.source.frozen},
+            **{node: Role.FROZEN for node in graph.nodes if node.name in placed.source.frozen or node.target is dequantise},
         },
         own_ports=2 if compiler.ranges else 0,  # range control's
         begins=begins,
@@ -140,6 +141,7 @@ def _saved(planned: Planned, placed: Placed) -> Saved:
         placed.forward,
         placed.levelled,
         placed.source.frozen,
+        placed.source.lent,
     )
 
 

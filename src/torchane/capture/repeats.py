@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from torchane.capture import few_bits
 from torchane.capture.graph import VIEWS, draws, layer_name
 from torchane.capture.policies.linearity import keep_in_backward
 from torchane.capture.tiles import mark_recomputed
@@ -277,6 +278,7 @@ def partition(joint: fx.GraphModule, inputs: Any, *, recompute: str = "none", **
     _hand_through(joint)
     keep_in_backward(joint.graph)
     mark_recomputed(joint.graph)
+    few_bits.mark_recomputed(joint.graph)
     stacks = _stacks(joint)
     kept = 1.0 if _calls(joint) else _KEPT_SHARE[recompute]
     if kept < 1 and any(map(draws, joint.graph.nodes)):

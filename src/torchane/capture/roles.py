@@ -52,7 +52,8 @@ class Saved:
     surfaces: values that stay in surfaces, and how they lie. unscaled: of these, the ones that range control stored as they are. weights:
     names of parameters and of blocks of them. weight_layouts: of those that the forward staged. static: buffers, integers, masks and
     what derives from them. wide: shapes of parameters whose products were cut. sent_to_host: what policies gave to the host. levelled: names of the masks
-    whose rows were levelled. frozen: weights that programs hold as constants, and whose numbers they have (capture/frozen.py).
+    whose rows were levelled. frozen: weights that programs hold as constants, and whose numbers they have; lent: those that are staged for each
+    use (capture/frozen.py).
     """
 
     surfaces: Mapping[str, PortLayout] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class Saved:
     sent_to_host: Forward = field(default_factory=Forward)
     levelled: frozenset[str] = frozenset()
     frozen: Mapping[str, str] = field(default_factory=dict)
+    lent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import fx
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import UNSCALED
 from torchane.capture.crossing import Crossing
+from torchane.capture.few_bits import dequantise
 from torchane.capture.frozen import constants_among
 from torchane.capture.graph import Cut, Region
 from torchane.capture.host_segment import host_segment, read_by
@@ -140,6 +141,7 @@ class Scheduler:
                 assert known == port.layout, f"{node.name} lies as {known}, and {spec.name} takes or gives {port.layout}"
             if spec.ranges is not None:
                 self.unscaled |= {node for node, form in zip(ports.outputs, spec.ranges.outputs, strict=True) if form == UNSCALED}
+            self._make_weights(needed)
             if needed or looked_at:
                 layouts = {ports.inputs[constant.position]: constant.layout for constant in spec.constants}
                 constants = (Copy(node.name, layouts[node], is_weight=True, is_constant=True) for node in looked_at)
@@ -151,6 +153,13 @@ class Scheduler:
             leaving = [node for node in ports.outputs if self.crossing.host_reads(node)]
             if leaving:
                 self.steps.append(Unstage(tuple(self._copy_out(node) for node in leaving)))
+
+    def _make_weights(self, needed: Sequence[fx.Node]) -> None:
+        """What is kept in few bits becomes numbers for the program that reads it, and is made anew for others."""
+        few_bits = [node for node in needed if node.target is dequantise]
+        if few_bits:
+            self._host_call(f"{self.source.name}.weights{len(self.steps)}", few_bits)
+            self.on_host.difference_update(few_bits)
 
     def _copy_out(self, node: fx.Node) -> Copy:
         """Afterwards the value is on the host, or the one that it is the last missing part of."""
@@ -175,9 +184,10 @@ class Scheduler:
         is_exact = node in self.cut.static or base in self.data or selects(base) or self._is_absorbed(base)
         may_mask = is_exact and not {node, origin, base} & self.source.numbers
         masks = () if {node, origin, base} & self.source.numbers else self.masks.get(base, ())
+        is_lent = node.name in self.source.lent
         return Copy(
-            node.name, self.layouts[node], node.name in self.roles.weights, may_mask, node in self.unscaled, masks=masks,
-            is_kept=node.name in self.roles.before.weight_layouts,
+            node.name, self.layouts[node], is_lent or node.name in self.roles.weights, may_mask, node in self.unscaled, masks=masks,
+            is_kept=node.name in self.roles.before.weight_layouts and not is_lent, is_lent=is_lent,
         )  # fmt: skip
 
     def _is_absorbed(self, node: fx.Node) -> bool:
@@ -193,11 +203,12 @@ class Scheduler:
         gradients = {self.results[i] for i in self.roles.weight_gradients if isinstance(self.results[i], fx.Node)}
         bases = {self.cut.base(node) for node in gradients}
         bases |= {part for part, whole in self.whole_of.items() if whole in bases}
-        return {node for node in ports.inputs if node.name in self.roles.weights} | (bases & set(ports.outputs))
+        weights = self.roles.weights | self.source.lent
+        return {node for node in ports.inputs if node.name in weights} | (bases & set(ports.outputs))
 
     def _host_stage(self, stage: int) -> None:
         here = [n for n in self.graph.nodes if self.cut.place.get(n) is Place.HOST and self.cut.stage[n] == stage]
-        nodes = [n for n in here if n not in self.on_host]  # what programs wrote in parts is there
+        nodes = [n for n in here if n not in self.on_host and n.target is not dequantise]  # what programs wrote in parts is there
         if nodes:
             self._host_call(f"{self.source.name}.host{stage}", nodes)
 

@@ -32,7 +32,12 @@ def read_with_base(path: Path, model: str | None, tokenizer: Path | None) -> tup
     if tokenizer is not None:
         raise UsageError(f"--tokenizer is for a .bin file of llama2.c, and {path} is an adapter.")
     base = read_base(path, model, None if kind == "gguf-lora" else recognize.base_of(path))
-    return base, recognize.read_adapter(path, base)
+    adapter = recognize.read_adapter(path, base)
+    found = load("torchane.finetune.quantize").recorded(path) if path.is_dir() and (path / "training.json").exists() else None
+    if found is not None:
+        base, told = load("torchane.finetune.quantize").round_model(base, found)
+        click.echo(told, err=True)
+    return base, adapter
 
 
 def read_base(adapter: Path, model: str | None, named: str | None) -> Any:

@@ -60,7 +60,7 @@ def _program(out: Console, price: Mapping[str, Any]) -> None:
         )
 
 
-_FROZEN = {"inputs": "inputs, as trained ones are"}
+_FROZEN = {"inputs": "inputs, as trained ones are", "reused": "inputs, staged for each use"}
 
 
 def _bound(op: Mapping[str, Any]) -> str:

@@ -274,9 +274,13 @@ def _compile(
         compiled.announce = lambda text: progress.said(text[0].upper() + text[1:])
     size = sum(param.numel() for param in model.parameters()) / 1e6
     why = f" (--device auto: {auto_choice()[1]})" if request.device == "auto" and compiled.device in ("twin", "ane") else ""
-    rules = {"engine": " in the engine's arithmetic", "fast": " with products of bf16 numbers"}.get(arithmetic, "")
-    progress.said(f"{name}: {size:.1f} M parameters, on device {compiled.device}{rules}{why}")
+    progress.said(f"{name}: {size:.1f} M parameters, on device {compiled.device}{said_rules(arithmetic)}{why}")
     return compiled
+
+
+def said_rules(arithmetic: str) -> str:
+    """What is not `exact`, after the device's name."""
+    return {"engine": " in the engine's arithmetic", "fast": " with products of bf16 numbers"}.get(arithmetic, "")
 
 
 def _sampler(tokenizer: Tokenizer | None) -> Callable[[CausalLM], str] | None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from torchane import options
-from torchane.cli.training import set_threads
+from torchane.cli.training import said_rules, set_threads
 from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.finetune import memory
 from torchane.finetune.adapters import adapted, add_adapter, free_blocks, is_adapted, load_adapter_file, trained
@@ -26,6 +26,7 @@ from torchane.finetune.folder import AdapterFolder
 from torchane.finetune.loop import Logits, Reporter, TrainReport, Tuner, TuneResult, mean_loss
 from torchane.finetune.models import Base, check_folder, fingerprint, load_base, load_tokenizer, locate, require_tokenizer
 from torchane.finetune.optimizers import make_optimizer, make_schedule
+from torchane.finetune.quantize import Rounded, quantize, recorded
 from torchane.finetune.settings import LoraSettings, read_config, resolve
 from torchane.finetune.trackers import Trackers, split_names
 from torchane.finetune.trackers import check as check_trackers
@@ -63,7 +64,8 @@ class Progress(Reporter, Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """One call, read: what to do, with what, where. about: of the run that is resumed, None for a new one."""
+    """One call, read: what to do, with what, where. about: of the run that is resumed, None for a new one. rounded: what of the base is kept in few
+    bits, once it is loaded."""
 
     settings: LoraSettings
     model: str
@@ -75,6 +77,7 @@ class Plan:
     report_to: tuple[str, ...] = ()
     project: str | None = None
     about: Mapping[str, Any] | None = None
+    rounded: Rounded | None = None
 
 
 def tune(request: Any, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
@@ -190,9 +193,11 @@ def _carry_out(
     plan: Plan, base: Base, splits: Splits, folder: AdapterFolder | None, request: Any, progress: Progress, compile_model: CompileModel, held: ExitStack
 ) -> dict[str, Any]:
     settings, own_dtype = plan.settings, base.model.dtype
+    count = sum(param.numel() for param in base.model.parameters())
+    plan = _rounded(plan, base, progress)
     model = _with_adapter(plan, base)
     compiled = _compile(model, settings, request, progress, compile_model)
-    progress.said(_describe(base, model, settings, compiled, request))
+    progress.said(_describe(base, model, settings, compiled, request, count))
     positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", NO_LIMIT)
     lengths = _lengths(splits, positions)
     summary: dict[str, Any] = {"adapter": None if folder is None else str(folder.path), "model": plan.model, "device": compiled.device}
@@ -204,6 +209,21 @@ def _carry_out(
     if plan.test and not result.interrupted:
         summary |= _test(splits.test, lengths, model, compiled, settings, progress)
     return {**summary, **asdict(result), "signal": stop if result.interrupted else None}
+
+
+def _rounded(plan: Plan, base: Base, progress: Progress) -> Plan:
+    """Keeps the base in few bits, where the run wants it so, or the adapter that is tested was trained so; the plan that says it. Raises UsageError where they differ."""
+    bits = plan.settings.quantize
+    known = recorded(plan.adapter) if plan.adapter is not None and not plan.train else None
+    if known is not None and bits not in (None, known.bits):
+        raise UsageError(f"--quantize {bits}: {plan.adapter} was trained on its base in {known.bits} bits. Leave it out.")
+    if known is not None:
+        bits = known.bits
+    if not bits:
+        return plan
+    made = quantize(base.model, bits)
+    progress.said(str(made))
+    return replace(plan, rounded=made)
 
 
 def _with_adapter(plan: Plan, base: Base) -> nn.Module:
@@ -224,7 +244,10 @@ def _base_name(plan: Plan, base: Base) -> str:
 
 
 def _compile(model: nn.Module, settings: LoraSettings, request: Any, progress: Progress, compile_model: CompileModel) -> CompiledModel:
-    compiled = compile_model(Logits(model), device=request.device, recompute="all" if settings.grad_checkpoint else "none")
+    compiled = compile_model(
+        Logits(model), device=request.device, recompute="all" if settings.grad_checkpoint else "none", arithmetic=settings.arithmetic,
+        frozen="inputs" if settings.fine_tune_type == "full" else "reused",
+    )  # fmt: skip
     if isinstance(compiled, EngineModel):
         said: set[str] = set()
 
@@ -237,12 +260,12 @@ def _compile(model: nn.Module, settings: LoraSettings, request: Any, progress: P
     return compiled
 
 
-def _describe(base: Base, model: nn.Module, settings: LoraSettings, compiled: CompiledModel, request: Any) -> str:
-    count = sum(param.numel() for param in base.model.parameters())
+def _describe(base: Base, model: nn.Module, settings: LoraSettings, compiled: CompiledModel, request: Any, count: int) -> str:
+    """count: of the base's parameters."""
     own = sum(param.numel() for param in trained(model).values())
     why = f" (--device auto: {auto_choice()[1]})" if request.device == "auto" and compiled.device in ("twin", "ane") else ""
     kind = str(base.model.dtype).removeprefix("torch.")
-    line = f"{base.path}: {count / 1e6:.1f} M parameters in {kind}, on device {compiled.device}{why}"
+    line = f"{base.path}: {count / 1e6:.1f} M parameters in {kind}, on device {compiled.device}{said_rules(settings.arithmetic)}{why}"
     if not own:
         return line
     return f"{line}\nTrainable parameters: {100 * own / count:.3f}% ({own / 1e6:.3f}M/{count / 1e6:.3f}M), {settings.fine_tune_type}"
@@ -260,7 +283,10 @@ def _train(
     held.enter_context(RunLock(folder.path))
     here = {"step": 0, **provenance(), **{name: package_version(name) for name in ("transformers", "peft")}}
     about = dict(plan.about) if plan.about is not None else {
-        "base": {"path": plan.model if base.kind == "hub" else str(base.path.resolve()), "kind": base.kind, "fingerprint": fingerprint(base.path)},
+        "base": {
+            "path": plan.model if base.kind == "hub" else str(base.path.resolve()), "kind": base.kind, "fingerprint": fingerprint(base.path),
+            "quantized": None if plan.rounded is None else plan.rounded.to_dict(),
+        },
         "data": {"path": str(plan.data.resolve()), "sha256": splits.digest()},
         "provenance": [],
     }  # fmt: skip

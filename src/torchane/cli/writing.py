@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import click
+
 from torchane.cli.signals import load
 from torchane.errors import UsageError
 
@@ -18,7 +20,12 @@ def load_pretrained(target: str, adapter: Path | None) -> tuple[Any, Any]:
             raise UsageError(f"{path} is an adapter and does not say which model it belongs to: give the model, and this as --adapter-path.")
         target, adapter = named, path
     base = models.load_base(target)
-    return base, base.model if adapter is None else load("torchane.generate.adapted").with_adapter(base, adapter)
+    if adapter is None:
+        return base, base.model
+    found = load("torchane.finetune.quantize").recorded(adapter)
+    if found is not None:
+        click.echo(load("torchane.finetune.quantize").round_module(base.model, found), err=True)
+    return base, load("torchane.generate.adapted").with_adapter(base, adapter)
 
 
 def sampling_of(options: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """How much memory a fine-tuning step will take, from the model's config alone, before anything is loaded.
 
-    weights      as their files have them; full: float32
-    staged       fp16 copies of the weights of products, in surfaces
+    weights      as their files have them, or in few bits; full: float32
+    staged       fp16 copies of weights, in surfaces: of a block's and a part of the head; full: of all products
     training     the trained numbers in float32: gradients, the optimizer's, and an adapter itself
     saved        what the forward keeps for the backward, fp16: a coarse count, per token of a batch
     logits       float32, and their gradient
@@ -17,16 +17,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchane.capture.few_bits import GROUP
 from torchane.errors import UsageError
 from torchane.finetune.adapters import adapter_numbers, blocks_of, first_of, linear_kinds, targets_of
 from torchane.finetune.extras import quiet_transformers, require
 from torchane.finetune.models import weight_files
+from torchane.finetune.quantize import targets as in_few_bits
 from torchane.finetune.settings import LoraSettings
 from torchane.plan.memory import RESERVE_BYTES, free_bytes
 
 #: Numbers that the optimizer keeps for each trained one.
 _OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1, "muon": 1, "adafactor": 1}
 _LOGITS = 2
+#: A wide head is cut into blocks of at most so many rows (capture/wide.py).
+_HEAD_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model's memory is counted from. numbers: of its parameters. products: those that products read; trained: those that are
-    trained. per_token: what one token's forward keeps for the backward; squared: the same for each pair of tokens."""
+    """What a model's memory is counted from. numbers: of its parameters. products: those that products read, at_once: of them, in one block or a part of the head; linear: those
+    that may be kept in few bits; trained: those that are trained. per_token: what one token's forward keeps for the backward; squared: the same for each pair of tokens."""
 
     numbers: int
     weight_bytes: int
     products: int
+    at_once: int
+    linear: int
     trained: int
     per_token: int
     squared: int
@@ -66,9 +72,10 @@ class Sizes:
         copies = 1 + _OPTIMIZER_STATES[settings.optimizer] + (0 if full else 1)
         tokens = settings.batch_size * length
         kept = 0 if settings.grad_checkpoint else tokens * (self.per_token + self.squared * length)
+        few = 0 if settings.quantize is None else self.linear * (self.weight_bytes / self.numbers - settings.quantize / 8 - 2 * self.weight_bytes / self.numbers / GROUP)
         return Estimate(
-            weights=4 * self.numbers if full else self.weight_bytes,
-            staged=2 * self.products,
+            weights=4 * self.numbers if full else int(self.weight_bytes - few),
+            staged=2 * (self.products if full else self.at_once),
             training=4 * self.trained * copies,
             saved=2 * kept,
             logits=4 * _LOGITS * tokens * self.vocab,
@@ -103,6 +110,8 @@ def measure(model: nn.Module, settings: LoraSettings, weight_bytes: int) -> Size
         numbers=sum(param.numel() for param in model.parameters()),
         weight_bytes=weight_bytes,
         products=sum(module.weight.numel() for module in linear),  # type: ignore[union-attr, operator, misc]
+        at_once=max(_HEAD_ROWS * config.hidden_size, *(sum(module.weight.numel() for module in block.modules() if isinstance(module, kinds)) for block in blocks)),
+        linear=sum(model.get_submodule(name).weight.numel() for name in in_few_bits(model, 4).modules),  # type: ignore[union-attr, operator, misc]
         trained=trained,
         per_token=sum(sum(module.weight.shape) for module in inside),  # type: ignore[union-attr, operator, misc]
         squared=len(blocks) * config.num_attention_heads,
@@ -119,7 +128,8 @@ def require_room(sizes: Sizes, settings: LoraSettings, length: int, free: int | 
     """The estimate for batches of this length. Raises UsageError where it cannot fit, naming what would."""
     needed = sizes.estimate(settings, length)
     free = free_bytes() if free is None else free
-    if free is None or needed.total + RESERVE_BYTES <= free:
+    loading = sizes.weight_bytes if settings.quantize else 0  # the file's own type is there before few bits are
+    if free is None or max(needed.total, loading) + RESERVE_BYTES <= free:
         return needed
     fits = next((said for said, tried, size in _smaller(settings, length) if sizes.estimate(tried, size).total + RESERVE_BYTES <= free), None)
     advice = f"It would fit with {fits}." if fits else "Nothing smaller of this model would fit: use a smaller model, or a machine with more memory."
@@ -132,6 +142,8 @@ def _smaller(settings: LoraSettings, length: int) -> Iterator[tuple[str, LoraSet
     """What asks for less memory, the mildest change first."""
     checked = replace(settings, grad_checkpoint=True)
     yield "--grad-checkpoint", checked, length
+    if settings.fine_tune_type != "full" and settings.quantize is None:
+        yield "--quantize 4 --grad-checkpoint", replace(checked, quantize=4), length
     size, cut = settings.batch_size, length
     while size > 1:
         size //= 2

@@ -17,18 +17,20 @@ from typing import Any
 from torchane.errors import UsageError, nearest, shown
 from torchane.finetune.extras import require
 from torchane.models.files import read_text
-from torchane.options import NUMBERS, Range, real
+from torchane.options import ARITHMETICS, NUMBERS, Range, real
 
 #: What mlx-lm takes and torchane does not, and why; a run that asks for one is refused.
 UNSUPPORTED: Mapping[str, str] = {
     "clear_cache_threshold": "it empties Metal's cache, and there is none here",
     "trust_remote_code": "code that comes with a model is never run",
-    "quantize": "the backend's programs read fp16 copies of the weights, so that a base in 4 or 8 bits would save nothing",
     "hf_dataset": "data sets on the hub are not fetched; write them as train.jsonl and valid.jsonl",
     "wandb": "newer versions of mlx-lm say report_to: wandb, and so does torchane",
 }
 OPTIMIZERS = ("adam", "adamw", "sgd", "adafactor", "muon")
 TYPES = ("lora", "dora", "full")
+#: Settings that are one of a few names.
+_CHOICES = {"fine_tune_type": TYPES, "optimizer": OPTIMIZERS, "arithmetic": ARITHMETICS}
+BITS = (4, 8)
 #: Names of what a line of a jsonl holds, as mlx-lm lets a file rename them.
 FEATURES = ("prompt_feature", "completion_feature", "text_feature", "chat_feature")
 _RANK, _SCALE, _DROPOUT = Range(1, 1 << 16), real(0, 1e6, above=True), real(0, 0.999)
@@ -48,7 +50,8 @@ class LoraParameters:
 @dataclass(frozen=True)
 class LoraSettings:
     """Everything that decides the numbers of a run, but for model, data and device. A step here is an iteration: one batch of
-    batch_size examples; an update of the weights comes every grad_accumulation_steps of them."""
+    batch_size examples; an update of the weights comes every grad_accumulation_steps of them. quantize: bits that the base's linear layers are kept in;
+    None: as in their file. arithmetic: of the twin."""
 
     fine_tune_type: str = "lora"
     optimizer: str = "adam"
@@ -67,6 +70,8 @@ class LoraSettings:
     max_seq_length: int = 2048
     grad_checkpoint: bool = False
     seed: int = 0
+    quantize: int | None = None
+    arithmetic: str = "exact"
     lora_parameters: LoraParameters = LoraParameters()
     lr_schedule: Mapping[str, Any] | None = None
     features: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +116,8 @@ def resolve(given: Mapping[str, Any], config: Path | None) -> tuple[LoraSettings
 def _check_together(settings: LoraSettings) -> None:
     if settings.optimizer == "muon" and settings.fine_tune_type != "lora":
         raise UsageError(f"optimizer muon updates matrices alone, and {settings.fine_tune_type} trains vectors too. Choose adam or adamw.")
+    if settings.quantize and settings.fine_tune_type == "full":
+        raise UsageError("quantize keeps a base that is frozen in few bits, and full trains it. Choose lora or dora.")
     if settings.num_layers == 0:
         raise UsageError("num_layers is 0, and then nothing is trained. Give how many of the last blocks to train, or -1 for all.")
     for name in ("val_batches", "test_batches"):
@@ -148,8 +155,12 @@ def _checked(name: str, value: Any) -> Any:
         value = float(value) if not NUMBERS[name].whole and isinstance(value, int) and not isinstance(value, bool) else value
         NUMBERS[name].require(name, value)
         return value
-    if name in ("fine_tune_type", "optimizer"):
-        allowed = TYPES if name == "fine_tune_type" else OPTIMIZERS
+    if name == "quantize":
+        if str(value) not in map(str, BITS):
+            raise UsageError(f"quantize is {shown(value)}. Known: {', '.join(map(str, BITS))}, the bits of a weight.")
+        return int(value)
+    if name in _CHOICES:
+        allowed = _CHOICES[name]
         value = value.lower() if isinstance(value, str) else value
         if value not in allowed:
             raise UsageError(f"{name} is {shown(value)}. Known: {', '.join(allowed)}.")

@@ -73,7 +73,7 @@ def forecast(
     """
     weights: dict[str, int] = {}
     for plan in plans:
-        for copy in (copy for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight and not copy.is_constant):
+        for copy in (copy for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.stays):
             weights[copy.value] = copy.layout.type.size_bytes
     trained = parameters if trained is None else trained
     return Forecast(
@@ -142,7 +142,7 @@ def _kept_bytes(plan: Plan) -> int:
 def peak_of(plan: Plan) -> int:
     """The most bytes of surfaces in use at once, without weights, what came in and what is kept."""
     sizes, frees = sizes_of(plan), plan.last_uses()
-    elsewhere = {c.value for s in plan.steps if isinstance(s, Stage) for c in s.copies if c.is_weight}
+    elsewhere = {c.value for s in plan.steps if isinstance(s, Stage) for c in s.copies if c.stays or c.is_constant}
     elsewhere |= plan.kept_names | set(plan.surfaces_in)
     held: set[str] = set()
     peak = 0

@@ -10,7 +10,7 @@ compared and tested; `runtime.execute` runs it.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torchane.abi.frozen import Constant
@@ -72,7 +72,8 @@ class Copy:
     too, with their signs. is_unscaled: under range control, it is staged as it is. part: unstaged, it
     goes straight into a larger value, and has no tensor of its own.
     is_weight: a parameter, whose surface lives on. A forward stages it in every run. is_kept: of a backward, whose forward staged it
-    already: it is staged again only where another run has filled the surface since (runtime/weights.py). is_constant: a frozen weight that
+    already: it is staged again only where another run has filled the surface since (runtime/weights.py). is_lent: a frozen weight that is staged for
+    each use, and whose surface goes back to the pool after it. is_constant: a frozen weight that
     programs hold: nothing is copied, and programs are made anew where its numbers have changed.
     """
 
@@ -85,6 +86,12 @@ class Copy:
     masks: tuple[float, ...] = ()
     is_kept: bool = False
     is_constant: bool = False
+    is_lent: bool = False
+
+    @property
+    def stays(self) -> bool:
+        """It is a weight that has a surface of its own."""
+        return self.is_weight and not self.is_constant and not self.is_lent
 
 
 @dataclass(frozen=True)
@@ -192,6 +199,24 @@ class Plan:
             if name not in kept and name not in self.surfaces_in:
                 freed[index].append(name)
         return tuple(map(tuple, freed))
+
+    def last_reads(self) -> tuple[tuple[str, ...], ...]:
+        """For each step, the host values that nothing reads after it: what the host or programs made, and what does not leave the plan."""
+        last: dict[str, int] = {}
+        for index, step in enumerate(self.steps):
+            if isinstance(step, HostCall):
+                read: Iterable[str] = (*step.inputs, *step.outputs)
+            elif isinstance(step, Dispatch):
+                read = step.constants
+            else:
+                read = [name for copy in step.copies for name in (copy.value, *((copy.part.whole,) if copy.part else ()))]
+            last |= dict.fromkeys(read, index)
+        stays = {*self.inputs, *self.outputs}
+        dropped: list[list[str]] = [[] for _ in self.steps]
+        for name, index in last.items():
+            if name not in stays:
+                dropped[index].append(name)
+        return tuple(map(tuple, dropped))
 
     def __str__(self) -> str:
         lines = [

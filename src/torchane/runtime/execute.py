@@ -63,8 +63,9 @@ class Executor:
         self.observers = observers
         self.only_added: frozenset[str] = frozenset()  # values that are added to others and no more: faint ones do no harm
         # What a dispatch needs is prepared here: it should cost a few microseconds more than the engine's own time.
-        stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.is_weight and not copy.is_constant}
+        stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.stays}
         self.frees = tuple(tuple(name for name in names if name not in stay) for names in plan.last_uses())
+        self.drops = plan.last_reads()
         shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
         self.prepared = {id(step): (_picking(step.inputs), shapes[step.program]) for step in plan.steps if isinstance(step, Dispatch)}
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
@@ -125,6 +126,8 @@ class Executor:
                 do = run.watched_by(self.observers) if self.observers else run.step
                 for index, free in enumerate(self.frees):
                     do(index)
+                    for name in self.drops[index]:
+                        run.values.pop(name, None)
                     if run.numbers.reading.overflowed:
                         return [], run.numbers.reading
                     if free:
@@ -209,14 +212,14 @@ class _Run:
         for copy in copies:
             if copy.value in partly and self._stage_rows(copy, partly[copy.value]):
                 continue
-            if copy.is_weight and weights.holds(copy.value, self.version):
+            if copy.stays and weights.holds(copy.value, self.version):
                 self._read_weight(copy.value)
                 self.numbers.received(copy.value, weights.read(copy.value, self.version).lying)
                 continue
             if copy.value in partly:
                 surface = self.surfaces[copy.value] = self.executor.rows.surface(copy.value, copy.layout.shape, self.executor.device)
                 self.borrowed.add(copy.value)
-            elif copy.is_weight:
+            elif copy.stays:
                 surface = weights.surface(copy.value, copy.layout.shape, self.executor.device)
                 staged.append((copy.value, surface))
             else:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from torchane.capture import few_bits
 from torchane.capture.torch_private import OpOverload, OpOverloadPacket
 from torchane.chips import Chip, Verdict, load
 from torchane.errors import CompileError
@@ -58,6 +59,7 @@ ON_THE_HOST: Mapping[OpOverloadPacket, str] = MappingProxyType({
         aten.bernoulli, aten.rand, aten.randn, aten.rand_like, aten.randn_like, aten.normal, aten.uniform,
     ), _RANDOM),
     **dict.fromkeys((aten._foreach_lerp, aten._foreach_mul), _STATISTICS),
+    few_bits.dequantise.overloadpacket: few_bits.REASON,
     **dict.fromkeys((aten.copy_, aten._to_copy, aten.empty, torch.ops.prims.convert_element_type), _COPY),
 })  # fmt: skip
 
