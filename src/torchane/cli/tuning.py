@@ -263,6 +263,7 @@ def _compile(model: nn.Module, settings: LoraSettings, request: Any, progress: P
 def _describe(base: Base, model: nn.Module, settings: LoraSettings, compiled: CompiledModel, request: Any, count: int) -> str:
     """count: of the base's parameters."""
     own = sum(param.numel() for param in trained(model).values())
+    count += own if is_adapted(model) else 0
     why = f" (--device auto: {auto_choice()[1]})" if request.device == "auto" and compiled.device in ("twin", "ane") else ""
     kind = str(base.model.dtype).removeprefix("torch.")
     line = f"{base.path}: {count / 1e6:.1f} M parameters in {kind}, on device {compiled.device}{said_rules(settings.arithmetic)}{why}"
