@@ -40,7 +40,7 @@ def command(model: str, adapter_path: Path | None, system_prompt: str | None, de
             messages = list(begin)
         elif text:
             messages.append({"role": "user", "content": text})
-            [one] = writer.write([pretrained.templated(base, messages)], sampling, is_templated=True, tell=lambda index, piece: click.echo(piece, nl=False))
+            [one] = writer.write([pretrained.templated(base, messages)], sampling, is_templated=True, keeps=True, tell=lambda index, piece: click.echo(piece, nl=False))
             click.echo()
             click.echo(speed_line([one], writer.device), err=True)
             messages.append({"role": "assistant", "content": one.text})

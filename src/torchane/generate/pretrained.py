@@ -16,6 +16,7 @@ import torch
 from torchane.errors import UsageError
 from torchane.finetune.extras import quiet_transformers, require
 from torchane.finetune.models import Base
+from torchane.generate.kept import Kept
 from torchane.generate.sampling import Sampling, Text, penalised, require_finite
 from torchane.generate.text import Written, require_text
 from torchane.runtime.trust import only_torch_writes
@@ -23,6 +24,8 @@ from torchane.runtime.trust import only_torch_writes
 #: Prompts are filled up to one of these, and beyond to a multiple of the last; caches have a power of two of positions, and so many at least.
 WIDTHS = (32, 64, 128, 256, 512)
 LEAST_POSITIONS = 256
+#: Of a conversation, whose turns share a cache.
+LEAST_KEPT = 1024
 Message = dict[str, str]
 
 
@@ -64,9 +67,15 @@ class Writer:
         compile_for(self.model, device)
         config = self.model.config.get_text_config()
         self.positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        self.extra_ends: tuple[int, ...] = ()
+        self._kept: Kept | None = None
 
-    def write(self, prompts: Sequence[str], sampling: Sampling, *, is_templated: bool = False, tell: Callable[[int, str], None] = lambda index, piece: None) -> list[Written]:
+    def write(
+        self, prompts: Sequence[str], sampling: Sampling, *, is_templated: bool = False, keeps: bool = False,
+        tell: Callable[[int, str], None] = lambda index, piece: None,
+    ) -> list[Written]:  # fmt: skip
         """tell(index of the prompt, piece) is called as pieces become certain. is_templated: the prompts hold the special tokens already.
+        keeps: of one prompt: its cache stays, and the next prompt is read from where it differs on, which alone is counted as read.
         Raises UsageError for a prompt that is no text, or longer than the model's positions."""
         for prompt in prompts:
             require_text(prompt)
@@ -75,19 +84,50 @@ class Writer:
         if longest >= self.positions:
             raise UsageError(f"A prompt has {longest:,} tokens, and the model has {self.positions:,} positions. Give a shorter one.")
         most = min(sampling.max_tokens, self.positions - longest)
-        width = longest if self.device == "host" else min(_width(longest), self.positions - most)
-        ids, mask = self._filled(rows, width)
+        if keeps:
+            [row] = rows
+            kept = self._kept_for(row, most)
+            rows = [row[sum(kept.mask) :]]
+            ids, mask = self._filled(rows, self._width(len(rows[0])), kept)
+            cache = {"past_key_values": kept.cache}
+        else:
+            width = longest if self.device == "host" else min(self._width(longest), self.positions - most)
+            ids, mask = self._filled(rows, width)
+            cache = {} if self.device == "host" else {"past_key_values": self._static(min(_power(width + most), self.positions))}
         collect = _Collector(self.tokenizer, prompts, rows, sampling, self._ends(), tell)
-        cache: dict[str, Any] = {}
-        if self.device != "host":
-            cache = {"past_key_values": require("transformers").StaticCache(config=self.model.config, max_cache_len=min(_power(width + most), self.positions))}
+        self._kept = None  # what ends halfway leaves a cache that nothing is known of
         with torch.no_grad(), only_torch_writes(), torch.random.fork_rng(devices=[]), quiet_transformers():
             torch.manual_seed(sampling.seed)
-            self.model.generate(  # which calls the model for the prompts, then for each token
+            done = self.model.generate(  # which calls the model for the prompts, then for each token
                 input_ids=ids, attention_mask=mask, generation_config=self._settings(sampling, most), stopping_criteria=[collect],
                 logits_processor=[_Scores(mask, sampling.repetition_penalty)], **cache,
             )  # fmt: skip
+        if keeps:
+            kept.wrote(done[0].tolist(), mask[0].tolist())
+            self._kept = kept
         return collect.results()
+
+    def _kept_for(self, row: Sequence[int], most: int) -> Kept:
+        """The cache of the last text, as far as this one begins like it; a new one where it has no room, or cannot give up the rest."""
+        kept = self._kept
+        if kept is not None:
+            count, places = kept.common(row)
+            fits = kept.room is None or places + self._width(len(row) - count) + most <= kept.room
+            is_whole = places == len(kept.ids)
+            if fits and (kept.can_crop or (is_whole and kept.room is None)):  # a window counts places that only fill up, too
+                kept.crop(places)
+                return kept
+        if self.device == "host":
+            return Kept(require("transformers").DynamicCache(config=self.model.config))
+        room = max(LEAST_KEPT, _power(self._width(len(row)) + most))
+        return Kept(self._static(room), room)
+
+    def _static(self, positions: int) -> Any:
+        return require("transformers").StaticCache(config=self.model.config, max_cache_len=positions)
+
+    def _width(self, tokens: int) -> int:
+        """What so many tokens are filled up to."""
+        return tokens if self.device == "host" else _width(tokens)
 
     def first(self) -> list[int]:
         """Where there is no prompt: the token that begins a text."""
@@ -96,13 +136,15 @@ class Writer:
             raise UsageError(f"{self.base.path} has no token that begins a text: give a --prompt.")
         return [first]
 
-    def _filled(self, rows: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(tokens, mask), both (B, width), the rows at the right."""
+    def _filled(self, rows: Sequence[Sequence[int]], width: int, kept: Kept | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tokens, mask), both (B, width), the rows at the right; behind what is kept, where there is something."""
         ids = torch.full((len(rows), width), self._padding())
         mask = torch.zeros(len(rows), width, dtype=torch.long)
         for row, tokens in enumerate(rows):
             ids[row, width - len(tokens) :] = torch.tensor(tokens)
             mask[row, width - len(tokens) :] = 1
+        if kept is not None:
+            ids, mask = (torch.cat([torch.tensor([before], dtype=torch.long), now], dim=1) for before, now in ((kept.ids, ids), (kept.mask, mask)))
         return ids, mask
 
     def _padding(self) -> int:
@@ -111,7 +153,7 @@ class Writer:
     def _ends(self) -> list[int]:
         """The tokens that end a text, by the model's own settings and its tokenizer."""
         named = getattr(self.model.generation_config, "eos_token_id", None)
-        ends = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id} - {None}
+        ends = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id, *self.extra_ends} - {None}
         return sorted(ends)
 
     def _settings(self, sampling: Sampling, most: int) -> Any:
@@ -128,11 +170,13 @@ class _Scores:
     """A processor of scores before they are drawn from. transformers' own penalty counts what prompts are filled up with as seen."""
 
     def __init__(self, mask: torch.Tensor, penalty: float) -> None:
-        self._fill, self._penalty = [width - int(row.sum()) for row, width in zip(mask, [mask.shape[1]] * len(mask), strict=True)], penalty
+        self._mask, self._penalty = mask.bool(), penalty
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         require_finite(scores)
-        return torch.stack([penalised(row, ids[fill:].tolist(), self._penalty) for row, ids, fill in zip(scores, input_ids, self._fill, strict=True)])
+        width = self._mask.shape[1]
+        seen = (ids[:width][mask].tolist() + ids[width:].tolist() for ids, mask in zip(input_ids, self._mask, strict=True))
+        return torch.stack([penalised(row, tokens, self._penalty) for row, tokens in zip(scores, seen, strict=True)])
 
 
 class _Collector:
