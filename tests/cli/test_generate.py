@@ -51,7 +51,7 @@ def test_damaged_weights_end_with_1(torchane_command, run):
     assert done.code == 1 and "run/model.safetensors cannot be read" in done.err and "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("arguments", [(), ("run", "--temperature", "-1"), ("run", "--top-k", "0")])
+@pytest.mark.parametrize("arguments", [(), ("run", "--temperature", "-1"), ("run", "--top-k", "-1"), ("run", "--model", "run")])
 def test_misuse_ends_with_2(torchane_command, arguments):
     assert torchane_command("generate", *arguments).code == 2
 
@@ -98,3 +98,24 @@ def test_a_chat_without_a_template_is_refused_before_anything_is_typed(torchane_
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}')
     done = torchane_command("chat", "m")
     assert done.code == 2 and "has no chat template" in done.err
+
+
+def test_the_flags_of_mlx_lm_give_the_same_text(torchane_command, folder, monkeypatch):
+    ours = torchane_command("generate", "m", "--prompt", "The cat", "--max-tokens", 5, "--temperature", 0, "--json")
+    monkeypatch.setattr("sys.stdin", io.StringIO("The cat"))
+    theirs = torchane_command("generate", "--model", "m", "-p", "-", "-m", 5, "--temp", 0.0, "--top-p", 1.0, "--min-p", 0.0, "--top-k", 0, "--seed", 3, "--json")
+    assert ours.json["text"] == theirs.json["text"] and theirs.json["tokens"] == 5
+
+
+def test_an_answer_begins_as_it_is_told_and_ends_at_a_token_more(torchane_command, folder):
+    told = torchane_command("generate", "m", "--prompt", "The", "--prefill-response", "cat", "--max-tokens", 5, "--temp", 0, "--json")
+    plain = torchane_command("generate", "m", "--prompt", "[user] The\ncat", "--ignore-chat-template", "--max-tokens", 5, "--temp", 0, "--json")
+    assert told.json["text"] == plain.json["text"]
+    unknown = torchane_command("generate", "m", "--prompt", "The", "--extra-eos-token", "<nothing>")
+    assert unknown.code == 2 and "'<nothing>' is no token of m" in unknown.err
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "no JSON"), ("[1]", "must be a JSON object")])
+def test_settings_of_a_template_that_are_none_end_with_2(torchane_command, text, said):
+    done = torchane_command("generate", "m", "--prompt", "The", "--chat-template-config", text)
+    assert done.code == 2 and said in done.err

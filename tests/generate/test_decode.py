@@ -89,7 +89,7 @@ def test_draws_follow_the_softmax_of_logits_over_temperature():
     [
         ({"tokens": []}, "at least one token"),
         ({"temperature": -1.0}, "temperature is -1"),
-        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": -1}, "top_k is -1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(model, changes, message):

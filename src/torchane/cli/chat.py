@@ -8,15 +8,18 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.cli.writing import load_pretrained, sampling_of, speed_line
+from torchane.cli.writing import load_pretrained, model_of, sampling_of, speed_line, template_settings
 
 _HELP = "Commands: /reset begins anew, /exit or Ctrl-D ends."
 
 
 @click.command("chat", cls=Command)
-@click.argument("model")
+@click.argument("model", required=False)
 @takes("chat")
-def command(model: str, adapter_path: Path | None, system_prompt: str | None, device: str, **options: Any) -> None:
+def command(
+    model: str | None, named: str | None, adapter_path: Path | None, system_prompt: str | None, chat_template_config: str | None, extra_eos_token: tuple[str, ...],
+    device: str, **options: Any,
+) -> None:  # fmt: skip
     """Talk with MODEL (a Hugging Face folder, a .gguf, an adapter, a name on the hub), whose tokenizer has a chat template.
 
     Each line is a message. /reset forgets the conversation, /exit or Ctrl-D ends.
@@ -24,12 +27,12 @@ def command(model: str, adapter_path: Path | None, system_prompt: str | None, de
     \b
       torchane chat Qwen3-0.6B/ --adapter-path adapters
     """
-    sampling = sampling_of(options)
+    sampling, settings = sampling_of(options), template_settings(chat_template_config)
     pretrained = load("torchane.generate.pretrained")
-    base, adapted = load_pretrained(model, adapter_path)
+    base, adapted = load_pretrained(model_of(model, named), adapter_path)
     begin = [{"role": "system", "content": system_prompt}] if system_prompt is not None else []
-    pretrained.templated(base, [*begin, {"role": "user", "content": "Hello"}])  # a model without a template is refused before anything is typed
-    writer = pretrained.Writer(base, pretrained.host_device(device), adapted)
+    pretrained.templated(base, [*begin, {"role": "user", "content": "Hello"}], settings)  # a model without a template is refused before anything is typed
+    writer = pretrained.Writer(base, pretrained.host_device(device), adapted, extra_ends=extra_eos_token)
     messages = list(begin)
     click.echo(_HELP, err=True)
     while line := _read_line():
@@ -40,7 +43,7 @@ def command(model: str, adapter_path: Path | None, system_prompt: str | None, de
             messages = list(begin)
         elif text:
             messages.append({"role": "user", "content": text})
-            [one] = writer.write([pretrained.templated(base, messages)], sampling, is_templated=True, keeps=True, tell=lambda index, piece: click.echo(piece, nl=False))
+            [one] = writer.write([pretrained.templated(base, messages, settings)], sampling, is_templated=True, keeps=True, tell=lambda index, piece: click.echo(piece, nl=False))
             click.echo()
             click.echo(speed_line([one], writer.device), err=True)
             messages.append({"role": "assistant", "content": one.text})

@@ -8,15 +8,15 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.cli.writing import load_pretrained
+from torchane.cli.writing import load_pretrained, model_of
 from torchane.errors import UsageError
 
 
 @click.command("eval", cls=Command)
-@click.argument("model")
+@click.argument("model", required=False)
 @takes("eval")
 def command(
-    model: str, data: Path | None, tasks: str | None, adapter_path: Path | None, limit: int | None, batch_size: int, seq_len: int | None, max_tokens: int,
+    model: str | None, named: str | None, data: Path | None, tasks: str | None, adapter_path: Path | None, limit: int | None, batch_size: int, seq_len: int | None, max_tokens: int,
     device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL (a run, a Hugging Face folder, a .gguf, an adapter) on a file.
@@ -31,9 +31,9 @@ def command(
     """
     if (data is None) == (tasks is None):
         raise UsageError("--data names a file to measure on, --tasks those of lm-evaluation-harness: give one of the two.")
-    evaluate = load("torchane.generate.evaluate")
+    target, evaluate = model_of(model, named), load("torchane.generate.evaluate")
     kind, records = evaluate.read(data) if data is not None else ("harness", [])
-    base, adapted = load_pretrained(model, adapter_path)
+    base, adapted = load_pretrained(target, adapter_path)
     if tasks is not None:
         results: dict[str, Any] = evaluate.harness(base, adapted, [name for name in tasks.split(",") if name], batch_size=batch_size, limit=limit)
     else:

@@ -2,7 +2,8 @@
 
 import importlib.util
 import json
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,16 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.cli.writing import load_pretrained, sampling_of, speed, speed_line
+from torchane.cli.writing import load_pretrained, model_of, sampling_of, speed, speed_line, template_settings
 from torchane.errors import UsageError
 
 
 @click.command("generate", cls=Command)
-@click.argument("model")
+@click.argument("model", required=False)
 @takes("generate")
 def command(
-    model: str, prompts: tuple[str, ...], adapter_path: Path | None, system_prompt: str | None, ignore_chat_template: bool, device: str, as_json: bool,
-    **options: Any,
+    model: str | None, named: str | None, prompts: tuple[str, ...], adapter_path: Path | None, system_prompt: str | None, ignore_chat_template: bool,
+    prefill_response: str | None, chat_template_config: str | None, extra_eos_token: tuple[str, ...], device: str, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Continue prompts with MODEL: a run, a Hugging Face folder, a .gguf, a llama2.c .bin, an adapter, or a name on the hub.
 
@@ -30,15 +31,17 @@ def command(
       torchane generate runs/tiny-1 --prompt "Mira the brave fox" --temperature 0
       torchane generate Qwen3-0.6B/ --adapter-path adapters --prompt "What is a surface?"
     """
-    sampling = sampling_of(options)
+    sampling, target, settings = sampling_of(options), model_of(model, named), template_settings(chat_template_config)
+    prompts = tuple(_read(prompt) for prompt in prompts) or ("",)
     show = not as_json and len(prompts) < 2
-    if _is_own(model) and adapter_path is None and _is_on_host(device):
-        if system_prompt is not None:
-            raise UsageError(f"--system-prompt is for a model with a chat template, and {model} is a run.")
-        written, device = _with_own(Path(model), prompts or ("",), sampling, show), "host"
+    talk = Talk(system_prompt, prefill_response, settings, ignore_chat_template)
+    if _is_own(target) and adapter_path is None and not extra_eos_token and _is_on_host(device):
+        if talk.flags:
+            raise UsageError(f"{talk.flags[0]} is for a model with a chat template, and {target} is a run.")
+        written, device = _with_own(Path(target), prompts, sampling, show), "host"
     else:
         device = load("torchane.generate.pretrained").host_device(device)
-        written = _with_transformers(model, prompts or ("",), sampling, adapter_path, system_prompt, ignore_chat_template, device, show)
+        written = _with_transformers(target, prompts, sampling, adapter_path, talk, extra_eos_token, device, show)
     if as_json:
         click.echo(json.dumps({**_described(written, sampling.seed), "device": device}))
         return
@@ -46,6 +49,30 @@ def command(
         for one in written:
             click.echo(f"{one.prompt}{one.text}\n")
     click.echo(speed_line(written, device), err=True)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What makes a message of a prompt. prefill: how the answer begins. settings: the template's."""
+
+    system: str | None
+    prefill: str | None
+    settings: dict[str, Any]
+    is_ignored: bool
+
+    @property
+    def flags(self) -> list[str]:
+        """Those given that want a chat template."""
+        given = {"--system-prompt": self.system is not None, "--prefill-response": self.prefill is not None, "--chat-template-config": bool(self.settings)}
+        return [name for name, is_given in given.items() if is_given]
+
+    def text(self, pretrained: Any, base: Any, prompt: str) -> str:
+        begin = [{"role": "system", "content": self.system}] if self.system is not None else []
+        return str(pretrained.templated(base, [*begin, {"role": "user", "content": prompt}], self.settings)) + (self.prefill or "")
+
+
+def _read(prompt: str) -> str:
+    return sys.stdin.read() if prompt == "-" else prompt
 
 
 def _is_own(model: str) -> bool:
@@ -80,25 +107,21 @@ def _with_own(path: Path, prompts: tuple[str, ...], sampling: Any, show: bool) -
 
 
 def _with_transformers(
-    target: str, prompts: tuple[str, ...], sampling: Any, adapter: Path | None, system: str | None, ignore_template: bool, device: str, show: bool
+    target: str, prompts: tuple[str, ...], sampling: Any, adapter: Path | None, talk: Talk, extra_ends: tuple[str, ...], device: str, show: bool
 ) -> list[Any]:
     pretrained = load("torchane.generate.pretrained")
     base, model = load_pretrained(target, adapter)
-    is_talk = bool(base.require_tokenizer().chat_template) and not ignore_template and any(prompts)
-    if system is not None and not is_talk:
-        raise UsageError(f"--system-prompt is for a model with a chat template and a --prompt, and {target} has none or was told to ignore it.")
-    texts = [pretrained.templated(base, _messages(prompt, system)) if is_talk else prompt for prompt in prompts]
-    writer = pretrained.Writer(base, device, model)
+    is_talk = bool(base.require_tokenizer().chat_template) and not talk.is_ignored and any(prompts)
+    if talk.flags and not is_talk:
+        raise UsageError(f"{talk.flags[0]} is for a model with a chat template and a --prompt, and {target} has none or was told to ignore it.")
+    texts = [talk.text(pretrained, base, prompt) if is_talk else prompt for prompt in prompts]
+    writer = pretrained.Writer(base, device, model, extra_ends=extra_ends)
     if show and not is_talk:
         click.echo(prompts[0], nl=False)
     written = writer.write(texts, sampling, is_templated=is_talk, tell=(lambda index, piece: click.echo(piece, nl=False)) if show else lambda index, piece: None)
     if show:
         click.echo()
     return [replace(one, prompt=f"{prompt}\n" if is_talk and not show else prompt) for one, prompt in zip(written, prompts, strict=True)]
-
-
-def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
-    return [*([{"role": "system", "content": system}] if system is not None else []), {"role": "user", "content": prompt}]
 
 
 def _described(written: list[Any], seed: int) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def takes(command: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _flag(option: Option) -> Any:
-    names = [each for each in (option.short, option.flag, option.dest) if each is not None]
+    names = [each for each in (option.short, option.flag, option.key) if each is not None]
     help = option.help.format(presets="; ".join(f"{preset.name}: {preset.summary}" for preset in PRESETS.values()) + ".") if option.kind == "preset" else option.help
     if option.kind == "flag":
         return click.option(*names, is_flag=True, help=help)

@@ -1,12 +1,32 @@
 """What generate, chat and eval have in common: a model of any kind, and its writer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from torchane.cli.signals import load
-from torchane.errors import UsageError
+from torchane.errors import UsageError, shown
+
+
+def model_of(given: str | None, named: str | None) -> str:
+    """The model, as an argument or as --model. Raises UsageError unless it is one of the two."""
+    if (given is None) == (named is None):
+        both = f"{given} and --model {named} are both given" if given is not None else "No model is given"
+        raise UsageError(f"{both}. Give one: torchane generate MODEL, or --model MODEL.")
+    return given if given is not None else str(named)
+
+
+def template_settings(text: str | None) -> dict[str, Any]:
+    """What --chat-template-config says. Raises UsageError where it is no JSON object."""
+    try:
+        settings = {} if text is None else json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--chat-template-config is {shown(text)}, and no JSON: {error}.") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"--chat-template-config is {shown(text)}, and it must be a JSON object: '{{\"enable_thinking\": false}}'.")
+    return settings
 
 
 def load_pretrained(target: str, adapter: Path | None) -> tuple[Any, Any]:

@@ -66,7 +66,7 @@ def draw(logits: Tensor, temperature: float, top_k: int | None, generator: torch
     require_finite(logits)
     if temperature == 0:
         return int(logits.argmax())
-    if top_k is not None and top_k < logits.numel():
+    if top_k and top_k < logits.numel():
         values, tokens = logits.topk(top_k)
         return int(tokens[draw(values, temperature, None, generator, top_p, min_p)])
     probabilities = torch.softmax((logits.double() - logits.max()) / temperature, dim=-1)

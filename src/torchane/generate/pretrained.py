@@ -8,12 +8,13 @@ ane     filled up to, and one for the steps after it, which compile nothing anew
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from torchane.errors import UsageError
+from torchane.errors import UsageError, shown
 from torchane.finetune.extras import quiet_transformers, require
 from torchane.finetune.models import Base
 from torchane.generate.kept import Kept
@@ -45,13 +46,14 @@ def compile_for(model: Any, device: str) -> None:
         model.compile(backend="ane", dynamic=False, options={"device": device, "frozen": "fp16"})
 
 
-def templated(base: Base, messages: Sequence[Message]) -> str:
-    """The text that a conversation is for the model. Raises UsageError where its tokenizer has no template."""
+def templated(base: Base, messages: Sequence[Message], settings: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The text that a conversation is for the model. settings: what its template is given besides. Raises UsageError where its tokenizer has
+    no template."""
     tokenizer = base.require_tokenizer()
     if not tokenizer.chat_template:
         raise UsageError(f"The tokenizer of {base.path} has no chat template: the model was not made for conversations. Continue a text with torchane generate.")
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        return str(tokenizer.apply_chat_template(list(messages), **{"tokenize": False, "add_generation_prompt": True, **settings}))
     except Exception as error:  # a template is a program of the model's, and raises what it likes
         raise UsageError(f"The chat template of {base.path} does not take these messages: {error}") from error
 
@@ -59,15 +61,16 @@ def templated(base: Base, messages: Sequence[Message]) -> str:
 class Writer:
     """A model with its tokenizer and its device."""
 
-    def __init__(self, base: Base, device: str = "host", model: Any = None) -> None:
-        """model: in the base's place, with an adapter around it."""
+    def __init__(self, base: Base, device: str = "host", model: Any = None, extra_ends: Sequence[str] = ()) -> None:
+        """model: in the base's place, with an adapter around it. extra_ends: tokens that end a text besides the model's own. Raises UsageError for
+        one that the tokenizer does not have."""
         self.base, self.device = base, device
         self.model = base.model if model is None else model
         self.tokenizer = base.require_tokenizer()
         compile_for(self.model, device)
         config = self.model.config.get_text_config()
         self.positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
-        self.extra_ends: tuple[int, ...] = ()
+        self.extra_ends = tuple(map(self._token, extra_ends))
         self._kept: Kept | None = None
 
     def write(
@@ -128,6 +131,12 @@ class Writer:
     def _width(self, tokens: int) -> int:
         """What so many tokens are filled up to."""
         return tokens if self.device == "host" else _width(tokens)
+
+    def _token(self, text: str) -> int:
+        token = self.tokenizer.get_vocab().get(text)
+        if token is None:
+            raise UsageError(f"--extra-eos-token: {shown(text)} is no token of {self.base.path}. It must be one of its vocabulary, as written there; --stop ends at any text.")
+        return int(token)
 
     def first(self) -> list[int]:
         """Where there is no prompt: the token that begins a text."""

@@ -17,7 +17,7 @@ UNFINISHED = "\ufffd"  # how bytes look that do not make a character, perhaps be
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0: always the likeliest token. top_k: None for all. top_p 1, min_p 0, repetition_penalty 1: no such filter.
+    """temperature 0: always the likeliest token. top_k: None or 0 for all. top_p 1, min_p 0, repetition_penalty 1: no such filter.
     stop: texts that end the writing and are left out. Raises UsageError for a number out of range, or an empty stop."""
 
     max_tokens: int = 200
