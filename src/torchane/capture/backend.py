@@ -51,6 +51,7 @@ from torchane.capture.torch_private import (
     use_lazy_graph_module,
 )
 from torchane.capture.varied import Varied
+from torchane.capture.vocabulary import slice_losses
 from torchane.capture.watch import Watch
 from torchane.plan.constants import pricing_if_known
 from torchane.plan.dump import dump_plan
@@ -89,6 +90,7 @@ def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[s
         return disable(Specialising(gm, example_inputs, compile_exact, record, buckets))
     start = time.perf_counter()
     tile_attention(gm)
+    slice_losses(gm)
     shared = share_layers(gm)
     graph = Resident(lambda args: compile_exact(shared, args)).ready(example_inputs)
     record.note([inputs.names[i] for i in range(len(inputs.names))], example_inputs)

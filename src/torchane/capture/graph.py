@@ -15,11 +15,12 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import flop_registry
 
+import torchane.capture.vocabulary_ops  # noqa: F401  it defines two of the products
 from torchane.capture.torch_private import HigherOrderOperator, run_and_save_rng_state
 from torchane.chips import Chip
 from torchane.plan.constants import Pricing
 from torchane.plan.partition import Partitioner, by_layer, check
-from torchane.plan.step_graph import Node, Place, Role, StepGraph
+from torchane.plan.step_graph import SLICES, Node, Place, Role, StepGraph
 
 aten = torch.ops.aten
 
@@ -34,8 +35,13 @@ VIEWS = frozenset({
 #: Products of matrices. A segment without one is not worth a dispatch where other segments have one.
 CONTRACTIONS = frozenset({
     aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.convolution.default,
-    aten.convolution_backward.default, aten.linear.default, aten.matmul.default,
+    aten.convolution_backward.default, aten.linear.default, aten.matmul.default, torch.ops.torchane.vocabulary_scores.default,
+    torch.ops.torchane.vocabulary_gradient.default,
 })  # fmt: skip
+
+
+#: In a node's record: which slice of a vocabulary it belongs to (wide.py). Each is a layer of its own.
+SLICE = "torchane_slice"
 
 
 @dataclass
@@ -225,6 +231,8 @@ def layer_name(node: fx.Node) -> str | None:
     blocks, None where no module claims the node (a sum of gradients). A numbered convolution or activation of torch's own
     (nn.Sequential(nn.Conv2d, nn.ReLU, ...)) is no block: a program for each would cost a dispatch for each."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if SLICE in node.meta:
+        return f"{SLICES}{node.meta[SLICE]}"
     if not stack:
         return None
     path, kind = list(stack.values())[-1]

@@ -1,5 +1,6 @@
 """Cuts from a graph what PyTorch runs at one place between programs: a graph of its own."""
 
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -41,7 +42,7 @@ def host_segment(
         for arg in node.all_input_nodes:
             make(arg)
         made[node] = segment.node_copy(node, made.__getitem__)
-        if cut.place[node] is Place.HOST:
+        if cut.place[node] is Place.HOST and node.target is not operator.getitem:
             ran.append((str(node.target), cut.reasons.get(node, "")))
         return made[node]
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
+#: In the `custom` record of a loss: its scores are read elsewhere, too, so they are whole (vocabulary.py).
+SCORES_LEAVE = "torchane_scores_leave"
 #: In the `custom` record of a node.
 MARK = "torchane_float32"
 

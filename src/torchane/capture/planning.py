@@ -28,7 +28,7 @@ from torchane.capture.roles import Roles, Saved
 from torchane.capture.rules import why_not
 from torchane.capture.schedule import Scheduler
 from torchane.capture.tidy import fill_missing_values, leave_out_empty_tensors
-from torchane.capture.wide import Blocks, cut_wide_products
+from torchane.capture.wide import Blocks, adopt_slices, cut_wide_products
 from torchane.plan.constants import Pricing
 from torchane.plan.partition import Partitioner, by_layer
 from torchane.plan.pieces import border_in
@@ -85,6 +85,7 @@ def _placed(name: str, module: fx.GraphModule, roles: Roles, compiler: RegionCom
     let_softmax_give_zeros(graph)
     views = keep_views_of_results(graph, roles.kept)
     blocks = cut_wide_products(graph, roles.weights, roles.before.wide, compiler.chip.widest_matrix)
+    adopt_slices(graph, roles.weights, blocks)
     roles = replace(roles, weights=roles.weights | blocks.weights)
     nodes = {node.name: node for node in graph.nodes}
     static = frozenset(nodes[one] for one in roles.static if one in nodes)

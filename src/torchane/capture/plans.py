@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from torchane.capture import backend
+from torchane.capture import backend, vocabulary
 from torchane.capture.compiled import Compiled, told
 from torchane.capture.torch_private import BackendCompilerFailed, FakeTensorMode, functorch_config
 from torchane.errors import CaptureError, DeviceError, TorchaneError, TorchaneWarning
@@ -39,37 +39,21 @@ class Captured:
 def compile_step(
     build: Callable[[], nn.Module], *, batch_size: int, seq_len: int, options: Mapping[str, Any] | None = None
 ) -> Captured:
-    """Compiles the model that `build` makes for tokens (batch_size, seq_len) and runs nothing.
+    """Compiles the model that `build` makes for tokens (batch_size, seq_len) and runs nothing. Where its loss can be computed in slices of the
+    vocabulary, as `torchane train` does then, the loss is part of it.
 
     Raises CaptureError where its forward is more than one graph, for what follows the first would need the numbers of it;
     DeviceError where this machine cannot hold what is worked out while compiling.
     """
-    found: list[Compiled] = []
-    chosen = {"device": "twin", **(options or {})}
-
-    def recording(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        with told(found.append, keeps=False):
-            backend.ane(gm, example_inputs, options=chosen)
-        raise _Compiled
-
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build()
         tokens = torch.zeros(batch_size, seq_len, dtype=torch.long)
-    try:
-        with warnings.catch_warnings(), functorch_config.patch(force_non_lazy_backward_lowering=True):
-            warnings.simplefilter("ignore", TorchaneWarning)  # what the host is left with is told by the caller
-            torch.compile(model, backend=recording, dynamic=False, fullgraph=True)(tokens)
-    except BackendCompilerFailed as error:
-        cause = error.inner_exception
-        if isinstance(cause, TorchaneError):
-            raise cause from None
-        if isinstance(cause, MemoryError):
-            raise DeviceError(
-                f"{batch_size:,} x {seq_len:,} tokens: this machine cannot hold what planning works out for them ({cause}). "
-                "Plan a smaller batch: what a step costs grows with it."
-            ) from cause
-        if not isinstance(cause, _Compiled):
-            raise
+    chosen = {"device": "twin", **(options or {})}
+    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None) or 0
+    found: list[Compiled] = []
+    if vocabulary.is_worth_it(tokens.numel(), vocab_size):
+        found = _compiled(vocabulary.with_loss, (model, tokens, tokens), chosen, vocabulary.require_slices)
+    found = found or _compiled(model, (tokens,), chosen, lambda gm: None)
     if not found:
         raise CaptureError("the model compiled to no graph: its forward computes nothing that depends on its tokens.")
     plans = tuple(plan for compiled in found for plan in compiled.plans.values())
@@ -80,3 +64,33 @@ def compile_step(
     macs = sum(row.macs for row in rows)
     share = sum(row.macs for row in rows if row.place == "program") / macs if macs else 1.0
     return Captured(plans, parameters, forecast(plans, parameters, trained=trained, host_bytes=host_bytes), share)
+
+
+def _compiled(
+    function: Callable[..., Any], inputs: Sequence[Any], options: Mapping[str, Any], require: Callable[[fx.GraphModule], None]
+) -> list[Compiled]:
+    """The graphs of a call that ends when they are compiled. require: raises LogitsAreWhole for a graph that is not wanted: then none."""
+    found: list[Compiled] = []
+
+    def recording(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        require(gm)
+        with told(found.append, keeps=False):
+            backend.ane(gm, example_inputs, options=options)
+        raise _Compiled
+
+    try:
+        with warnings.catch_warnings(), functorch_config.patch(force_non_lazy_backward_lowering=True):
+            warnings.simplefilter("ignore", TorchaneWarning)  # what the host is left with is told by the caller
+            torch.compile(function, backend=recording, dynamic=False, fullgraph=True)(*inputs)
+    except BackendCompilerFailed as error:
+        cause = error.inner_exception
+        if isinstance(cause, TorchaneError):
+            raise cause from None
+        if isinstance(cause, MemoryError):
+            raise DeviceError(
+                f"{' x '.join(f'{size:,}' for size in inputs[-1].shape)} tokens: this machine cannot hold what planning works out for them ({cause}). "
+                "Plan a smaller batch: what a step costs grows with it."
+            ) from cause
+        if not isinstance(cause, _Compiled | vocabulary.LogitsAreWhole):
+            raise
+    return found

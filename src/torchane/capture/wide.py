@@ -10,12 +10,17 @@ views on the host, each staged as a parameter of its own, under the same name in
 is put together leaves the surfaces straight into its place (`plan.Part`).
 """
 
+import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
+
+import torchane.capture.vocabulary_ops  # noqa: F401  it defines two of the products
+
+from torchane.capture.graph import SLICE
 
 aten = torch.ops.aten
 
@@ -24,6 +29,9 @@ WHOLE = "put together from blocks: each leaves its surface straight into its pla
 
 #: Blocks begin at multiples of this, so that their rows meet what ports ask for.
 _MULTIPLE = 32
+
+#: Products with a slice of a vocabulary, and which of their arguments it is.
+SLICED = {torch.ops.torchane.vocabulary_scores.default: 1, torch.ops.torchane.vocabulary_gradient.default: 2}
 
 _PRODUCTS = (aten.mm.default, aten.addmm.default)
 #: A block of the result is the result of a block, on the same axis.
@@ -71,6 +79,40 @@ def cut_wide_products(graph: fx.Graph, weights: Collection[str], shapes: Collect
         if axis is not None:
             cutter.cut(node, axis)
     return cutter.blocks
+
+
+def adopt_slices(graph: fx.Graph, weights: Collection[str], blocks: Blocks) -> None:
+    """Slices of parameters that products of a vocabulary read (vocabulary.py) become blocks, as if they had been cut here, and so do the
+    slices of their gradients. What computes with one slice is a layer of its own: equal ones share a program."""
+    products = [node for node in graph.nodes if node.target in SLICED]
+    numbers: dict[fx.Node, int] = {}
+    for product in products:
+        block = product.args[SLICED[product.target]]
+        source, axis, start, *_ = *block.args, 0, 0
+        assert block.target is aten.slice.Tensor and axis == 0 and source.name in weights, "a slice of a vocabulary is rows of a parameter"
+        if block not in numbers:
+            numbers[block] = len(numbers)
+            block._rename(f"{source.name}_rows_{start}")
+            blocks.reasons[block] = BLOCK
+            blocks.weights.add(block.name)
+        for node in (product, *_readers(product)):
+            node.meta[SLICE] = numbers[block]
+    for node in graph.find_nodes(op="call_function", target=aten.cat.default):
+        parts, *axis = node.args
+        if not any(axis) and all(part.target is aten.mm.default and SLICE in part.meta for part in parts):
+            blocks.wholes[node] = Whole(0, tuple(parts))
+            blocks.reasons[node] = WHOLE
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """What reads a product, through views: its results one by one, or products with it."""
+    found = []
+    for user in node.users:
+        if user.target in (aten.t.default, aten.transpose.int, aten.permute.default, *_SAME_AXES):
+            found += [user, *_readers(user)]
+        elif user.target in (aten.mm.default, operator.getitem):
+            found.append(user)
+    return found
 
 
 def _wide_shapes(graph: fx.Graph, weights: Collection[str], widest: int) -> frozenset[Shape]:

@@ -28,7 +28,7 @@ from torchane.finetune.optimizers import Schedule
 from torchane.finetune.settings import LoraSettings
 from torchane.train.forward import CompiledModel
 from torchane.train.loop import drawing_from, evaluating
-from torchane.train.step import fixed_order_sum, token_losses
+from torchane.train.step import fixed_order_sum, losses
 
 
 class Logits(nn.Module):
@@ -37,6 +37,7 @@ class Logits(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.config = getattr(model, "config", None)
 
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
@@ -214,7 +215,7 @@ def accumulate(forward: Callable[[Tensor], Tensor], batch: Batch, parts: int) ->
     """Adds the gradient of the batch's mean loss, divided by `parts`, to the gradients; the loss in nats per token.
     Raises NumericsError, with the gradients untouched, where it is not finite.
     """
-    nll = token_losses(forward(batch.tokens), batch.targets)
+    nll = losses(forward, batch)
     loss = fixed_order_sum(nll) / batch.target_count
     if not math.isfinite(loss):
         raise NumericsError(f"the loss is {loss}. Lower --learning-rate, or look for damaged text in the data.")
@@ -228,7 +229,7 @@ def mean_loss(model: nn.Module, forward: Callable[[Tensor], Tensor], batches: It
     total, count = 0.0, 0
     with evaluating(model):
         for batch in batches:
-            total += fixed_order_sum(token_losses(forward(batch.tokens), batch.targets))
+            total += fixed_order_sum(losses(forward, batch))
             count += batch.target_count
     return total / max(count, 1), count
 

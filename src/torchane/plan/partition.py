@@ -15,7 +15,7 @@ from torchane.chips import Chip
 from torchane.errors import CompileError
 from torchane.plan.constants import Pricing
 from torchane.plan.pieces import in_pieces
-from torchane.plan.step_graph import CALLER, Place, StepGraph
+from torchane.plan.step_graph import CALLER, SLICES, Place, StepGraph
 
 TOO_SMALL = "its segment holds no matrix product, and a dispatch costs more than it"
 
@@ -161,8 +161,10 @@ def _wanted(is_part: bool, here: list[_Gathering], layer: str | None, floor: int
         known = next((i for i, group in enumerate(here) if group.where == layer), None)
         if known is not None:
             return known
-    elif here and (floor < 0 or not here[floor].where):
-        return max(floor, 0)  # modules outside of layers stay together
+    elif here and floor < 0 and not here[0].where.startswith(SLICES):
+        return 0
+    elif (known := next((i for i, group in enumerate(here) if i >= floor and not group.where), None)) is not None:
+        return known  # modules outside of layers stay together
     here.append(_Gathering(layer or ""))
     return len(here) - 1
 

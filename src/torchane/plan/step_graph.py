@@ -16,6 +16,8 @@ from functools import cached_property
 
 #: Stands for the caller among the readers of a value.
 CALLER = "output"
+#: How the layer of what computes with one slice of a vocabulary begins: equal slices share a program, and nothing else joins one.
+SLICES = "vocabulary."
 
 
 class Place(enum.Enum):

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from torchane.capture import backend
+from torchane.capture import backend, vocabulary
 from torchane.capture.compile_options import Options
 from torchane.capture.compiled import Compiled, told
 from torchane.capture.torch_private import BackendCompilerFailed, functorch_config
+from torchane.data.batches import IGNORE
 from torchane.errors import RunFolderError, TorchaneError, shown
 from torchane.plan.memory import ADVICE, forecast, require_fits
 from torchane.runtime.devices import open_device
@@ -82,12 +83,30 @@ class EngineModel:
         trace_blocks_once(model)
         # By the name "ane", a second model of the same shape in this process would share graph and loss scale.
         self._forward = torch.compile(model, backend=self._compile, dynamic=False, fullgraph=True)
+        self._losses = torch.compile(vocabulary.with_loss, backend=self._compile_sliced, dynamic=False, fullgraph=True)
+        self._model = model
+        self._vocab_size = getattr(getattr(model, "config", None), "vocab_size", None) or 0
+        self._may_slice = True
 
     def __call__(self, tokens: Tensor) -> Tensor:
+        return self._call(self._forward, tokens)
+
+    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor | None:
+        """tokens, targets (B, S) -> nll (B * S,) float32, without a logit for each token of the vocabulary; None where logits are few, or
+        are not simply a product with the classifier's weights."""
+        if not self._may_slice or not vocabulary.is_worth_it(tokens.numel(), self._vocab_size):
+            return None
         try:
-            return self._forward(tokens)
+            return self._call(self._losses, self._model, tokens, targets, IGNORE)
+        except vocabulary.LogitsAreWhole:
+            self._may_slice = False
+            return None
+
+    def _call(self, compiled: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        try:
+            return compiled(*inputs)
         except BackendCompilerFailed as error:
-            if isinstance(error.inner_exception, TorchaneError):
+            if isinstance(error.inner_exception, TorchaneError | vocabulary.LogitsAreWhole):
                 raise error.inner_exception from None
             raise
 
@@ -114,6 +133,10 @@ class EngineModel:
                 f"The checkpoint's loss scale does not fit this version of torchane: {error}. "
                 "Resume with the version that wrote it."
             ) from error
+
+    def _compile_sliced(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        vocabulary.require_slices(gm)
+        return self._compile(gm, example_inputs)
 
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         graphs: list[Compiled] = []

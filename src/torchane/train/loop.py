@@ -27,7 +27,7 @@ from torchane.train.forward import CompiledModel
 from torchane.train.report import Reporter, StepReport, TrainResult, ValidationReport
 from torchane.train.run_folder import RunFolder
 from torchane.train.settings import TrainSettings
-from torchane.train.step import fixed_order_sum, learning_rate, set_learning_rate, token_losses, train_step
+from torchane.train.step import fixed_order_sum, learning_rate, losses, set_learning_rate, train_step
 
 RECENT_STEPS = 50  # how many step times the time left is estimated from
 
@@ -156,17 +156,17 @@ class Trainer:
         nll, count, size_bytes = 0.0, 0, 0
         with evaluating(self.model):
             for batch in self.batches.valid():
-                nll += fixed_order_sum(token_losses(self.compiled(batch.tokens), batch.targets))
+                nll += fixed_order_sum(losses(self.compiled, batch))
                 count += batch.target_count
                 size_bytes += batch.target_bytes
         if not math.isfinite(nll):
             raise NumericsError(
                 f"step {self.state.step}: the validation loss is {nll}. Lower --lr. {self.last_checkpoint()}"
             )
-        losses = self.state.recent_losses
+        recent = self.state.recent_losses
         return ValidationReport(
             step=self.state.step,
-            train_loss=math.fsum(losses) / len(losses) if losses else None,
+            train_loss=math.fsum(recent) / len(recent) if recent else None,
             valid_loss=nll / count,
             bits_per_byte=nll / math.log(2) / size_bytes if size_bytes else None,
             floor=self.batches.floor,

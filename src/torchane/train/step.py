@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ from torchane.train.settings import TrainSettings
 Forward = Callable[[Tensor], Tensor]
 #: Given a name, what is entered while that part of a step runs.
 Part = Callable[[str], AbstractContextManager[Any]]
+
+@runtime_checkable
+class ComputesLosses(Protocol):
+    """A model that may compute the nll of its targets, too."""
+
+    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor | None:
+        """tokens, targets (B, S) -> nll (B * S,) float32; None where logits are to be had instead."""
+        ...
+
 
 #: Tensors of the logits' size that a step holds at once: them and their gradient (token_losses).
 LOGITS_COPIES = 2
@@ -50,11 +59,8 @@ def train_step(
     Raises NumericsError, with the parameters untouched, if the loss or a gradient is not a finite number.
     """
     optimizer.zero_grad(set_to_none=True)
-    logits = forward(batch.tokens)
-    with part("loss"):
-        nll = token_losses(logits, batch.targets)
-        loss = fixed_order_sum(nll) / batch.target_count
-    del logits
+    nll = losses(forward, batch, part)
+    loss = fixed_order_sum(nll) / batch.target_count
     if not math.isfinite(loss):
         raise NumericsError(f"the loss is {loss}. Lower --lr, or look for damaged text in the data.")
     nll.backward(gradient=torch.full_like(nll, 1.0 / batch.target_count))
@@ -63,6 +69,17 @@ def train_step(
     with part("optimizer"):
         optimizer.step()
     return StepResult(loss, norm)
+
+
+def losses(forward: Forward, batch: Batch, part: Part = lambda name: nullcontext()) -> Tensor:
+    """The nll of each target, (B * S,) float32 in nats, 0 where it is ignored: from logits, or where the model computes it (EngineModel) without
+    a logit for each token of the vocabulary. part: as in train_step."""
+    nll = forward.losses(batch.tokens, batch.targets) if isinstance(forward, ComputesLosses) else None
+    if nll is not None:
+        return nll
+    logits = forward(batch.tokens)
+    with part("loss"):
+        return token_losses(logits, batch.targets)
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from torchane.capture import vocabulary_ops
 from torchane.capture.rules.decompose import batch_moments, max_pool2d_backward
 
 aten = torch.ops.aten
@@ -292,3 +293,17 @@ def _(r: Draw) -> Call:
     weight = r.x(6)
     _, mean, rstd = aten.native_group_norm(x, weight, None, *sizes, EPS)
     return given(r.x(*x.shape), x, mean, rstd, weight, *sizes, [True] * 3)
+
+
+def _slice(r: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, a slice of two tokens or more, and the code of a target in it: a row without one has scores far below all, which fp16 rounds."""
+    rows, inner, size = r.sizes[0], r.sizes[1], r.sizes[2] + 1
+    return r.x(rows, inner), r.x(size, inner), vocabulary_ops.vocabulary_code(torch.arange(7, 7 + rows) % size, 0, size)
+
+
+case(torch.ops.torchane.vocabulary_scores.default)(lambda r: given(*_slice(r)))
+
+
+@case(torch.ops.torchane.vocabulary_gradient.default)
+def _(r: Draw) -> Call:
+    return given(r.x(r.sizes[0], 1), *_slice(r), r.positive(r.sizes[0], 1) + 30, r.positive(r.sizes[0], 1))

@@ -20,8 +20,10 @@ aten = torch.ops.aten
 
 #: Gradients of gradients are no part of a training step; torch itself raises for them (test_surface.py).
 FORWARD = [target for target in RULES if "backward" not in str(target)]
-#: Written into graphs behind autograd (functionalization's copy, our own part of batch_norm), so torch has no derivative.
-BEHIND_AUTOGRAD = [aten.copy.default, batch_moments]
+#: Written into graphs behind autograd (functionalization's copy, our own parts of batch_norm and of losses), so torch has no derivative.
+BEHIND_AUTOGRAD = [
+    aten.copy.default, batch_moments, torch.ops.torchane.vocabulary_scores.default, torch.ops.torchane.vocabulary_gradient.default,
+]  # fmt: skip
 
 SIZES = st.tuples(*(st.integers(1, 4) for _ in range(4)))
 

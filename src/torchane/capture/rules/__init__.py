@@ -22,6 +22,7 @@ from torchane.capture.rules import (  # noqa: F401  (each fills the registry)
     shape,
     slices,
     softmax,
+    vocabulary,
 )
 from torchane.capture.rules.decompose import decompositions
 from torchane.capture.rules.registry import ON_THE_HOST, RULES, NoRule, Rule, covered_ops, lowers, rule_for, why_not

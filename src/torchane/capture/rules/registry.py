@@ -21,6 +21,8 @@ import torch
 from torch.fx import Node
 
 from torchane.capture import few_bits
+import torchane.capture.vocabulary_ops  # noqa: F401  it defines ops of the host
+from torchane.capture.marks import SCORES_LEAVE
 from torchane.capture.torch_private import OpOverload, OpOverloadPacket
 from torchane.chips import Chip, Verdict, load
 from torchane.errors import CompileError
@@ -40,6 +42,7 @@ MAX_RANK = 5
 
 _LOOKUP = "rows are looked up on the host: no program on an engine gathers"
 _LOSS = "the loss stays on the host"
+_WHOLE_LOSS = "the loss stays on the host, and with it a score for each token of the vocabulary: something else reads the scores, too, or they are returned"
 _RANDOM = "random numbers come from torch's own generator"
 _STATISTICS = "running statistics stay fp32, on the host"
 _COPY = "it copies between tensors of the host"
@@ -53,7 +56,8 @@ ON_THE_HOST: Mapping[OpOverloadPacket, str] = MappingProxyType({
     ), _LOOKUP),
     **dict.fromkeys((
         aten.nll_loss_forward, aten.nll_loss_backward, aten.nll_loss2d_forward, aten.nll_loss2d_backward, aten._log_softmax,
-        aten._log_softmax_backward_data,
+        aten._log_softmax_backward_data, torch.ops.torchane.vocabulary_loss, torch.ops.torchane.vocabulary_rows,
+        torch.ops.torchane.vocabulary_code,
     ), _LOSS),
     **dict.fromkeys((
         aten.bernoulli, aten.rand, aten.randn, aten.rand_like, aten.randn_like, aten.normal, aten.uniform,
@@ -132,6 +136,8 @@ def why_not(node: Node, chip: Chip | None = None) -> str | None:
     if node.op != "call_function":
         return f"it is a {node.op}, not a call"
     rule = RULES.get(node.target)  # type: ignore[call-overload]
+    if rule is None and (node.meta.get("custom") or {}).get(SCORES_LEAVE):
+        return _WHOLE_LOSS
     if rule is None:
         return ON_THE_HOST.get(getattr(node.target, "overloadpacket", None), "torchane has no rule for it")
     chip = chip or load()
