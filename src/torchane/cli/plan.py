@@ -162,11 +162,16 @@ def _price_preset(
 
 def _builder(config: Any, lora: int | None) -> Callable[[], Any]:
     """What makes the model, with adapters where a rank is given."""
-    model = load("torchane.models.build").build_model
-    if lora is None:
-        return lambda: model(config)
-    with_adapters = load("torchane.models.adapted").with_adapters
-    return lambda: with_adapters(model(config), lora)
+    build = load("torchane.models.build").build_model
+    with_adapters = load("torchane.models.adapted").with_adapters if lora is not None else None
+    trace_blocks_once = load("torchane.train.engine").trace_blocks_once
+
+    def made() -> Any:
+        model = build(config) if with_adapters is None else with_adapters(build(config), lora)
+        trace_blocks_once(model)
+        return model
+
+    return made
 
 
 def _draw(plans: Sequence[Any], pricing: Any, price: Mapping[str, Any], timeline: Path | None, trace: Path | None) -> None:
