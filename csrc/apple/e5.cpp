@@ -46,7 +46,12 @@ void must(const char* name, A... args) {
 class E5Program final : public Program {
 public:
     explicit E5Program(Source source) : Program(source.outputs), source_(std::move(source)) {}
-    ~E5Program() override { unload(); }
+    ~E5Program() override {
+        try {
+            unload();
+        } catch (const Fault&) {  // a destructor has nobody to tell
+        }
+    }
 
     std::string directory() override { return source_.directory; }
 

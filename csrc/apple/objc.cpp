@@ -1,6 +1,7 @@
 #include "objc.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 
 #include <cctype>
 #include <memory>
@@ -27,12 +28,20 @@ struct Runtime {
 std::atomic<Runtime*> runtime{nullptr};  // never freed: objects may outlive any moment to do so
 std::atomic<unsigned> opened{1};  // 0 is "never looked up": without open() nothing passes for found
 std::mutex opening;
+std::atomic<bool> forked{false};
+
+// In the child of a fork, but for those that Python starts other programs by. What was looked up is looked up again, and refused.
+void after_fork() {
+    forked = runtime.load() != nullptr;
+    ++opened;
+}
 
 Preprocessor next_preprocessor = nullptr;
 thread_local int sends = 0;
 thread_local std::string thrown_name, thrown_reason;
 
 Runtime& here() {
+    require_unforked();
     Runtime* found = runtime.load(std::memory_order_acquire);
     if (found == nullptr) throw Fault("missing", "objc", "no Objective-C runtime has been opened");
     return *found;
@@ -104,8 +113,15 @@ MethodRef method_of(const char* type, char sign, const char* name) {
 
 }  // namespace
 
+void require_unforked() {
+    if (forked.load(std::memory_order_relaxed)) throw Fault("forked", "fork", "this process was forked from one that uses Apple's frameworks");
+}
+
 void open(const std::vector<std::string>& libraries) {
+    require_unforked();
     std::lock_guard<std::mutex> lock(opening);
+    static const int registered = pthread_atfork(nullptr, nullptr, after_fork);
+    (void)registered;
     auto made = std::make_unique<Runtime>();
     for (const std::string& path : libraries) {
         void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);

@@ -39,6 +39,9 @@ using SEL = SelectorStruct*;
 // Throws Fault "missing".
 void open(const std::vector<std::string>& libraries);
 bool is_open();
+// Throws Fault "forked" in a process that was forked after open(): the connections of Apple's frameworks stay behind, and what a destructor
+// sends there would end the parent's programs. From then on nothing is sent.
+void require_unforked();
 // Where a symbol of the opened libraries lies, nullptr where it is not.
 void* symbol(const char* name);
 // symbol(), or Fault "missing".

@@ -107,12 +107,14 @@ std::pair<id, id> bound(const Surfaces& surfaces, const std::vector<uint32_t>& i
 }  // namespace
 
 void Program::run(const Surfaces& inputs, const Surfaces& outputs) {
+    require_unforked();  // before the lock, which another thread may have held when it was forked
     std::lock_guard<std::mutex> one(one_run);
     run_locked(inputs, outputs);
     known_->add(known_, inputs, outputs);
 }
 
 bool Program::run_again(const Surfaces& inputs, const Surfaces& outputs) {
+    require_unforked();
     std::lock_guard<std::mutex> one(one_run);
     if (!is_loaded() || !known_->has(set_of(inputs, outputs))) return false;
     run_locked(inputs, outputs);

@@ -80,12 +80,13 @@ Surface::Surface(Kind kind, size_t size_bytes) : kind_(kind), capacity_((std::ma
 }
 
 Surface::~Surface() {
-    {
-        std::lock_guard<std::mutex> guard(mutex_);
-        for (const auto& user : users_)
-            if (auto alive = user.lock()) alive->forget(this);
-    }
     try {
+        require_unforked();
+        {
+            std::lock_guard<std::mutex> guard(mutex_);
+            for (const auto& user : users_)
+                if (auto alive = user.lock()) alive->forget(this);
+        }
         if (kind_ == Kind::buffer) {
             e5_call<void**>("e5rt_buffer_object_release", &buffer_);
         } else {

@@ -58,7 +58,7 @@ class MissingDeviceError(DeviceError, UsageError):
 class AppleError(DeviceError):
     """A call into Apple's framework came to something else than its result.
 
-    kind: "missing", "encoding", "exception", "nil", "refused", "error" or "status" (csrc/apple/fault.h says which is which).
+    kind: "missing", "encoding", "exception", "nil", "refused", "error", "status", "partial" or "forked" (csrc/apple/fault.h says which is which).
     call: the selector or function. domain and code: of the NSError, 0 where there is none.
     """
 

@@ -104,6 +104,11 @@ def meaning_of(error: AppleError, compiles: int = 0) -> Meaning:
             return Meaning(Remedy.NONE, "The framework made no object, as it does of what it takes for malformed.", "Please report it.")
         case "partial", _:
             return Meaning(Remedy.AGAIN, "The engine reported success and had not finished.", "Please report it, and take the twin: --device twin.")
+        case "forked", _:
+            return Meaning(
+                Remedy.NONE, "Apple's frameworks do not work across a fork.",
+                'Compute in the process that opened the engine; start workers that compute with multiprocessing\'s "spawn".',
+            )  # fmt: skip
         case ("missing" | "encoding"), _:
             return Meaning(Remedy.NONE, "This macOS has another framework than the one that torchane knows.", _TWIN)
         case "status", "e5rt":
