@@ -17,6 +17,6 @@ def test_ten_thousand_cycles_leave_memory_handles_and_files_as_they_were(standin
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.strip().splitlines()[-1])["growth"]
     before, after = found["before"], found["after"]
-    evidence("after 1,000 and 10,000 cycles", [before, after])
+    evidence("after 1,000 and 10,000 cycles", [dict(before), dict(after)])
     assert after.pop("resident_kb") <= before.pop("resident_kb") + 2048
     assert after == before
