@@ -64,6 +64,16 @@ struct FewKernel {
                         int64_t rows, const float* small, int64_t k);
 };
 
+// What one step of AdamW multiplies by, in fp32: computed in double from the step's number, the rate, betas and decay.
+struct AdamW {
+    float grad_factor;  // of clipping
+    float keep_grad, beta2, keep_square;  // 1 - beta1, beta2, 1 - beta2
+    float root_factor;  // 1 / sqrt(1 - beta2^step)
+    float eps;
+    float step_size;    // lr / (1 - beta1^step)
+    float decay;        // 1 - lr * weight_decay
+};
+
 struct Kernels {
     void (*unary[static_cast<int>(Unary::count)])(half_t* d, const half_t* a, int64_t n);
     void (*binary[static_cast<int>(Binary::count)][static_cast<int>(Form::count)])(half_t* d, const half_t* a,
@@ -86,6 +96,8 @@ struct Kernels {
     double (*sum_of_squares)(const float* a, int64_t n);  // the same bits on every instruction set
     double (*sum)(const float* a, int64_t n);
     void (*scale)(float* a, int64_t n, float factor);
+    // Updates n numbers of a parameter and its moments; staged: where fp16(param) goes, or null.
+    void (*adamw)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, half_t* staged, int64_t n, const AdamW& numbers);
 
     MatmulKernel matmul;
     FewKernel few;  // exact

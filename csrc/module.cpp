@@ -18,6 +18,7 @@
 #include "arrays.h"
 #include "cpu.h"
 #include "engine.h"
+#include "optimizer.h"
 #include "pool.h"
 #include "staging.h"
 #include "tape.h"
@@ -308,6 +309,39 @@ void bind_staging(nb::module_& m) {
     }, "arrays"_a, "factor"_a, "Multiplies dense fp32 arrays by a number.");
 }
 
+Updated updated(nb::handle item) {
+    const nb::tuple fields = nb::cast<nb::tuple>(item);
+    if (fields.size() != 5) throw DeviceFault("a parameter is (param, grad, exp_avg, exp_avg_sq, staged or None), not " + std::to_string(fields.size()) + " values.");
+    const char* const names[] = {"param", "grad", "exp_avg", "exp_avg_sq"};
+    float* data[4];
+    int64_t size = 0;
+    for (size_t i = 0; i < 4; ++i) {
+        const Floats found = floats(fields[i], names[i], i != 1);
+        data[i] = found.first;
+        if (i > 0 && found.second != size)
+            throw DeviceFault(std::string(names[i]) + " holds " + std::to_string(found.second) + " numbers and param " + std::to_string(size) + "; they must be as many.");
+        size = found.second;
+    }
+    half_t* staged = fields[4].is_none() ? nullptr : dense_half(fields[4], {size}, "staged", true);
+    return {data[0], data[1], data[2], data[3], staged, size};
+}
+
+void bind_optimizer(nb::module_& m) {
+    m.def("adamw", [](const nb::list& list, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_factor) {
+        if (step < 1) throw DeviceFault("adamw: step is " + std::to_string(step) + "; the first is 1.");
+        std::vector<Updated> params;
+        for (nb::handle item : list) params.push_back(updated(item));
+        const double steps = static_cast<double>(step);
+        const auto single = [](double number) { return static_cast<float>(number); };
+        const AdamW numbers{single(grad_factor), single(1 - beta1), single(beta2), single(1 - beta2), single(1 / std::sqrt(1 - std::pow(beta2, steps))),
+                            single(eps), single(lr / (1 - std::pow(beta1, steps))), single(1 - lr * weight_decay)};
+        nb::gil_scoped_release released;
+        adamw(params, numbers);
+    }, "params"_a, nb::kw_only(), "step"_a, "lr"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a, "grad_factor"_a = 1.0,
+       "One step of AdamW for each (param, grad, exp_avg, exp_avg_sq, staged): dense fp32 arrays of one size, of which grad is read, times grad_factor, "
+       "and the others are changed; staged, a flat fp16 array or None, gets the new param.");
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -325,5 +359,6 @@ NB_MODULE(_native, m) {
     bind_machine(m);
     bind_tape(m);
     bind_staging(m);
+    bind_optimizer(m);
     apple::bind_bridge(m);
 }

@@ -11,6 +11,7 @@ Kernels filled() {
     fill_staging(made);
     fill_matmul(made);
     fill_few(made);
+    fill_optimizer(made);
     return made;
 }
 

@@ -11,6 +11,7 @@ void fill_softmax(Kernels& table);
 void fill_staging(Kernels& table);
 void fill_matmul(Kernels& table);
 void fill_few(Kernels& table);
+void fill_optimizer(Kernels& table);
 void fill_engine(Kernels& table);
 void fill_engine_matmul(Kernels& table);
 

@@ -1,5 +1,6 @@
 """Observers of a plan: called around every step, and never in the way of one."""
 
+import gc
 import re
 import sys
 import time
@@ -16,6 +17,7 @@ from trainer import SmallRun
 
 from torchane.errors import DeviceError
 from torchane.plan import Dispatch
+from torchane.runtime import execute
 from torchane.runtime.ane.verify import Verifier
 from torchane.runtime.ane.watchdog import Watchdog
 from torchane.runtime.observers import Observer, Timer
@@ -118,6 +120,18 @@ def test_it_changes_no_number_and_is_asked_no_more_once_it_is_gone(run) -> None:
     count = len(told.calls)
     run.losses(1)
     assert len(told.calls) == count > 0
+
+
+def test_a_run_that_was_watched_is_gone_when_it_ends(run) -> None:
+    """Else gradients that it still holds are copied by autograd, and their memory is not there for the next step."""
+    with observed(run, Told()):
+        gc.collect()
+        gc.disable()
+        try:
+            run.losses(1)
+            assert not [one for one in gc.get_objects() if type(one) is execute._Run]
+        finally:
+            gc.enable()
 
 
 def test_a_timer_adds_up_what_the_device_did(run) -> None:

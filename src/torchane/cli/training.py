@@ -132,7 +132,7 @@ def _start(
     folder = RunFolder.create(out, about, model, dataset.tokenizer and dataset.tokenizer.to_text())
     progress.said(f"The run folder is {out}.")
     trainer = Trainer(
-        model, compiled, adamw(model, settings), batches, settings, folder, progress, _sampler(dataset.tokenizer)
+        model, compiled, adamw(model, settings, compiled), batches, settings, folder, progress, _sampler(dataset.tokenizer)
     )
     return trainer, about
 
@@ -198,7 +198,7 @@ def _resume(
             "Restore that text (--data names its new place), or begin a new run."
         )
     trainer = Trainer(
-        model, compiled, adamw(model, settings), DatasetBatches(dataset, settings), settings, folder, progress,
+        model, compiled, adamw(model, settings, compiled), DatasetBatches(dataset, settings), settings, folder, progress,
         _sampler(tokenizer),
     )  # fmt: skip
     mended = trainer.resume()

@@ -26,7 +26,7 @@ from torchane.runtime.host import Host
 from torchane.runtime.loss_scale import Reading
 from torchane.runtime.numerics import Numerics
 from torchane.runtime.observers import Observer, Watched
-from torchane.runtime.staging import in_range, meeting
+from torchane.runtime.staging import in_range, is_mirror, meeting
 from torchane.runtime.surfaces import Held, SurfacePool
 from torchane.runtime.rows import Rows, Written, write_rows
 from torchane.runtime.trust import promise
@@ -138,6 +138,7 @@ class Executor:
                 raise
             finally:
                 run.release([name for name in run.surfaces if name not in run.borrowed])
+                run.run_program = self.device.run  # no circle with observers: gradients that a dead run still held would be copied by autograd
 
 
 def _picking(names: tuple[str, ...]) -> Callable[[Mapping[str, Buffer]], Sequence[Buffer]]:
@@ -219,6 +220,8 @@ class _Run:
             if copy.value in partly:
                 surface = self.surfaces[copy.value] = self.executor.rows.surface(copy.value, copy.layout.shape, self.executor.device)
                 self.borrowed.add(copy.value)
+            elif copy.stays and self._take_over(copy.value):
+                continue
             elif copy.stays:
                 surface = weights.surface(copy.value, copy.layout.shape, self.executor.device)
                 staged.append((copy.value, surface))
@@ -229,6 +232,8 @@ class _Run:
             source = in_range(self.executor.host.array(self.values[copy.value]), copy)
             factor = self.numbers.staged(copy, source)
             jobs.append((*meeting(surface.array, source, copy.layout), factor))
+            if copy.stays and copy.value not in partly and self.numbers.stores_as_is:
+                self._tell_mirror(copy.value, surface.array, *jobs[-1][:2])
         native.stage_many(jobs)
         for name, surface in staged:
             weights.staged(name, surface, self.version, self.numbers.lying(name))
@@ -256,6 +261,19 @@ class _Run:
         self.rows_came[copy.value] = rows.filled(copy.value, written, promise(), largest), missing
         self.surfaces[copy.value] = buffer
         self.borrowed.add(copy.value)
+        return True
+
+    def _tell_mirror(self, name: str, surface: np.ndarray, stored: np.ndarray, source: np.ndarray) -> None:
+        address = self.executor.host.address(self.values[name])
+        if is_mirror(surface, stored, source, address):
+            self.executor.weights.mirrors(name, address, source.size)
+
+    def _take_over(self, name: str) -> bool:
+        """A weight that an optimizer has staged already."""
+        weights, host = self.executor.weights, self.executor.host
+        if name not in weights.ahead or not weights.take_over(name, host.identity(self.values[name]), self.version, self.numbers.lying(name)):
+            return False
+        self._read_weight(name)
         return True
 
     def _look_at_constants(self, copies: Sequence[Copy]) -> None:

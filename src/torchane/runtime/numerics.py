@@ -40,9 +40,10 @@ class Running(Protocol):
 
 
 class Call(Protocol):
-    """One run of a plan. reading: what scaled gradients looked like."""
+    """One run of a plan. reading: what scaled gradients looked like. stores_as_is: a weight is staged unscaled at every step."""
 
     reading: Reading
+    stores_as_is: bool
 
     def staged(self, copy: Copy, source: np.ndarray) -> float:
         """A host value is about to be staged: the factor to multiply it by."""
@@ -135,6 +136,8 @@ class LossScaled:
 
 
 class _ScaledCall:
+    stores_as_is = True
+
     def __init__(self, executor: Running, scale: float):
         self.executor = executor
         self.scale = scale
@@ -209,6 +212,8 @@ class RangeControlled:
 
 
 class _ControlledCall:
+    stores_as_is = False
+
     def __init__(self, executor: Running, policy: RangeControlled):
         self.executor = executor
         self.policy = policy

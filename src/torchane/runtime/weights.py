@@ -5,10 +5,15 @@
 PyTorch changes parameters in ways that leave no trace (fused optimizers, `.data`, NumPy views): the next forward stages all anew. A backward
 whose surfaces another run has filled since stages again, from the tensors that autograd saved. `read` gives a surface to the run whose
 numbers it holds, and to no other.
+An optimizer of ours writes the rounded weight beside the weight itself (`Place`); the next forward takes it over where the tensor is
+the one that was written and PyTorch counted no write since.
 """
 
 import itertools
 import threading
+from dataclasses import dataclass
+
+import numpy as np
 
 from torchane.mil.types import FP16, TensorType
 from torchane.runtime.device import Buffer, Device
@@ -16,8 +21,29 @@ from torchane.runtime.range_control import Placed
 from torchane.runtime.surfaces import Held
 
 
+_RUNS = itertools.count(1)
+
+
 class StaleWeightError(AssertionError):
     """A program was about to read numbers that another run staged: an error of torchane's."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an optimizer may write a weight, rounded. address: of its tensor."""
+
+    weights: "Weights"
+    name: str
+    address: int
+
+    def open(self) -> np.ndarray:
+        """The surface as a flat array, which nobody reads until `wrote`."""
+        self.weights.ahead[self.name] = self.weights.take(self.name), self.address, None
+        return self.weights.ahead[self.name][0].array.reshape(-1)
+
+    def wrote(self, count: int) -> None:
+        """It holds the tensor's numbers. count: of PyTorch's writes to the tensor so far."""
+        self.weights.ahead[self.name] = self.weights.ahead[self.name][0], self.address, count
 
 
 class Weights:
@@ -26,10 +52,14 @@ class Weights:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.held: dict[str, Held] = {}
+        self.ahead: dict[str, tuple[Buffer, int, int | None]] = {}  # written by an optimizer: surface, the tensor's address, its count of writes
+        self._sources: dict[tuple[int, int], str] = {}  # by a tensor's address and size: what holds its numbers in its order
+        self.latest = 0  # grows with every run that stages, of this graph or another: the graph that ran last has the largest
         self._versions = itertools.count(1)
 
     def new_version(self) -> int:
         """The number of a run that stages."""
+        self.latest = next(_RUNS)
         return next(self._versions)
 
     def holds(self, name: str, version: int) -> bool:
@@ -39,8 +69,34 @@ class Weights:
 
     def surface(self, name: str, shape: tuple[int, ...], device: Device) -> Buffer:
         """For staging: whose numbers it holds is nobody's until `staged` says so."""
-        held = self.held.pop(name, None)
-        return device.allocate(TensorType(FP16, shape)) if held is None else held.buffer
+        known = name in self.held or name in self.ahead
+        return self.take(name) if known else device.allocate(TensorType(FP16, shape))
+
+    def take(self, name: str) -> Buffer:
+        """The surface that there is; nobody reads it until it is staged again."""
+        held, ahead = self.held.pop(name, None), self.ahead.pop(name, None)
+        if held is not None:
+            return held.buffer
+        assert ahead is not None, f"{name} has no surface"
+        return ahead[0]
+
+    def mirrors(self, name: str, address: int, size: int) -> None:
+        """The surface that is being staged will hold a tensor's numbers as they lie in memory, unscaled."""
+        self._sources[address, size] = name
+
+    def place_of(self, address: int, size: int) -> Place | None:
+        """Where an optimizer may write a dense tensor of so many numbers."""
+        name = self._sources.get((address, size))
+        return Place(self, name, address) if name is not None and (name in self.held or name in self.ahead) else None
+
+    def take_over(self, name: str, identity: tuple[int, int] | None, version: int, lying: Placed) -> bool:
+        """Whether an optimizer has written the present numbers of the tensor of this identity (Host.identity); then it counts as what this run staged."""
+        buffer, *written = self.ahead.get(name, (None, 0, None))
+        if buffer is None or identity is None or tuple(written) != identity:
+            return False
+        del self.ahead[name]
+        self.staged(name, buffer, version, lying)
+        return True
 
     def staged(self, name: str, buffer: Buffer, version: int, lying: Placed) -> None:
         self.held[name] = Held(buffer, version, lying)
@@ -55,4 +111,4 @@ class Weights:
 
     def forget(self) -> None:
         """Frees the surfaces. A backward that waits for its turn stages again."""
-        self.held = {}
+        self.held, self.ahead, self._sources = {}, {}, {}

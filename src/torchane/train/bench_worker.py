@@ -78,7 +78,6 @@ def make_step(work: Work, timer: PartTimer | None = None) -> Callable[[], float]
     settings = TrainSettings(
         steps=1, batch_size=work.batch_size, seq_len=work.seq_len, lr=1e-4, warmup_steps=0, grad_clip=GRAD_CLIP
     )
-    optimizer = adamw(model, settings)
     generator = torch.Generator().manual_seed(work.seed)
     text = torch.randint(0, model.config.vocab_size, (work.batch_size, work.seq_len + 1), generator=generator)
     batch = Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous(), work.batch_size * work.seq_len, target_bytes=0)
@@ -86,8 +85,12 @@ def make_step(work: Work, timer: PartTimer | None = None) -> Callable[[], float]
         watched = {} if timer is None else {"observers": (timer,)}
         engine = EngineModel(model, variant.device, arithmetic=variant.arithmetic, **watched)
         part = {} if timer is None else {"part": timer.part}
-        return lambda: train_step(engine, optimizer, batch, GRAD_CLIP, **part).loss
+        staging = adamw(model, settings, engine)
+        return lambda: train_step(engine, staging, batch, GRAD_CLIP, **part).loss
     forward: Callable[..., Any] = torch.compile(model, dynamic=False) if variant.compiled else model
+    decayed, plain = ([param for param in model.parameters() if (param.ndim >= 2) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True)
     return lambda: plain_step(forward, model, optimizer, batch, variant.bf16)
 
 

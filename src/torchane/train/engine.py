@@ -19,6 +19,7 @@ from torchane.plan.memory import ADVICE, forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.range_control import RangeControl
+from torchane.runtime.weights import Weights
 from torchane.train.step import LOGITS_COPIES
 
 #: Powers of two of scales stay far within float32's.
@@ -78,6 +79,7 @@ class EngineModel:
         require_fits(forecast((), self._parameters, param_copies=0))
         self._scales: list[tuple[str, LossScale]] = []  # by the shape of what comes in
         self._restored: list[tuple[str, LossScale]] = []
+        self._weights: list[Weights] = []  # of graphs that train
         self._ranges: list[tuple[str, RangeControl]] = []  # by what identifies a graph
         self._restored_ranges: list[tuple[str, Mapping[str, Any]]] = []
         trace_blocks_once(model)
@@ -109,6 +111,9 @@ class EngineModel:
             if isinstance(error.inner_exception, TorchaneError | vocabulary.LogitsAreWhole):
                 raise error.inner_exception from None
             raise
+
+    def weights(self) -> Sequence[Weights]:
+        return self._weights
 
     def state(self) -> dict[str, Any]:
         ranges = [[key, control.to_dict()] for key, control in self._ranges] + [list(one) for one in self._restored_ranges]
@@ -159,6 +164,7 @@ class EngineModel:
                     self._restored.remove(saved)
                     compiled.loss_scale = saved[1]
                 self._scales.append((key, compiled.loss_scale))
+                self._weights.append(compiled.weights)
         return run
 
     def _take_up(self, compiled: Compiled) -> None:

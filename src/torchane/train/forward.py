@@ -4,12 +4,13 @@ engine.EngineModel   torch.compile(model, backend="ane"): forward and backward a
 HostModel            PyTorch eager, or torch.compile with a backend of PyTorch's own
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from torchane.errors import RunFolderError
+from torchane.runtime.weights import Weights
 
 
 class CompiledModel(Protocol):
@@ -20,6 +21,10 @@ class CompiledModel(Protocol):
     def __call__(self, tokens: Tensor) -> Tensor: ...
 
     def state(self) -> dict[str, Any]: ...
+
+    def weights(self) -> Sequence[Weights]:
+        """Of the graphs that train: an optimizer may stage for them."""
+        ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
@@ -36,6 +41,9 @@ class HostModel:
 
     def state(self) -> dict[str, Any]:
         return {}
+
+    def weights(self) -> Sequence[Weights]:
+        return ()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if state:

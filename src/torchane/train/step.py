@@ -1,7 +1,7 @@
 """One optimizer step: loss, gradients, clip, update, with the same bits for any number of threads.
 
     tokens ─► compiled model ─► logits ─► nll of each token ─► loss
-                                  └─ backward(1/n each) ─► grads ─► clip ─► AdamW
+                                  └─ backward(1/n each) ─► grads ─► norm ─► AdamW of clipped grads (optimizer.py)
 
 Sums are where threads change the bits. The loss is added up in float64 in a fixed order and never by
 torch; the backward starts from the per-token losses, each weighted 1/n, so autograd adds up nothing.
@@ -25,6 +25,8 @@ from torchane import native
 from torchane.data.batches import IGNORE, Batch
 from torchane.errors import NumericsError
 from torchane.native import pages
+from torchane.train.forward import CompiledModel
+from torchane.train.optimizer import StagingAdamW
 from torchane.train.settings import TrainSettings
 
 Forward = Callable[[Tensor], Tensor]
@@ -53,7 +55,7 @@ class StepResult:
 
 
 def train_step(
-    forward: Forward, optimizer: torch.optim.Optimizer, batch: Batch, grad_clip: float, part: Part = lambda name: nullcontext()
+    forward: Forward, optimizer: StagingAdamW, batch: Batch, grad_clip: float, part: Part = lambda name: nullcontext()
 ) -> StepResult:
     """Updates the parameters once. forward: tokens (B, S) -> logits (B, S, V) float32. part: entered around the parts that it names.
     Raises NumericsError, with the parameters untouched, if the loss or a gradient is not a finite number.
@@ -65,9 +67,9 @@ def train_step(
         raise NumericsError(f"the loss is {loss}. Lower --lr, or look for damaged text in the data.")
     nll.backward(gradient=torch.full_like(nll, 1.0 / batch.target_count))
     with part("clipping"):
-        norm = clip_gradients(parameters(optimizer), grad_clip)
+        norm = gradient_norm(parameters(optimizer))
     with part("optimizer"):
-        optimizer.step()
+        optimizer.update(grad_clip / norm if norm > grad_clip else 1.0)
     return StepResult(loss, norm)
 
 
@@ -125,29 +127,25 @@ def fixed_order_sum(values: Tensor) -> float:
     return float(np.add.reduce(values.detach().numpy(), axis=None, dtype=np.float64))
 
 
-def clip_gradients(params: Iterable[nn.Parameter], limit: float) -> float:
-    """Scales all gradients together so that their norm is at most `limit`; gives the norm from before.
-    Raises NumericsError if the norm is not a finite number, DeviceError if the extension is not built.
+def gradient_norm(params: Iterable[nn.Parameter]) -> float:
+    """Of all gradients together, summed in a fixed order.
+    Raises NumericsError if it is not a finite number, DeviceError if the extension is not built.
     """
-    grads = [param.grad.numpy() for param in params if param.grad is not None]
-    norm = math.sqrt(native.sum_of_squares(grads))
+    norm = math.sqrt(native.sum_of_squares([param.grad.numpy() for param in params if param.grad is not None]))
     if not math.isfinite(norm):
         raise NumericsError(f"the norm of the gradients is {norm}. Lower --lr, or look for damaged text in the data.")
-    if norm > limit:
-        native.scale_in_place(grads, limit / norm)
     return norm
 
 
-def adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """torch's AdamW, fused; weights that are matrices decay, norms do not."""
+def adamw(model: nn.Module, settings: TrainSettings, compiled: CompiledModel | None = None) -> StagingAdamW:
+    """AdamW; weights that are matrices decay, norms do not. compiled: whose surfaces it stages for."""
     params = list(model.parameters())
     groups = [
         {"params": [param for param in params if param.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [param for param in params if param.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True
-    )
+    weights = (lambda: ()) if compiled is None else compiled.weights
+    return StagingAdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, weights=weights)
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -1,0 +1,123 @@
+"""AdamW that stages for the next forward: torch's state and results, and no stale weight."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from torchane import native
+from torchane.models.llama import LlamaForCausalLM
+from torchane.train.engine import EngineModel
+from torchane.train.optimizer import StagingAdamW
+from torchane.train.step import adamw, train_step
+
+from test_step import CONFIG, SETTINGS, batch
+
+ARGUMENTS = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
+
+
+def stepped(optimizer, params, steps=3):
+    for step in range(steps):
+        for number, param in enumerate(params):
+            param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(10 * step + number))
+        optimizer.step()
+
+
+def pair():
+    params = [nn.Parameter(torch.ones(7, 5)), nn.Parameter(torch.ones(9))]
+    return params, [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "weight_decay": 0.0}]
+
+
+def test_its_state_is_torchs_and_either_goes_on_from_the_others() -> None:
+    (ours, our_groups), (theirs, their_groups) = pair(), pair()
+    one, other = StagingAdamW(our_groups, **ARGUMENTS), torch.optim.AdamW(their_groups, **ARGUMENTS, fused=True)
+    stepped(one, ours)
+    stepped(other, theirs)
+    mine, its = one.state_dict(), other.state_dict()
+    assert mine["param_groups"] == its["param_groups"]
+    for index, state in its["state"].items():
+        assert {name: (value.dtype, value.shape) for name, value in state.items()} == {
+            name: (value.dtype, value.shape) for name, value in mine["state"][index].items()
+        }
+        assert all(torch.allclose(value, mine["state"][index][name], rtol=1e-5) for name, value in state.items())
+    one.load_state_dict(copy.deepcopy(its)), other.load_state_dict(copy.deepcopy(mine))
+    stepped(one, ours)
+    stepped(other, theirs)
+    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_parameter_without_a_gradient_stays_and_has_no_state() -> None:
+    params, groups = pair()
+    optimizer = StagingAdamW(groups, **ARGUMENTS)
+    params[0].grad = torch.ones(7, 5)
+    optimizer.step()
+    assert params[1] not in optimizer.state and torch.equal(params[1], torch.ones(9))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    model = LlamaForCausalLM(CONFIG)
+    compiled = EngineModel(model, "twin")
+    optimizer = adamw(model, SETTINGS, compiled)
+    for _ in range(2):
+        train_step(compiled, optimizer, batch(), 1.0)
+    return model, compiled, optimizer
+
+
+@pytest.fixture
+def staged(monkeypatch):
+    """How many arrays each call of stage_many is given."""
+    counts, real = [], native.stage_many
+    monkeypatch.setattr(native, "stage_many", lambda jobs: (counts.append(len(jobs)), real(jobs))[1])
+    return counts
+
+
+def forget(optimizer):
+    for weights in optimizer.weights():
+        weights.forget()
+
+
+def logits(compiled, tokens):
+    found = compiled(tokens)
+    return found.detach().clone()
+
+
+def test_the_next_forward_stages_no_weight_that_the_update_wrote(engine, staged) -> None:
+    model, compiled, optimizer = engine
+    train_step(compiled, optimizer, batch(), 1.0)  # tests begin with Dynamo reset: this one compiles
+    staged.clear()
+    train_step(compiled, optimizer, batch(), 1.0)
+    after_update = sum(staged)
+    staged.clear()
+    forget(optimizer)
+    train_step(compiled, optimizer, batch(), 1.0)
+    looked_up = {model.model.embed_tokens.weight} - {model.lm_head.weight}  # by PyTorch
+    assert sum(staged) - after_update == len(set(model.parameters()) - looked_up)
+
+
+def test_logits_have_the_bits_of_a_forward_that_stages_all(engine) -> None:
+    _, compiled, optimizer = engine
+    train_step(compiled, optimizer, batch(), 1.0)
+    ahead = logits(compiled, batch().tokens)
+    forget(optimizer)
+    assert torch.equal(ahead, logits(compiled, batch().tokens))
+
+
+def test_a_weight_that_is_written_after_the_update_is_staged_anew(engine) -> None:
+    model, compiled, optimizer = engine
+    train_step(compiled, optimizer, batch(), 1.0)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(3.0)
+    seen = logits(compiled, batch().tokens)
+    forget(optimizer)
+    assert torch.equal(seen, logits(compiled, batch().tokens))
+
+
+def test_a_backward_behind_an_update_is_refused_as_in_eager_mode(engine) -> None:
+    _, compiled, optimizer = engine
+    train_step(compiled, optimizer, batch(), 1.0)
+    waiting = compiled(batch().tokens).sum()
+    optimizer.update()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        waiting.backward()
