@@ -323,7 +323,7 @@ def _generate() -> tuple[Option, ...]:
         Option("stop", both, "text", "End before this text; may be repeated.", multiple=True, metavar="TEXT"),
         Option("seed", both, "number", "The same seed draws the same text.", 0, show_default=True),
         Option("device", both, "choice", "host: PyTorch; twin, ane: Neural Engine programs on the CPU or the engine; auto: the engine where torchane doctor has seen it "
-               "compute, else host, which writes faster than the twin.", "auto", ("auto", "host", "twin", "ane"), show_default=True),
+               "compute, else host, whose first text waits for no compilation.", "auto", ("auto", "host", "twin", "ane"), show_default=True),
         Option("json", here, "flag", "One JSON object on standard output instead of the text.", dest="as_json"),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The two ways of docs/fine-tuning.md to fine-tune in one's own code: a loop, and transformers' Trainer, both through the programs."""
+"""The ways of docs/fine-tuning.md to fine-tune in one's own code, through the programs: a loop, transformers' Trainer, trl, Lightning."""
 
 import pytest
 import tiny
@@ -57,3 +57,51 @@ def test_transformers_trainer_with_a_peft_model_that_was_compiled_in_place(tmp_p
     assert ours == pytest.approx(theirs, rel=0.01) and ours[2] < ours[0]
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)  # else PEFT asks the hub about "base"
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # trl's and its dependencies' own
+def test_trls_trainer_with_a_peft_model_that_was_compiled_in_place(tmp_path):
+    trl = pytest.importorskip("trl", reason="trl is not installed (pip install trl)")
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+
+    def losses(model, path):
+        arguments = trl.SFTConfig(
+            output_dir=str(path), max_steps=3, per_device_train_batch_size=8, learning_rate=1e-3, logging_steps=1, report_to="none", save_strategy="no",
+            use_cpu=True, disable_tqdm=True, seed=0, lr_scheduler_type="constant", bf16=False, gradient_checkpointing=False,
+        )  # fmt: skip
+        rows = datasets.Dataset.from_list([{"input_ids": row.tolist()} for row in TOKENS])
+        trainer = trl.SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tiny.tokenizer())
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    ours, theirs = losses(compiled(adapted()), tmp_path / "a"), losses(adapted(), tmp_path / "b")
+    assert ours == pytest.approx(theirs, rel=0.01) and ours[2] < ours[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own
+def test_lightnings_trainer_with_a_peft_model_that_was_compiled_in_place():
+    lightning = pytest.importorskip("lightning", reason="Lightning is not installed (pip install lightning)")
+
+    class Module(lightning.LightningModule):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.losses = model, []
+
+        def training_step(self, batch, index):
+            loss = self.model(input_ids=batch, labels=batch, use_cache=False).loss
+            self.losses.append(loss.item())
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(trained(self.model).values(), lr=1e-3)
+
+    def losses(model):
+        module = Module(model)
+        trainer = lightning.Trainer(
+            max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+        )  # fmt: skip
+        trainer.fit(module, torch.utils.data.DataLoader(TOKENS.repeat(3, 1), batch_size=8))
+        return module.losses
+
+    ours, theirs = losses(compiled(adapted())), losses(adapted())
+    assert ours == pytest.approx(theirs, rel=0.01) and ours[2] < ours[0]

@@ -60,10 +60,11 @@ def _gguf(model: Model, path: Path, name: str, gguf_type: str) -> Written:
     with new_folder(path) as folder:
         gguf.write(model, folder / file, gguf_type)
         (folder / "Modelfile").write_text(f"FROM ./{file}\n")
-    notes = () if "tokenizer.json" in model.files else ("It has no tokenizer, for the model has none: llama.cpp and Ollama load it only with one.",)
     place = _quoted(path / file)
+    if "tokenizer.json" not in model.files:
+        return Written("gguf", path, (), (f"{place} has no tokenizer, for the model has none: llama.cpp, Ollama and LM Studio load it only with one.",))
     commands = (f"ollama create {_ollama_name(name)} -f {_quoted(path / 'Modelfile')}", f"llama-cli -m {place} -p 'Hello'", f"lms import {place}")
-    return Written("gguf", path, commands, notes)
+    return Written("gguf", path, commands)
 
 
 def _llama2c(model: Model, path: Path) -> Written:

@@ -6,11 +6,14 @@
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from torchane.errors import ParseError, TorchaneError, UsageError
 from torchane.models.files import LARGEST_JSON_BYTES, ADVICE, open_regular, parse_json, sync
@@ -25,7 +28,7 @@ class OutputError(TorchaneError):
 def require_free(path: Path) -> None:
     """Raises UsageError where something is there already."""
     if os.path.lexists(path):
-        raise UsageError(f"{path} is there already, and nothing is written over. Move it away, or name another place with --out.")
+        raise UsageError(f"{path} is there already, and nothing is written over. Move it away, or name another place (--out; torchane fuse: --save-path).")
 
 
 @contextlib.contextmanager
@@ -50,6 +53,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def _partial(path: Path) -> Iterator[Path]:
     require_free(path)
     partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
@@ -58,10 +62,19 @@ def _partial(path: Path) -> Iterator[Path]:
         os.rename(partial, path)
         sync(path.parent)
     except OSError as error:
-        advice = ADVICE.get(error.errno or 0, "Check the disk and the folder")
-        raise OutputError(f"{path} could not be written: {error.strerror or error}. {advice}.") from error
+        raise _not_written(path, error.strerror or str(error), error.errno) from error
+    except SafetensorError as error:  # which has the system's number in its text alone
+        number = re.search(r"os error (\d+)", str(error))
+        raise _not_written(path, str(error), int(number[1]) if number else None) from error
     finally:
         _remove(partial)
+        for folder in made:
+            with contextlib.suppress(OSError):  # where something is in it
+                folder.rmdir()
+
+
+def _not_written(path: Path, reason: str, number: int | None) -> OutputError:
+    return OutputError(f"{path} could not be written: {reason}. {ADVICE.get(number or 0, 'Check the disk and the folder')}.")
 
 
 def _remove(path: Path) -> None:

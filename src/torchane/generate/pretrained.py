@@ -31,7 +31,8 @@ Message = dict[str, str]
 
 
 def host_device(name: str) -> str:
-    """What `--device` comes to: "host", "twin" or "ane". auto is an engine that computes, else PyTorch: on a CPU the twin writes slower."""
+    """What `--device` comes to: "host", "twin" or "ane". auto is an engine that computes, else PyTorch: the twin writes faster, after it has
+    compiled for longer than most texts take."""
     if name != "auto":
         return name
     from torchane.runtime.devices import auto_choice  # noqa: PLC0415  (the engine is looked for only where it is asked for)
