@@ -48,6 +48,8 @@ def command(quick: bool, report: Path | None, compare: Path | None, as_json: boo
         click.echo(f"The report is {target}.")
     if not quick and not missing:  # last: a cache that cannot be written costs no report
         load("torchane.runtime.ane.doctor.record").keep(made)
+    elif quick and made.build:
+        load("torchane.runtime.ane.doctor.quick_look").keep(made.build, made)
 
 
 def _require_writable(target: Path) -> None:

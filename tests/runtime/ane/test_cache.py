@@ -83,8 +83,8 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda folder: os.truncate(folder / "weights" / "weight.bin", 999), lambda folder: (folder / "weights" / "weight.bin").unlink(),
-                                    lambda folder: os.truncate(folder / "model.mil", 5)])  # fmt: skip
-def test_files_that_are_cut_short_are_written_anew(tmp_path, damage):
+                                    lambda folder: os.truncate(folder / "model.mil", 5), lambda folder: (folder / "weights" / "weight.bin").write_bytes(bytes(999) + b"x")])  # fmt: skip
+def test_files_that_are_cut_short_or_hold_something_else_are_written_anew(tmp_path, damage):
     folder = CompileCache(tmp_path, "25A1").prepare(source("a"))
     damage(folder)
     assert CompileCache(tmp_path, "25A1").prepare(source("a")) == folder

@@ -55,6 +55,18 @@ def test_what_it_finds_wrong_is_the_twins_and_kept(tmp_path, findings, said):
     assert len(times) == 1
 
 
+def test_doctors_quick_look_counts_in_place_of_an_earlier_one(tmp_path, monkeypatch, cache_folder):
+    from torchane.cli.doctor import command
+
+    look, times = looking(**{"op softmax": {"ok": False}})
+    assert quick_look.choice("25A000", WHY, look=look)[0] == "twin"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(examining, "examine", lambda quick, tell: ({"build": "25A000"}, RIGHT, ""))
+    command.main(["--quick"], standalone_mode=False)
+    monkeypatch.setattr(quick_look, "_looked", {})
+    assert quick_look.choice("25A000", WHY, look=look)[0] == "ane" and len(times) == 1
+
+
 def test_what_had_no_time_is_looked_at_again_by_the_next_process(tmp_path, monkeypatch):
     look, times = looking(**{"op softmax": {"left out": "there was no time"}})
     for _ in range(2):

@@ -31,6 +31,8 @@ MOST_BYTES = 4 << 30
 ROOM_FACTOR, ROOM_BYTES = 4, 256 << 20
 #: Folders that are being written; what a process that died left of them is removed after so long.
 NEW, LEFT_OVER_S = ".new-", 3600.0
+#: So much of a file is read at once where it is compared.
+BLOCK_BYTES = 16 << 20
 #: Another process may remove a folder between its writing and its locking: so often it is written again.
 MOST_WRITES = 10
 
@@ -66,6 +68,7 @@ class CompileCache:
         self.build = "".join(c if c.isalnum() or c in "._-" else "-" for c in build) or "unknown"
         self.most_bytes = most_bytes
         self._locks: dict[Path, list[int]] = {}  # open files, one per user: two equal programs share a folder
+        self._read: set[Path] = set()  # folders whose contents this process has compared or written
         weakref.finalize(self, _close_all, self._locks)
 
     def folder(self, key: str) -> Path:
@@ -77,8 +80,9 @@ class CompileCache:
         try:
             self._make_private(folder.parent)
             is_new = self._lock_written(folder, source)
-            if not is_new and not _is_whole(folder, source):  # a disk that was full, a machine that lost power
+            if not is_new and not _is_whole(folder, source, folder not in self._read):  # a disk that was full, a machine that lost power
                 self.rewrite(source, folder)
+            self._read.add(folder)
             os.utime(folder)
             if is_new:
                 self.evict()
@@ -201,12 +205,18 @@ class CompileCache:
         return True
 
 
-def _is_whole(folder: Path, source: Source) -> bool:
-    """Whether its text is the program's and its weight files are as long as they should be."""
+def _is_whole(folder: Path, source: Source, reads: bool) -> bool:
+    """Whether its text is the program's and its weight files are as long as they should be. reads: and hold what they should."""
     if (folder / "model.mil").read_bytes() != source.text.encode():
         return False
-    files = ((resolve(folder, path), len(data)) for path, data in source.weights.items())
-    return all(file.is_file() and file.stat().st_size == size for file, size in files)
+    files = ((resolve(folder, path), data) for path, data in source.weights.items())
+    return all(file.is_file() and file.stat().st_size == len(data) and (not reads or _holds(file, data)) for file, data in files)
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    known = memoryview(data)
+    with file.open("rb") as opened:
+        return all(opened.read(BLOCK_BYTES) == known[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES))
 
 
 def _close_all(locks: dict[Path, list[int]]) -> None:

@@ -31,7 +31,7 @@ def choice(build: str, why: str, root: Path | None = None, look: Callable[[], re
     if found is None:
         print(f"{why[0].upper() + why[1:]}: a quick look at it for --device auto, {QUICK_S:.0f} s at most ...", file=sys.stderr, flush=True)
         found = _of(build, (look or _look)())
-        _keep(build, found, root)
+        keep(build, found, root)
     return _said(found, why)
 
 
@@ -66,7 +66,8 @@ def _kept(build: str, root: Path | None) -> report.Report | None:
     return found if found.build == build and found.machine.get("torchane") == version("torchane") else None
 
 
-def _keep(build: str, found: report.Report, root: Path | None) -> None:
+def keep(build: str, found: report.Report, root: Path | None = None) -> None:
+    """For later choices on this build; of `torchane doctor --quick` too, whoever has mended something and looks again."""
     _looked[build] = found
     if any("left out" in finding for finding in found.findings.values()):
         return
