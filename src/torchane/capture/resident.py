@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
+
 from torchane.capture.torch_private import FakeTensorMode, TracingContext, tracing
 from torchane.plan import Plan
 from torchane.plan.memory import constants_of
@@ -48,7 +50,7 @@ class Resident:
         """Compiles it, in a tracing context of its own, unless it is there."""
         if self._call is None:
             with tracing(TracingContext(FakeTensorMode())):
-                self.ready(args)
+                self.ready([_as_leaf(arg) for arg in args])
         return self
 
     def __call__(self, *args: Any) -> Any:
@@ -73,6 +75,13 @@ class Resident:
     def let_go(self) -> None:
         self._call = self._compiled = None
         self._sizes = {}
+
+
+def _as_leaf(arg: Any) -> Any:
+    """torch looks at the gradient of what it traces, and warns where that is no leaf: an input that was filled up."""
+    if isinstance(arg, torch.Tensor) and arg.requires_grad and not arg.is_leaf:
+        return arg.detach().requires_grad_()
+    return arg
 
 
 class Present:

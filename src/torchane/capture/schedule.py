@@ -181,7 +181,9 @@ class Scheduler:
     def _copy_in(self, node: fx.Node) -> Copy:
         origin = node.all_input_nodes[0] if self.cut.reasons.get(node) == BLOCK else node
         base = self.cut.base(origin)
-        is_exact = node in self.cut.static or base in self.data or selects(base) or self._is_absorbed(base)
+        # A gradient of -1e6 that the host selected is one, and no mask.
+        is_chosen = selects(base) and not {node, origin, base} & self.source.scaled
+        is_exact = node in self.cut.static or base in self.data or is_chosen or self._is_absorbed(base)
         may_mask = is_exact and not {node, origin, base} & self.source.numbers
         masks = () if {node, origin, base} & self.source.numbers else self.masks.get(base, ())
         is_lent = node.name in self.source.lent

@@ -205,8 +205,8 @@ class Specialising:
         told = lambda: served.sizes(bucket, true, self._dimensions)
         padded = lambda: Resident(lambda args: self._compile(bucket.module, args, (*names, *bucket.names), bucket.fixed, told()))
         state = torch.get_rng_state()
-        given = bucket.given(args, true)
         try:
+            given = bucket.given(args, true)
             self._compiled((bucket, *key), padded, given, args, "", is_bucket=True)
         except (Warning, UsageError):
             raise

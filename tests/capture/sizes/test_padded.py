@@ -159,6 +159,16 @@ CASES: dict[str, tuple[tuple[Callable[[], torch.Tensor], ...], Callable[..., Any
     "zeros are no zeros after a softmax": ((x,), lambda x: (_zeros(x) @ x.mT).softmax(-1).sum((1, 2)) + _zeros(x).softmax(-1).sum((1, 2)) + _zeros(x).logsumexp(-1).sum(1)),
     "zeros are no zeros with a bias": ((x,), lambda x: (_zeros(x) + W[0]).sum(1) + (_zeros(x) + x.shape[1]).mean(1) + torch.maximum(_zeros(x), W[1]).sum(1)),
     "zeros are no zeros beside a number": ((x,), lambda x: F.pad(_zeros(x), (0, 1), value=2.0).sum(1)),
+    "whether any number is none, and all": (
+        (x,), lambda x: ((x > 9).any(1), (x * (x > 9)).any(1), (x * (x > 9)).any(), (x * (x > -9)).all(1), (_zeros(x) > 0.9).any(1), (F.conv1d(x.mT, FILTER, padding=1) < 99).all(-1))),
+    "divided by zeros": ((x,), lambda x: ((W[0] / _zeros(x)).sum(1), (x / _zeros(x)).sum(1), torch.remainder(x, _zeros(x)).sum(1))),
+    "whole numbers divided by zeros": ((tokens, x), lambda y, x: y % (_zeros(x)[..., 0] > 0).long()),
+    "the last row is infinite": (
+        (x,), lambda x: torch.where((torch.arange(x.shape[1]) < x.shape[1] - 1)[:, None], x, -torch.inf).detach().sum(1).exp()),
+    "one number written to many rows": ((x,), lambda x: torch.ones(2, 30, C).index_put((torch.tensor(0), torch.arange(x.shape[1]).clamp(max=4)), W[0]) * x.sum()),
+    "random places": (
+        (x,), lambda x: x[:, torch.randperm(x.shape[1])] @ W + x[:, torch.randint(x.shape[1], (x.shape[1],))] + torch.randint(2, 5, (x.shape[1], 1))),
+    "random numbers that fill": ((x,), lambda x: x + torch.zeros_like(x).normal_(1, 2) + torch.zeros_like(x).uniform_(1, 2) + torch.zeros_like(x).exponential_()),
     "checkpointed": ((x,), lambda x: checkpoint(lambda y: torch.tanh(torch.tanh(y @ W)) @ W, x @ W, use_reentrant=False).mean(1)),
     "a size given back": ((x,), lambda x: (x @ W, x.shape[1] * 2)),
 }  # fmt: skip
@@ -205,6 +215,13 @@ def test_rows_of_an_index_vary() -> None:
     check(lambda y, x, r: y.index_add(0, r.clamp(min=0), torch.tanh(x[r] @ W)), torch.zeros(10, C), torch.randn(10, C, requires_grad=True), rows, dynamic=[(2, 0)])
 
 
+def test_counts_of_rows_that_vary() -> None:
+    """One number added at each place of an index: its copies beyond the last true row add nothing."""
+    rows = torch.tensor([0, 3, 5, 3, 8, 8, 8])
+    check(lambda r: torch.zeros(10).index_put((r,), torch.ones(()), accumulate=True), rows, dynamic=[(0, 0)])
+    check(lambda r: torch.zeros(10, C).index_put((r,), W[0], accumulate=True) @ W, rows, dynamic=[(0, 0)])
+
+
 def test_a_growing_cache() -> None:
     """One row more at each step: it lies behind the last true one."""
 
@@ -222,6 +239,8 @@ EXACT: dict[str, tuple[Callable[..., Any], str]] = {
     "the k-th": (lambda x: x.kthvalue(2, 1)[0] @ W, "aten.kthvalue.default along an axis whose size varies in test_padded.py"),
     "the median": (lambda x: (x @ W).median(1)[0], "aten.median.dim along an axis"),
     "as many as there are rows": (lambda x: (x @ W).topk(x.shape[1], 1)[0], "topk of a number that varies"),
+    "rows counted in a gradient": (
+        lambda x: F.embedding((x[..., 0] > 0).long(), TABLE, scale_grad_by_freq=True).sum(1), "a look-up whose gradient is divided by how often"),
     "halves": (lambda x: (x @ W)[:, : x.shape[1] // 2], "does not grow with those"),
     "rows in pairs": (lambda x: (x @ W).reshape(2, C, x.shape[1]), "a reshape mixes a size that varies"),
     "an inverse of rows": (lambda x: torch.tanh(x @ W)[:, :-1].erfinv(), "may be infinite or NaN"),

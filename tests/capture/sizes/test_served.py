@@ -48,3 +48,19 @@ def test_named_buckets_lend_nothing() -> None:
     one = _served((64, 100))
     _sizes(one, [90] * served.EARLY)
     assert _sizes(one, [60]) == [64]
+
+
+def test_lengths_of_an_encoder_and_a_decoder_add_up() -> None:
+    """256 and 256 are lent 384 and 384: one and a half times the work, not 2.25."""
+    weight = torch.randn(4, 4)
+    gm, given = captured(lambda x, y: (x @ weight, y @ weight), torch.randn(40, 4), torch.randn(41, 4), dynamic=[(0, 0), (1, 0)])
+    one = Served(gm, Buckets())
+
+    def serving(n: int) -> list[int]:
+        found = one.bucket([n if isinstance(arg, int) else torch.randn(n, 4) if arg.shape[0] > 4 else arg for arg in given])
+        assert found is not None, one.reason
+        return list(found[0].sizes.values())
+
+    assert [serving(380) for _ in range(served.EARLY)][-1] == [384, 384]
+    assert serving(250) == [384, 384]
+    assert serving(90) == [96, 96]

@@ -9,7 +9,6 @@ again from 64 on.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from torchane.errors import UsageError, shown
@@ -42,12 +41,12 @@ class Buckets:
             raise UsageError(f"{wrong}, and sizes must grow: each program serves the sizes up to its own. Write {tuple(sorted(set(parts)))}.")
         return cls(tuple(parts))
 
-    def lends(self, larger: Sequence[int], wanted: Sequence[int]) -> bool:
-        """Whether a program of these sizes may serve a bucket that has none: at most twice the work, four times where both are small. The
-        user's own buckets lend nothing."""
+    def lends(self, larger: Sequence[int], wanted: Sequence[int], work: float) -> bool:
+        """Whether a program of these sizes may serve a bucket that has none. work: how many times that bucket's it is; at most three times,
+        four where both are small. The user's own buckets lend nothing."""
         if self.sizes or not all(a >= b for a, b in zip(larger, wanted, strict=True)):
             return False
-        return prod(larger) <= prod(wanted) * (4 if max(larger) <= _SMALL else 2)
+        return work <= (4 if max(larger) <= _SMALL else 3)
 
     def of(self, size: int, is_first: bool) -> int:
         """The bucket of a true size. is_first: it is that of a first axis, as batches have, which is often small."""

@@ -17,6 +17,8 @@ def embedding(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
     table, index = args[:2]
     if is_padded(table.axes[0]):
         raise r.no("a look-up in a table whose size varies")
+    if index.padded and len(args) > 3 and args[3]:  # scale_grad_by_freq
+        raise r.no("a look-up whose gradient is divided by how often each row is looked up")
     _require_places(r, index)
     return Value(r.emit(node.target, *args, **kwargs), (*map(_found, index.axes), *table.axes[1:]), table.dtype)
 
@@ -126,6 +128,8 @@ def index_put(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
         value = Value(r.emit(aten.reshape.default, values.node, []), (), values.dtype)
         return RULES["pointwise"](r, Like(aten.where.self, node), (_behind(r, indices[0], x), value, x), {})  # type: ignore[arg-type]
     asked, joint, axes = _indexed(r, x, indices)
+    if any(map(is_padded, joint)):
+        values = _broadcast(r, values, axes)
     first = len(axes) - len(values.axes)
     rows = [i for i in values.padded if any(axes[i + first] is axis for axis in joint)]
     if adds:
@@ -136,6 +140,13 @@ def index_put(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
         values = _written_again(r, values, rows)
     made = r.emit(node.target, x.node, asked, values.node, adds)
     return Value(made, tuple(with_state(axis, State.LOOSE) for axis in x.axes), x.dtype)
+
+
+def _broadcast(r: Rewriter, values: Value, axes: tuple[Axis, ...]) -> Value:
+    """Over all that is written to, so that what one number gives to rows that only fill up can be told apart."""
+    missing = len(axes) - len(values.axes)
+    own = tuple(values.axes[i - missing] if i >= missing and values.axes[i - missing] else with_state(axis, State.EDGE) for i, axis in enumerate(axes))
+    return Value(r.emit(aten.expand.default, values.node, r.shape(own)), own, values.dtype)
 
 
 def _written_again(r: Rewriter, values: Value, rows: Sequence[int]) -> Value:

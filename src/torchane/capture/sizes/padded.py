@@ -82,9 +82,9 @@ class Bucket:
         steps = [_at(step, true) for step in draw.strides]
         order = sorted(range(len(shape)), key=lambda i: -steps[i])
         lying = [shape[i] for i in order]
-        is_like = bool(draw.args) and draw.args[0] is None
+        args = [lying if isinstance(arg, tuple) else torch.empty(lying, dtype=draw.dtype) if arg is None else _at(arg, true) for arg in draw.args]
         with torch.no_grad():
-            made = draw.op(torch.empty(lying, dtype=draw.dtype) if is_like else lying, *draw.args[1:], **draw.kwargs)
+            made = draw.op(*args, **draw.kwargs)
             made = made.permute([order.index(i) for i in range(len(order))])
             made = made.reshape([_at(size, true) for axis in draw.sizes for size in axis])
             for position, size in enumerate(size for axis in draw.sizes for size in axis):

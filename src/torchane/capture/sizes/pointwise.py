@@ -22,12 +22,12 @@ _ZERO_FOR_ONE = frozenset({aten.mul, aten.logical_and, aten.bitwise_and})
 #: Give finite numbers for finite numbers, but for an overflow.
 _BOUNDED = _KEEP_ZEROS | _ZERO_FOR_ONE | frozenset({
     aten.sigmoid, aten.cos, aten.masked_fill, aten.clamp, aten.clamp_min, aten.clamp_max, aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge,
-    aten.logical_not, aten.bitwise_not, aten.hardswish, aten.hardsigmoid, aten.elu, aten.softplus, aten.remainder, aten.native_dropout,
+    aten.logical_not, aten.bitwise_not, aten.hardswish, aten.hardsigmoid, aten.elu, aten.softplus, aten.native_dropout,
 })  # fmt: skip
 #: Give finite numbers, and gradients, for ones.
 _FINITE_AT_ONE = frozenset({
     aten.exp, aten.exp2, aten.expm1, aten.log, aten.log2, aten.log10, aten.log1p, aten.xlogy, aten.sqrt, aten.rsqrt, aten.reciprocal, aten.div,
-    aten.pow, aten.cosh, aten.sinh, aten.tan, aten.logaddexp, aten.lgamma, aten.digamma, aten.fmod, aten.atan2, aten.asinh, aten.lerp,
+    aten.pow, aten.cosh, aten.sinh, aten.tan, aten.logaddexp, aten.lgamma, aten.digamma, aten.fmod, aten.remainder, aten.atan2, aten.asinh, aten.lerp,
     aten.addcmul, aten.addcdiv, aten.mish,
 })  # fmt: skip
 _OF_A_NUMBER = {"Scalar": "Tensor", "Tensor": "Tensor", "Tensor_Scalar": "Tensor_Tensor"}
@@ -37,7 +37,7 @@ _OF_A_NUMBER = {"Scalar": "Tensor", "Tensor": "Tensor", "Tensor_Scalar": "Tensor
 def pointwise(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     op, args = _with_numbers(r, node, args)
     if op.overloadpacket in _FINITE_AT_ONE and not _is_power(op, args):
-        args = tuple(_of_ones(r, op.overloadpacket, arg) for arg in args)
+        args = tuple(_of_ones(r, op.overloadpacket, arg, bool(i)) for i, arg in enumerate(args))
     operands = [value for value in (*args, *kwargs.values()) if isinstance(value, Value)]
     axes, states = r.joined(*(value.axes for value in operands))
     packet = op.overloadpacket
@@ -59,13 +59,14 @@ def _is_power(op: Any, args: tuple[Any, ...]) -> bool:
     return op is aten.pow.Tensor_Scalar and isinstance(args[1], int | float) and args[1] >= 1 and args[1] == int(args[1])
 
 
-def _of_ones(r: Rewriter, packet: Any, arg: Any) -> Any:
-    """An operand with ones in rows that are no copies of true ones, where the op may give infinity or NaN for them."""
-    if not isinstance(arg, Value) or not arg.dtype.is_floating_point:
+def _of_ones(r: Rewriter, packet: Any, arg: Any, is_second: bool) -> Any:
+    """An operand with ones in rows that are no copies of true ones, where the op may give infinity or NaN for them; whole numbers end in
+    an error where they are divided by 0."""
+    if not isinstance(arg, Value) or arg.dtype is torch.bool or not (arg.dtype.is_floating_point or is_second):
         return arg
     for position in arg.padded:
         states = {factor.state for factor in arg.axes[position] if factor.is_padded}
-        if State.LOOSE in states or (State.ZERO in states and packet is not aten.div):
+        if State.LOOSE in states or (State.ZERO in states and (packet is not aten.div or is_second)):
             arg = r.filled(arg, position, 1)
     return arg
 
@@ -194,6 +195,8 @@ def draws(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     axes = tuple(axis_of(size) for size in example.shape)
     if like is not None:
         axes = stated(like.axes, [State.EDGE for axis in like.axes for factor in axis if factor.is_padded])
+    if any(isinstance(arg, sympy.Basic) for arg in kwargs.values()):
+        raise r.no(f"{node.target} takes a size that varies as a number")
     sizes = tuple(tuple(factor.size for factor in axis) for axis in axes)
     return _drawn(r, Draw(node.target, sizes, example.dtype, _steps(example), tuple(None if arg is like else arg for arg in args), kwargs), axes)
 

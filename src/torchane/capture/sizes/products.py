@@ -8,7 +8,7 @@ import sympy
 import torch
 from torch import fx
 
-from torchane.capture.sizes.axes import Axis, State, Value, axis_of, is_alike, is_padded, size_of, stated, with_state
+from torchane.capture.sizes.axes import Axis, State, Value, axis_of, expression_of, is_alike, is_padded, size_of, stated, with_state
 from torchane.capture.sizes.rewrite import RULES, Like, Rewriter, rule
 
 aten = torch.ops.aten
@@ -44,13 +44,18 @@ def total(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     keeps = bool(kwargs.get("keepdim", keeps))
     if not padded and is_mean:
         return Value(r.emit(aten.mean.dim, summed, list(positions), keeps, dtype=dtype), axes, dtype)
-    made = r.emit(aten.sum.dim_IntList, summed, list(positions), keeps, dtype=dtype)
-    if is_mean:
-        count: Any = math.prod(1 for _ in ())
-        for position in positions:
-            count = count * size_of(x.axes[position])
-        made = r.emit(aten.div.Tensor, made, r.number(count, dtype))
-    return Value(made, axes, dtype)
+    if not is_mean:
+        return Value(r.emit(aten.sum.dim_IntList, summed, list(positions), keeps, dtype=dtype), axes, dtype)
+    made = r.emit(aten.mean.dim, summed, list(positions), keeps, dtype=dtype)
+    return Value(r.emit(aten.mul.Tensor, made, _of_bucket(r, x, positions, dtype)), axes, dtype)
+
+
+def _of_bucket(r: Rewriter, x: Value, positions: tuple[int, ...], dtype: torch.dtype, less: int = 0) -> fx.Node:
+    """How many numbers a bucket's mean is of, for each that the true one is of, less a few. A count of all has no place in fp16 beyond 65504."""
+    true: Any = 1
+    for position in positions:
+        true = true * size_of(x.axes[position])
+    return r.number(sympy.Integer(r.at(expression_of(true))) / (true - less), dtype)
 
 
 @rule(aten.amax, aten.amin, aten.logsumexp, aten.any, aten.all, aten.max, aten.min, aten.argmax, aten.argmin)
@@ -82,10 +87,13 @@ def extreme(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
 def _hidden(r: Rewriter, packet: Any, x: Value, position: int) -> Value:
     """Rows that only fill up change nothing of a maximum. Copies of a true one do not either, but share its gradient. Of equal numbers
     the first is the one whose place is given."""
-    if x.dtype is torch.bool or not x.dtype.is_floating_point:
+    is_of_truth = packet in (aten.any, aten.all)
+    if is_of_truth or not x.dtype.is_floating_point:
         if all(factor.state is State.EDGE for factor in x.axes[position] if factor.is_padded):
             return x
-        raise r.no(f"{packet} of rows that only fill up")
+        if not is_of_truth:
+            raise r.no(f"{packet} of rows that only fill up")
+        return r.zeroed(x, position) if packet is aten.any else r.filled(x, position, 1)
     return r.filled(x, position, math.inf if packet in (aten.amin, aten.min, aten.argmin) else -math.inf)
 
 
@@ -112,15 +120,14 @@ def variance(r: Rewriter, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str
     if not any(is_padded(x.axes[position]) for position in positions):
         return along_fixed(r, node, args, kwargs)
     given = kwargs.get("correction", 1)
-    count: Any = 1
-    for position in positions:
-        count = count * size_of(x.axes[position])
     mean = total(r, Like(aten.mean.dim, node), (x, positions, True), {})  # type: ignore[arg-type]
     apart = RULES["pointwise"](r, Like(aten.sub.Tensor, node), (x, mean), {})  # type: ignore[arg-type]
     square = RULES["pointwise"](r, Like(aten.mul.Tensor, node), (apart, apart), {})  # type: ignore[arg-type]
-    summed = total(r, Like(aten.sum.dim_IntList, node), (square, positions, bool(kwargs.get("keepdim", False))), {})  # type: ignore[arg-type]
-    rest = r.number(count - (1 if given is None else int(given)), x.dtype)
-    return Value(r.emit(aten.div.Tensor, summed.node, rest), summed.axes, x.dtype)
+    zeroed = r.zeroed(square, *(position for position in positions if is_padded(x.axes[position])))
+    keeps = bool(kwargs.get("keepdim", False))
+    made = r.emit(aten.mean.dim, zeroed.node, list(positions), keeps)
+    scale = _of_bucket(r, x, positions, x.dtype, 1 if given is None else int(given))
+    return Value(r.emit(aten.mul.Tensor, made, scale), _without(x, positions, keeps), x.dtype)
 
 
 @rule(aten.linalg_vector_norm)

@@ -60,7 +60,7 @@ class Count:
 @dataclass(frozen=True)
 class Draw:
     """Random numbers that an op draws for a tensor of these axes, each a product of sizes, that lies in memory with these strides.
-    args: the op's, None where it has that tensor."""
+    args: the op's, None where it has that tensor, a tuple where it has its sizes."""
 
     op: Any
     sizes: tuple[tuple[Any, ...], ...]
@@ -267,14 +267,8 @@ class Rewriter:
             mask = self.mask(value, position)
             if value.dtype is torch.bool:
                 node = self.emit(aten.logical_and.default, value.node, mask)
-            elif any(factor.state is State.LOOSE for factor in axis if factor.is_padded):
-                value = self.filled(value, position, 0).where(position, with_state(axis, State.ZERO))  # 0 times what is there may be NaN
-                continue
-            else:
-                key = ("zeros", mask, value.dtype)
-                dtype = value.dtype
-                numbers = self.once(key, lambda mask=mask, dtype=dtype: self.emit(aten._to_copy.default, mask, dtype=dtype))  # type: ignore[misc]
-                node = self.emit(aten.mul.Tensor, value.node, numbers)
+            else:  # not a product: what is infinite in the last true row is so in its copies, and 0 times that is NaN
+                node = self.emit(aten.where.ScalarOther, mask, value.node, 0)
             value = Value(node, value.axes, value.dtype).where(position, with_state(axis, State.ZERO))
         return value
 

@@ -23,7 +23,7 @@ from torchane.capture.sizes.trace import Traced, sizes_in, trace
 
 #: Calls in which every bucket that is new is compiled: lengths that are common come in these.
 EARLY = 16
-#: How often a bucket is lent another. So many steps of at most twice the work take about as long as compiling does.
+#: How often a bucket is lent another. So many steps of at most three times the work take about as long as compiling does.
 LOANS = 64
 
 
@@ -36,6 +36,7 @@ class Served:
         self._traced: Traced | None = None
         self._first: frozenset[str] = frozenset()
         self._made: dict[tuple[int, ...], Bucket] = {}
+        self._works: dict[tuple[int, ...], int] = {}
         self._calls = 0
         self._lent: Counter[tuple[int, ...]] = Counter()
         self.reason = "" if buckets.is_on else 'the option buckets is "off"'
@@ -74,11 +75,19 @@ class Served:
         self._calls += 1
         if wanted in self._made or self._calls <= EARLY or self._lent[wanted] >= LOANS:
             return wanted
-        there = [sizes for sizes in self._made if self._buckets.lends(sizes, wanted)]
+        there = [sizes for sizes in self._made if self._buckets.lends(sizes, wanted, self._work(sizes) / self._work(wanted))]
         if not there:
             return wanted
         self._lent[wanted] += 1
-        return min(there, key=prod)
+        return min(there, key=self._work)
+
+    def _work(self, sizes: tuple[int, ...]) -> int:
+        """Multiply-adds of a forward; numbers, where there are none. An encoder's and a decoder's lengths add up, batch and length multiply."""
+        if sizes not in self._works:
+            assert self._traced is not None
+            symbols = dict.fromkeys(symbol for symbol in self._traced.symbols.values() if isinstance(symbol, sympy.Symbol))
+            self._works[sizes] = macs_at(self._traced.module, dict(zip(symbols, sizes, strict=True))) or prod(sizes)
+        return self._works[sizes]
 
 
 def _trace(gm: fx.GraphModule, sizes: dict[str, int]) -> Traced:
