@@ -72,6 +72,10 @@ class NumericsError(TorchaneError):
     """A number left the range in which training makes sense: a NaN loss, an overflow at every scale."""
 
 
+class IndexRangeError(TorchaneError, IndexError):
+    """A model looks up a row that there is none of: a place beyond its table of positions, a token beyond its vocabulary."""
+
+
 class DataError(UsageError):
     """Training data is missing, empty, not text, or too short."""
 

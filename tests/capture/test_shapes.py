@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import torchane
 from torchane.capture import backend, resident, varied
-from torchane.errors import CaptureError, TorchaneWarning
+from torchane.errors import CaptureError, IndexRangeError, TorchaneWarning
 
 GRADIENT_BAR = 0.02
 
@@ -220,6 +220,31 @@ def test_a_size_that_is_no_named_bucket_and_cannot_be_filled_up_is_refused_by_na
     with pytest.raises(CaptureError, match=said):
         compiled(torch.randn(64, 8, 40))
     assert compiled(torch.randn(64, 8, 128)).shape == (64, 8, 64)
+
+
+def test_sizes_that_one_graph_cannot_serve_are_refused_where_one_is_asked_for() -> None:
+    options = {"device": "twin"}
+    said = r"dimension 2 of x is 40, and no program can serve other sizes.* a convolution with a stride .* in conv, test_shapes.py:\d+.*Leave one of the two out"
+    with pytest.raises(CaptureError, match=said):
+        torch.compile(Strided(2), backend=backend.ane, dynamic=True, fullgraph=True, options=options)(torch.randn(64, 8, 40))
+    assert torch.compile(Strided(1), backend=backend.ane, dynamic=True, fullgraph=True, options=options)(torch.randn(64, 8, 40)).shape == (64, 8, 40)
+
+
+class Positions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.map = nn.Embedding(24, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.map(x + self.place(torch.arange(x.shape[1])))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_sequence_beyond_the_table_of_positions_is_refused_by_name(dynamic: bool) -> None:
+    compiled = torch.compile(Positions(), backend=backend.ane, dynamic=dynamic, options={"device": "twin"})
+    assert compiled(torch.randn(4, 24, 8)).shape == (4, 24, 8)
+    with pytest.raises(IndexRangeError, match=r"embedding.* in place, test_shapes.py:\d+: an index \(\d+,\) holds 24, and there are 24 rows .*at most 24"):
+        compiled(torch.randn(4, 25, 8))
 
 
 @pytest.mark.parametrize(("stride", "said"), [(1, "dimension 2 of x: 48, in programs of 64, which serve all up to it; 25% of the forward's"), (2, r"sizes are exact \(dimension 2 of x: 48\): a convolution with a stride")])

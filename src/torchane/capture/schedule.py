@@ -20,6 +20,7 @@ from torchane.capture.few_bits import dequantise
 from torchane.capture.frozen import constants_among
 from torchane.capture.graph import Cut, Region
 from torchane.capture.host_segment import host_segment, read_by
+from torchane.capture.lookups import naming_lookups
 from torchane.capture.planned import Planned, Source
 from torchane.capture.policies.left_out import is_absorbed
 from torchane.capture.policies.masks import factors_of
@@ -230,7 +231,7 @@ class Scheduler:
         """Adds a segment that computes `nodes` from what the host has, views and constants made on the way."""
         self._unstage_for(nodes)
         made = host_segment(self.graph, self.cut, nodes, self.on_host, self.written)
-        self.host_calls[key] = fx.GraphModule(self.source.module, made.graph)
+        self.host_calls[key] = naming_lookups(fx.GraphModule(self.source.module, made.graph))
         self.steps.append(HostCall(key, made.ops, made.sources, made.leaving))
         self.on_host.update(nodes)
 

@@ -147,6 +147,7 @@ class Specialising:
         self._compile = compile_exact
         self._record = record
         self._buckets = buckets
+        self._is_whole = _is_whole()
         placeholders = gm.graph.find_nodes(op="placeholder")
         self._names = [name_of(node) for node in placeholders]
         self._dimensions = dimensions(gm, self._names)
@@ -223,13 +224,22 @@ class Specialising:
         return Sizes(served, reason=reason) if reason and served else None
 
     def _refuse_other_sizes(self, exact: Sizes | None) -> None:
-        """Raises CaptureError where a user named buckets and a size that is none of them cannot be filled up."""
+        """Raises CaptureError where programs of several sizes were asked for, by named buckets, or by `dynamic=True` with `fullgraph=True`, and
+        a size cannot be filled up."""
         named = self._buckets.sizes
-        others = [f"{name} is {size}" for name, size, _ in exact.served if size not in named] if exact is not None and named else []
-        if exact is not None and others:
+        if exact is None or not (named or self._is_whole):
+            return
+        others = [f"{name} is {size}" for name, size, _ in exact.served if size not in named]
+        if others and named:
             raise CaptureError(
                 f"{', '.join(others)}, which is none of the buckets {named}, and cannot be filled up to one: {exact.reason}. "
                 "Pad to one of them in the collate function, or leave the option buckets out: then each size has programs of its own."
+            )
+        if others:
+            raise CaptureError(
+                f"{', '.join(others)}, and no program can serve other sizes beside, which dynamic=True with fullgraph=True asks for: {exact.reason}. "
+                "Leave one of the two out: then each size has programs of its own. Or pad to a few sizes in the collate function and name them, "
+                f"options={{'buckets': {tuple(sorted({size for _, size, _ in exact.served}))}}}."
             )
 
     def _compiled(
@@ -242,6 +252,12 @@ class Specialising:
             self._record.note(self._names, args)
             self._record.compiled(time.perf_counter() - start, reason, is_bucket)
         return self._graphs[key]
+
+
+def _is_whole() -> bool:
+    """The user asks for one graph of all sizes."""
+    compiling = compiling_frame()
+    return not dynamo_config.assume_static_by_default and compiling is not None and bool(compiling.f_locals.get("one_graph"))
 
 
 def with_numbers(gm: fx.GraphModule, numbers: Mapping[int, float]) -> fx.GraphModule:

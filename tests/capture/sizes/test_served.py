@@ -41,7 +41,18 @@ def test_a_rare_size_late_in_a_run_is_lent_a_program_that_is_there() -> None:
 def test_a_size_that_comes_often_gets_its_own_in_the_end() -> None:
     one = _served()
     _sizes(one, [500] * served.EARLY)
-    assert _sizes(one, [300] * (served.LOANS + 2)) == [512] * served.LOANS + [384, 384]
+    assert _sizes(one, [250] * (served.LOST + 2)) == [512] * served.LOST + [256, 256]
+
+
+def test_a_size_that_loses_little_is_lent_for_longer() -> None:
+    one = _served()
+    _sizes(one, [500] * served.EARLY)
+    assert _sizes(one, [300] * (3 * served.LOST)) == [512] * 3 * served.LOST
+
+
+def test_what_grows_is_compiled_at_each_doubling() -> None:
+    """As a cache does, over 500 tokens."""
+    assert sorted(set(_sizes(_served(), list(range(40, 541))))) == [64, 128, 256, 512, 1024]
 
 
 def test_named_buckets_lend_nothing() -> None:

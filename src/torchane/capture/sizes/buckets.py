@@ -48,6 +48,11 @@ class Buckets:
             return False
         return work <= (4 if max(larger) <= _SMALL else 3)
 
+    @staticmethod
+    def doubled(size: int) -> int:
+        """The power of two that holds it."""
+        return 1 << (size - 1).bit_length()
+
     def of(self, size: int, is_first: bool) -> int:
         """The bucket of a true size. is_first: it is that of a first axis, as batches have, which is often small."""
         if self.sizes:

@@ -1,12 +1,13 @@
 """Whether a graph's programs serve ranges of sizes, and which one a call has.
 
     first calls   a size's own bucket, compiled where it is new
-    later         a bucket that is new is lent a larger one that is there, LOANS times; then it is compiled
+    later         a bucket that is new is lent a larger one that is there, until that has lost as much as LOST of its steps; then it is compiled
+    beyond all    a power of two: what grows step by step, as a cache does, is compiled at each doubling
 So a rare length late in a run, an epoch's last batch, waits for no compilation. Which program serves a call depends on the calls before
 it alone, never on time: a run that is repeated has the same bits.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -23,8 +24,9 @@ from torchane.capture.sizes.trace import Traced, sizes_in, trace
 
 #: Calls in which every bucket that is new is compiled: lengths that are common come in these.
 EARLY = 16
-#: How often a bucket is lent another. So many steps of at most three times the work take about as long as compiling does.
-LOANS = 64
+#: How many steps' work a bucket may lose to others that it is lent: 64 where they are twice as large, 640 where they are a tenth larger. That takes
+#: about as long as compiling does.
+LOST = 64
 
 
 class Served:
@@ -38,7 +40,7 @@ class Served:
         self._made: dict[tuple[int, ...], Bucket] = {}
         self._works: dict[tuple[int, ...], int] = {}
         self._calls = 0
-        self._lent: Counter[tuple[int, ...]] = Counter()
+        self._lost: defaultdict[tuple[int, ...], float] = defaultdict(float)
         self.reason = "" if buckets.is_on else 'the option buckets is "off"'
 
     def bucket(self, args: Sequence[Any]) -> tuple[Bucket, dict[sympy.Symbol, int]] | None:
@@ -71,15 +73,17 @@ class Served:
         return Sizes(served, 1 - needed / made if made else 0.0)
 
     def _serving(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        """These sizes, or those of a program that is there."""
+        """These sizes, or those of a program that is there, or is to serve what grows."""
         self._calls += 1
-        if wanted in self._made or self._calls <= EARLY or self._lent[wanted] >= LOANS:
+        if wanted in self._made or self._calls <= EARLY or self._buckets.sizes or self._lost[wanted] >= LOST:
             return wanted
         there = [sizes for sizes in self._made if self._buckets.lends(sizes, wanted, self._work(sizes) / self._work(wanted))]
         if not there:
-            return wanted
-        self._lent[wanted] += 1
-        return min(there, key=self._work)
+            most = [max(sizes) for sizes in zip(*self._made, strict=True)]
+            return tuple(Buckets.doubled(size) if size > known else size for size, known in zip(wanted, most, strict=True))
+        lent = min(there, key=self._work)
+        self._lost[wanted] += self._work(lent) / self._work(wanted) - 1
+        return lent
 
     def _work(self, sizes: tuple[int, ...]) -> int:
         """Multiply-adds of a forward; numbers, where there are none. An encoder's and a decoder's lengths add up, batch and length multiply."""
