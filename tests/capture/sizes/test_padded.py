@@ -222,6 +222,23 @@ def test_counts_of_rows_that_vary() -> None:
     check(lambda r: torch.zeros(10, C).index_put((r,), W[0], accumulate=True) @ W, rows, dynamic=[(0, 0)])
 
 
+def test_results_that_share_memory() -> None:
+    """What is written to one is there in all that are views of it."""
+
+    def several(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = torch.tanh(x @ W.detach())
+        return y, y[:, 0], y.view(2, -1), y.detach(), y[:, 1:].mT, y * 2
+
+    given = x().detach()
+    check(several, given)
+    bucket, true, gm, args = served(several, given)
+    ours, right = bucket.results(bucket.module(*bucket.given(args, true)), args, true), several(given)
+    for results in (ours, right):
+        results[0].add_(5)
+        results[4].mul_(3)
+    assert all(torch.allclose(a, b) and a.stride() == b.stride() for a, b in zip(ours, right, strict=True))
+
+
 def test_a_growing_cache() -> None:
     """One row more at each step: it lies behind the last true one."""
 
@@ -241,6 +258,7 @@ EXACT: dict[str, tuple[Callable[..., Any], str]] = {
     "as many as there are rows": (lambda x: (x @ W).topk(x.shape[1], 1)[0], "topk of a number that varies"),
     "rows counted in a gradient": (
         lambda x: F.embedding((x[..., 0] > 0).long(), TABLE, scale_grad_by_freq=True).sum(1), "a look-up whose gradient is divided by how often"),
+    "views of one value": (lambda x: (lambda y: (y[:, 1:], y.mT))(x @ W), "two results are views of one value"),
     "halves": (lambda x: (x @ W)[:, : x.shape[1] // 2], "does not grow with those"),
     "rows in pairs": (lambda x: (x @ W).reshape(2, C, x.shape[1]), "a reshape mixes a size that varies"),
     "an inverse of rows": (lambda x: torch.tanh(x @ W)[:, :-1].erfinv(), "may be infinite or NaN"),

@@ -16,6 +16,7 @@ from torchane.capture.sizes import lookups, pointwise, products, shaping, sortin
 from torchane.capture.sizes.axes import Value, is_padded, size_of
 from torchane.capture.sizes.reasons import NotPaddable
 from torchane.capture.sizes.rewrite import Count, Draw, Padded, Rewriter
+from torchane.capture.sizes.shared import View, views_of
 from torchane.capture.sizes.trace import Traced
 from torchane.capture.torch_private import unset_fake_temporarily
 
@@ -31,8 +32,11 @@ class Bucket:
         with unset_fake_temporarily():
             self.padded: Padded = Rewriter(traced, bucket).run()
         self.module: fx.GraphModule = self.padded.module
-        results = [getattr(one, "meta", {}).get("val") for one in traced.module.graph.output_node().args[0]]
+        traced_results = traced.module.graph.output_node().args[0]
+        results = [getattr(one, "meta", {}).get("val") for one in traced_results]
         self._strides = [one.stride() if isinstance(one, torch.Tensor) else None for one in results]
+        padded = [isinstance(one, Value) and bool(one.padded) for one in self.padded.results]
+        self._views = views_of(traced_results[: len(padded)], padded)
         self._placeholders = {node: i for i, node in enumerate(self.module.graph.find_nodes(op="placeholder"))}
         self._check_results()
 
@@ -102,6 +106,8 @@ class Bucket:
                 found.append(args[place] if place is not None and place < len(args) else self._cut(tensor, one, strides, true))
             else:
                 found.append(_at(one, true) if isinstance(one, sympy.Basic) else one)
+        for i, view in sorted(self._views.items(), key=lambda item: _depth(self._views, item[0])):
+            found[i] = view.of(found[view.source], true)
         return tuple(found)
 
     def _cut(self, tensor: torch.Tensor, value: Value, strides: Any, true: Mapping[sympy.Symbol, int]) -> torch.Tensor:
@@ -119,6 +125,11 @@ class Bucket:
         steps = [_at(step.node.expr if isinstance(step, torch.SymInt) else step, true) for step in strides]
         order = sorted(range(len(steps)), key=lambda i: (-steps[i], i))
         return tensor.permute(order).contiguous().permute([order.index(i) for i in range(len(order))])
+
+
+def _depth(views: Mapping[int, View], position: int) -> int:
+    """How many views a result is away from one that is none."""
+    return 1 + _depth(views, views[position].source) if position in views else 0
 
 
 def _grown(tensor: torch.Tensor, position: int, size: int) -> torch.Tensor:
