@@ -1,6 +1,6 @@
-"""What does a program that serves a range of sizes cost, and what does it save?    python benchmarks/padding.py [--rounds 12]
+"""What does a program that serves a range of sizes cost, and what does it save?    python benchmarks/padding.py [--rounds 8]
 
-Fixed: a Llama of 4 layers of 256, 4 sequences, forward and backward on the twin, one thread. Sizes just below a bucket's edge, at it, and just above it.
+Fixed: a Llama of 2 layers of 256, 4 sequences, forward and backward on the twin, one thread. Sizes just below a bucket's edge and just above it.
 share: of a step's multiply-adds, at the bucket's size and at the true one. cost: processor seconds of the bucket's program, over those of a program of
 the exact shape; both take turns in every round, the median of rounds counts. Then 40 lengths, 8 to 512, one step each: compilations and processor
 seconds in all, with buckets and with exact shapes. Nothing is read from the cache of lowered programs. The last line of output is JSON.
@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchane.capture import backend
 from torchane.capture.sizes.buckets import Buckets
 
-LAYERS, HIDDEN, BATCH, VOCABULARY = 4, 256, 4, 512
-SIZES = (62, 64, 66, 126, 128, 130, 254, 256, 258)
+LAYERS, HIDDEN, BATCH, VOCABULARY = 2, 256, 4, 512
+SIZES = (63, 65, 127, 129, 255, 257)
 LENGTHS = 40
 
 
@@ -89,7 +89,7 @@ def over_lengths(buckets: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=8)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

@@ -3,7 +3,8 @@
     lengths  12 30 31 60 | 61 64 70 200 | 201 220 ...     sorted, batch_size side by side
     padded to     64     |     224      |    224          at most MOST_LENGTHS lengths, so that few programs are compiled
 
-Padding comes after an example's tokens, where a causal model does not look, and counts nothing. An epoch visits its batches in an
+Here all lengths are known, so that the best of the multiples of STEP are taken; where they come one by one, sizes grow by steps of it
+(capture/sizes/buckets.py). mlx-lm pads to it as well. Padding comes after an example's tokens, where a causal model does not look, and counts nothing. An epoch visits its batches in an
 order drawn from (seed, epoch); examples that do not fill a batch are left out of that epoch, others in the next.
 """
 
@@ -12,14 +13,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from torchane.capture.sizes.buckets import STEP
 from torchane.data.batches import IGNORE, Batch
 from torchane.errors import DataError
 from torchane.finetune.data import Example
 
 #: Shapes cost a compilation each, padding costs time in every step.
 MOST_LENGTHS = 4
-#: Programs want a multiple of it (docs/limits.md); mlx-lm pads to it as well.
-STEP = 32
 
 
 def bucket_lengths(examples: Sequence[Example], positions: int, most: int = MOST_LENGTHS) -> tuple[int, ...]:

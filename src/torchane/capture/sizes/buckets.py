@@ -13,7 +13,8 @@ from typing import Any
 
 from torchane.errors import UsageError, shown
 
-_STEP = 32
+#: Sizes are multiples of it from here on: programs want that of a last axis (docs/limits.md).
+STEP = 32
 #: Up to here a dispatch costs more than its arithmetic.
 _SMALL = 128
 
@@ -58,7 +59,7 @@ class Buckets:
         if self.sizes:
             place = bisect_left(self.sizes, size)
             return self.sizes[place] if place < len(self.sizes) else -(-size // self.sizes[-1]) * self.sizes[-1]
-        if is_first and size <= _STEP:
+        if is_first and size <= STEP:
             return 1 << max(size - 1, 1).bit_length()
-        step = max(_STEP, 1 << (size - 1).bit_length() - 2 if size > 4 else 0)
+        step = max(STEP, 1 << (size - 1).bit_length() - 2 if size > 4 else 0)
         return -(-size // step) * step
