@@ -4,7 +4,9 @@
     padded to     64     |     224      |    224          at most MOST_LENGTHS lengths, so that few programs are compiled
 
 Here all lengths are known, so that the best of the multiples of STEP are taken; where they come one by one, sizes grow by steps of it
-(capture/sizes/buckets.py). mlx-lm pads to it as well. Padding comes after an example's tokens, where a causal model does not look, and counts nothing. An epoch visits its batches in an
+(capture/sizes/buckets.py). mlx-lm pads to it as well.
+
+Padding comes after an example's tokens, where a causal model does not look, and counts nothing. An epoch visits its batches in an
 order drawn from (seed, epoch); examples that do not fill a batch are left out of that epoch, others in the next.
 """
 
