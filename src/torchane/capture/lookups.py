@@ -22,7 +22,9 @@ def naming_lookups(call: fx.GraphModule) -> Callable[..., Sequence[Any]]:
         try:
             result: Sequence[Any] = call(*args)
         except (IndexError, RuntimeError):
-            _Named(call).run(*args)  # raises it
+            named = _Named(call)
+            named.extra_traceback = False  # fx would add lines of its own to the message
+            named.run(*args)
             raise
         return result
 
