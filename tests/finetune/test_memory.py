@@ -43,3 +43,11 @@ def test_too_little_memory_names_what_would_fit():
     with pytest.raises(UsageError, match="Nothing smaller of this model would fit"):
         require_room(sizes, SETTINGS, 512, free=1 << 20)
     assert require_room(sizes, SETTINGS, 512, free=needed.total + (1 << 30)) == needed
+
+
+def test_logits_count_where_their_loss_is_not_in_slices():
+    """Gemma 2 caps its logits; of the others a slice is there at a time, where the vocabulary is large."""
+    plain, capped = (replace(measure(tiny.model(kind), SETTINGS, 0), vocab=200_000) for kind in ("llama", "gemma2"))
+    assert plain.estimate(SETTINGS, 512).logits < 100e6 < 2 * 4 * 8 * 512 * 200_000 == capped.estimate(SETTINGS, 512).logits
+    few = replace(plain, vocab=500)
+    assert few.estimate(SETTINGS, 512).logits == 2 * 4 * 8 * 512 * 500

@@ -5,7 +5,10 @@ import json
 import pytest
 
 import torchane.cli
+from torchane import chips
+from torchane.capture.plans import compile_step
 from torchane.chips.points import machines
+from torchane.models.build import build_model
 from torchane.models.presets import PRESETS
 
 #: Tokens of a step, within what every preset takes.
@@ -27,3 +30,16 @@ def test_every_machine_has_a_plan(preset: str, how: tuple[str, ...], capsys: pyt
         assert 0 < low < price["predicted_ms"] < high and 0 < price["share_of_peak"] < 1, price["machine"]
         assert price["loaded_programs"] < 100, price["machine"]
     print("\n".join(f"{preset} {' '.join(how)} {p['machine']} {p['ms_per_256_tokens']:.2f} {p['mj_per_token']:.3f} {p['dispatches_per_step']} {p['loaded_programs']}" for p in found))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_no_layer_has_more_ports_than_an_engine_takes(preset: str) -> None:
+    """A layer with its weights as inputs fits into one program, so no weights need to share a surface."""
+    model = PRESETS[preset].config
+    captured = compile_step(lambda: build_model(model), batch_size=1, seq_len=TOKENS, options={"chip": "m4", "ranges": "on"})
+    most = chips.load("m4").limit("surfaces")
+    for plan in captured.plans:
+        assert max(len(spec.inputs) + len(spec.outputs) for spec in plan.programs) <= most
+        layers = [dispatch.where for dispatch in plan.dispatches if "layers" in dispatch.where]
+        assert layers and len(layers) == len(set(layers))  # none is cut into pieces

@@ -12,10 +12,13 @@ import torch
 from small_run import CONFIG, GPT2, SETTINGS, make_trainer
 
 from torchane import native
+from torchane.capture import vocabulary
+from torchane.data.batches import IGNORE
 from torchane.errors import CompileError, DeviceError, RunFolderError, UsageError
 from torchane.models.build import build_model
 from torchane.train import engine as module
 from torchane.train.engine import EngineModel
+from torchane.train.step import token_losses
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,31 @@ def test_losses_are_those_of_pytorch_in_float32(unbroken, tmp_path):
     for ours, theirs in zip(trainer.reporter.steps, eager.reporter.steps, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=0.01)
     assert result.valid_loss == pytest.approx(want.valid_loss, rel=0.005)
+
+
+def test_a_large_vocabulary_gives_losses_without_logits_and_a_cap_on_logits_gives_none(monkeypatch):
+    for name in ("LEAST_SCORES", "NARROWEST"):
+        monkeypatch.setattr(vocabulary, name, 16)
+    model = build_model(CONFIG)
+    tokens, targets = torch.randint(CONFIG.vocab_size, (2, 2, 16), generator=torch.Generator().manual_seed(0))
+    targets[0, :5] = IGNORE
+    found = EngineModel(model, "twin").losses(tokens, targets)
+    assert found is not None
+    found.mean().backward()
+    grads = [param.grad.clone() for param in model.parameters()]
+    model.zero_grad()
+    wanted = token_losses(model(tokens), targets)
+    wanted.mean().backward()
+    assert torch.allclose(found, wanted, atol=5e-3) and not found[:5].any()
+    assert max(((one - param.grad).norm() / param.grad.norm()).item() for one, param in zip(grads, model.parameters(), strict=True)) < 5e-3
+
+    class Capped(torch.nn.Module):
+        config = CONFIG
+
+        def forward(self, tokens):
+            return torch.tanh(model(tokens))
+
+    assert EngineModel(Capped(), "twin").losses(tokens, targets) is None
 
 
 def test_stopping_and_resuming_changes_no_bit(unbroken, tmp_path):

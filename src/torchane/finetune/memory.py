@@ -4,7 +4,7 @@
     staged       fp16 copies of weights, in surfaces: of a block's and a part of the head; full: of all products
     training     the trained numbers in float32: gradients, the optimizer's, and an adapter itself
     saved        what the forward keeps for the backward, fp16: a coarse count, per token of a batch
-    logits       float32, and their gradient
+    logits       float32, and their gradient; where the loss is computed in slices of the vocabulary, those of a slice
 
 Compiling tells the exact sizes later (plan/memory.py); this refuses what cannot fit before minutes of loading.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from torchane.capture.few_bits import GROUP
+from torchane.capture.vocabulary import SCORES, is_worth_it
 from torchane.errors import UsageError
 from torchane.finetune.adapters import adapter_numbers, blocks_of, first_of, linear_kinds, targets_of
 from torchane.finetune.extras import quiet_transformers, require
@@ -55,7 +56,8 @@ class Estimate:
 @dataclass(frozen=True)
 class Sizes:
     """What a model's memory is counted from. numbers: of its parameters. products: those that products read, at_once: of them, in one block or a part of the head; linear: those
-    that may be kept in few bits; trained: those that are trained. per_token: what one token's forward keeps for the backward; squared: the same for each pair of tokens."""
+    that may be kept in few bits; trained: those that are trained. per_token: what one token's forward keeps for the backward; squared: the same for each pair of tokens.
+    is_sliced: logits are simply a product with the head, so that their loss may be computed in slices."""
 
     numbers: int
     weight_bytes: int
@@ -66,6 +68,7 @@ class Sizes:
     per_token: int
     squared: int
     vocab: int
+    is_sliced: bool = False
 
     def estimate(self, settings: LoraSettings, length: int) -> Estimate:
         full = settings.fine_tune_type == "full"
@@ -78,7 +81,7 @@ class Sizes:
             staged=2 * (self.products if full else self.at_once),
             training=4 * self.trained * copies,
             saved=2 * kept,
-            logits=4 * _LOGITS * tokens * self.vocab,
+            logits=4 * _LOGITS * (SCORES if self.is_sliced and is_worth_it(tokens, self.vocab) else tokens * self.vocab),
         )
 
 
@@ -116,7 +119,15 @@ def measure(model: nn.Module, settings: LoraSettings, weight_bytes: int) -> Size
         per_token=sum(sum(module.weight.shape) for module in inside),  # type: ignore[union-attr, operator, misc]
         squared=len(blocks) * config.num_attention_heads,
         vocab=config.vocab_size,
+        is_sliced=_has_plain_head(model, config),
     )
+
+
+def _has_plain_head(model: Any, config: Any) -> bool:
+    """Logits are a linear layer's results, without a bias, a scale or a cap."""
+    head = model.get_output_embeddings()
+    changed = any(getattr(config, name, None) not in (None, 1.0) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))
+    return type(head) is nn.Linear and head.bias is None and not changed
 
 
 def _out_in(module: Any) -> tuple[int, int]:
