@@ -96,6 +96,9 @@ struct Kernels {
     double (*sum_of_squares)(const float* a, int64_t n);  // the same bits on every instruction set
     double (*sum)(const float* a, int64_t n);
     void (*scale)(float* a, int64_t n, float factor);
+    // The largest number of a row, and the sum of e^(number - largest).
+    void (*powers_of_row)(const float* a, int64_t n, float* top, float* sum);
+    void (*softmax_times)(float* d, const float* a, int64_t n, float top, float factor);  // e^(a - top) * factor
     // Updates n numbers of a parameter and its moments; staged: where fp16(param) goes, or null.
     void (*adamw)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, half_t* staged, int64_t n, const AdamW& numbers);
 

@@ -18,6 +18,7 @@
 #include "arrays.h"
 #include "cpu.h"
 #include "engine.h"
+#include "loss.h"
 #include "optimizer.h"
 #include "pool.h"
 #include "staging.h"
@@ -342,6 +343,50 @@ void bind_optimizer(nb::module_& m) {
        "and the others are changed; staged, a flat fp16 array or None, gets the new param.");
 }
 
+using Targets = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Throws where a target is no entry, before anything is written.
+Scores scores(nb::handle logits, const Targets& targets, int64_t ignored) {
+    const View rows = view(logits, "logits", false);
+    if (rows.sizes.size() != 2) throw DeviceFault("logits has the shape " + shown(rows.sizes) + "; (tokens, vocabulary) is needed.");
+    const Scores made{floats(logits, "logits", false).first, targets.data(), rows.sizes[0], rows.sizes[1], ignored};
+    if (static_cast<int64_t>(targets.shape(0)) != made.rows)
+        throw DeviceFault("there are " + std::to_string(targets.shape(0)) + " targets for " + std::to_string(made.rows) + " rows of logits.");
+    for (int64_t row = 0; row < made.rows; ++row)
+        if (const int64_t target = targets.data()[row]; target != ignored && (target < 0 || target >= made.entries))
+            throw DeviceFault("target " + std::to_string(row) + " is " + std::to_string(target) + ", and the vocabulary has " + std::to_string(made.entries) + " entries.");
+    return made;
+}
+
+float* row_floats(nb::handle array, const char* what, int64_t count, bool writable) {
+    const Floats found = floats(array, what, writable);
+    if (found.second != count)
+        throw DeviceFault(std::string(what) + " holds " + std::to_string(found.second) + " numbers; " + std::to_string(count) + " are needed.");
+    return found.first;
+}
+
+void bind_loss(nb::module_& m) {
+    m.def("token_losses", [](nb::handle losses, nb::handle tops, nb::handle sums, nb::handle logits, const Targets& targets, int64_t ignored) {
+        const Scores all = scores(logits, targets, ignored);
+        float* const to = row_floats(losses, "losses", all.rows, true);
+        float* const largest = row_floats(tops, "tops", all.rows, true);
+        float* const added = row_floats(sums, "sums", all.rows, true);
+        nb::gil_scoped_release released;
+        token_losses(all, to, largest, added);
+    }, "losses"_a, "tops"_a, "sums"_a, "logits"_a, "targets"_a, "ignored"_a,
+       "losses (N,): cross-entropy of dense fp32 logits (N, V) with int64 targets (N,), in nats; 0 where a target is `ignored`. tops and sums are for token_gradients.");
+    m.def("token_gradients", [](nb::handle grad, nb::handle weights, nb::handle tops, nb::handle sums, nb::handle logits, const Targets& targets, int64_t ignored) {
+        const Scores all = scores(logits, targets, ignored);
+        float* const to = row_floats(grad, "grad", all.rows * all.entries, true);
+        const float* const factors = row_floats(weights, "weights", all.rows, false);
+        const float* const largest = row_floats(tops, "tops", all.rows, false);
+        const float* const added = row_floats(sums, "sums", all.rows, false);
+        nb::gil_scoped_release released;
+        token_gradients(all, factors, largest, added, to);
+    }, "grad"_a, "weights"_a, "tops"_a, "sums"_a, "logits"_a, "targets"_a, "ignored"_a,
+       "grad (N, V): of sum(weights * losses) in the logits. It may be the logits' own memory.");
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -360,5 +405,6 @@ NB_MODULE(_native, m) {
     bind_tape(m);
     bind_staging(m);
     bind_optimizer(m);
+    bind_loss(m);
     apple::bind_bridge(m);
 }

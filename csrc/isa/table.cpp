@@ -9,6 +9,7 @@ Kernels filled() {
     fill_reduce(made);
     fill_softmax(made);
     fill_staging(made);
+    fill_loss(made);
     fill_matmul(made);
     fill_few(made);
     fill_optimizer(made);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "loss.h"
 #include "optimizer.h"
 #include "staging.h"
 #include "steps.h"
@@ -177,6 +178,30 @@ void check_optimizer() {
     }
 }
 
+// Rows longer and shorter than what is folded at once; the last is left out.
+void check_loss(int64_t entries) {
+    constexpr int64_t ROWS = 5, IGNORED = -100;
+    std::vector<float> logits(static_cast<size_t>(ROWS * entries)), losses(ROWS), tops(ROWS), sums(ROWS), weights(ROWS, 0.25f);
+    for (size_t i = 0; i < logits.size(); ++i) logits[i] = 4 * std::sin(static_cast<float>(i) * 1.7f);
+    const std::vector<int64_t> targets{0, entries - 1, entries / 2, 0, IGNORED};
+    const std::vector<float> before = logits;
+    const Scores scores{logits.data(), targets.data(), ROWS, entries, IGNORED};
+    token_losses(scores, losses.data(), tops.data(), sums.data());
+    token_gradients(scores, weights.data(), tops.data(), sums.data(), logits.data());
+    for (int64_t row = 0; row < ROWS; ++row) {
+        const float* from = before.data() + row * entries;
+        const int64_t target = targets[static_cast<size_t>(row)];
+        double sum = 0;
+        for (int64_t i = 0; i < entries; ++i) sum += std::exp(static_cast<double>(from[i]));
+        const double loss = target == IGNORED ? 0 : std::log(sum) - from[target];
+        require(std::abs(losses[static_cast<size_t>(row)] - loss) < 1e-5, "token_losses");
+        for (int64_t i = 0; i < entries; ++i) {
+            const double want = target == IGNORED ? 0 : 0.25 * (std::exp(static_cast<double>(from[i])) / sum - (i == target));
+            require(std::abs(logits[static_cast<size_t>(row * entries + i)] - want) < 1e-6, "token_gradients");
+        }
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -196,6 +221,7 @@ int main() {
     check_reductions();
     check_scan();
     check_optimizer();
+    for (int64_t entries : {1, 7, 64, 517}) check_loss(entries);
     if (failures == 0) std::printf("all kernels agree%s\n", has_fast() ? ", those of bf16 too" : "");
     else std::printf("%d failures\n", failures);
     return failures == 0 ? 0 : 1;

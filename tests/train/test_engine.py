@@ -223,3 +223,12 @@ def test_copies_and_pickles_of_blocks_are_of_the_class_from_before():
         assert {type(block) for block in again} == {Block}
         assert again[0] is again[1]
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.parameters(), blocks.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("tokens", "parameters", "slices"), [(256, 110_000_000, False), (4096, 110_000_000, True), (1024, 15_000_000, True)])
+def test_scores_over_a_vocabulary_are_whole_on_the_twin_where_they_are_little_beside_the_weights(tokens, parameters, slices, monkeypatch):
+    engine = EngineModel(torch.nn.Linear(2, 2), "twin")
+    engine._vocab_size, engine._parameters = 32000, parameters
+    monkeypatch.setattr(engine, "_call", lambda *inputs: "in slices")
+    given = torch.zeros(1, tokens, dtype=torch.int64)
+    assert (engine.losses(given, given) == "in slices") == slices

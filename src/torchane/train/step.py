@@ -17,14 +17,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from torchane import native
 from torchane.data.batches import IGNORE, Batch
 from torchane.errors import NumericsError
-from torchane.native import pages
 from torchane.train.forward import CompiledModel
 from torchane.train.optimizer import StagingAdamW
 from torchane.train.settings import TrainSettings
@@ -42,8 +40,8 @@ class ComputesLosses(Protocol):
         ...
 
 
-#: Tensors of the logits' size that a step holds at once: them and their gradient (token_losses).
-LOGITS_COPIES = 2
+#: Tensors of the logits' size that a step holds at once: their gradient takes their place (token_losses).
+LOGITS_COPIES = 1
 
 
 @dataclass(frozen=True)
@@ -85,41 +83,34 @@ def losses(forward: Forward, batch: Batch, part: Part = lambda name: nullcontext
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits (B, S, V), targets (B, S) -> nll (B * S,) float32 in nats, 0 where a target is ignored."""
+    """logits (B, S, V) of any floats, targets (B, S) -> nll (B * S,) float32 in nats, 0 where a target is ignored."""
     losses: Tensor = _TokenLosses.apply(logits.flatten(0, 1), targets.flatten())  # type: ignore[no-untyped-call]
     return losses
 
 
 class _TokenLosses(torch.autograd.Function):
-    """F.cross_entropy without a reduction, some rows at a time: only logits and their gradient are ever whole.
-
-    The log-probabilities that torch would keep, and the gradient in them, are each as large as the logits.
-    """
+    """F.cross_entropy without a reduction. The gradient in the logits takes their place in memory, since each is the largest tensor of a step:
+    autograd refuses whoever needs the logits afterwards."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, targets)
-        blocks = zip(logits.split(_rows(logits)), targets.split(_rows(logits)), strict=True)
-        return torch.cat([F.cross_entropy(*block, reduction="none", ignore_index=IGNORE) for block in blocks])
+        losses, tops, sums = (torch.empty(len(targets)) for _ in range(3))
+        ctx.dtype = logits.dtype
+        logits = logits.detach().float().contiguous()
+        native.token_losses(losses.numpy(), tops.numpy(), sums.numpy(), logits.numpy(), targets.numpy(), IGNORE)
+        ctx.save_for_backward(logits, targets, tops, sums)
+        return losses
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor, None]:
         """(softmax - 1 at the target) times the incoming gradient."""
-        logits, targets = ctx.saved_tensors
-        weights = grad_nll.masked_fill(targets == IGNORE, 0.0)[:, None]
-        places = targets.masked_fill(targets == IGNORE, 0)[:, None]
-        grad = torch.from_numpy(pages.empty(logits.shape))
-        for begin in range(0, len(logits), _rows(logits)):
-            rows = slice(begin, begin + _rows(logits))
-            torch.softmax(logits[rows], -1, out=grad[rows])
-            grad[rows].mul_(weights[rows]).scatter_add_(1, places[rows], -weights[rows])
-        return grad, None
-
-
-def _rows(logits: Tensor) -> int:
-    """How many are looked at together: 4 MiB of them, so that what is derived from them stays in the caches."""
-    return max(1, (1 << 20) // logits.shape[1])
+        logits, targets, tops, sums = ctx.saved_tensors
+        grad = logits.detach()
+        weights = grad_nll.contiguous()
+        torch.autograd.graph.increment_version(logits)
+        native.token_gradients(grad.numpy(), weights.numpy(), tops.numpy(), sums.numpy(), grad.numpy(), targets.numpy(), IGNORE)
+        return grad.to(ctx.dtype), None
 
 
 def fixed_order_sum(values: Tensor) -> float:
