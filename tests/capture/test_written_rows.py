@@ -7,7 +7,7 @@ from torch import nn
 
 from torchane.capture.compiled import COMPILED
 from torchane.capture.host_graph import written_in_place
-from torchane.runtime import execute
+from torchane.runtime import run
 from torchane.runtime.trust import only_torch_writes
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchane.errors.TorchaneWarning")  # an index_copy is the host's
@@ -34,8 +34,8 @@ class Cached(nn.Module):
 def staged(monkeypatch):
     """For each time that rows were staged alone: how many numbers."""
     found = []
-    real = execute.write_rows
-    monkeypatch.setattr(execute, "write_rows", lambda buffer, rows, *others: found.append(rows.size) or real(buffer, rows, *others))
+    real = run.write_rows
+    monkeypatch.setattr(run, "write_rows", lambda buffer, rows, *others: found.append(rows.size) or real(buffer, rows, *others))
     return found
 
 

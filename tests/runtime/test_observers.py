@@ -17,10 +17,10 @@ from trainer import SmallRun
 
 from torchane.errors import DeviceError
 from torchane.plan import Dispatch
-from torchane.runtime import execute
 from torchane.runtime.ane.verify import Verifier
 from torchane.runtime.ane.watchdog import Watchdog
 from torchane.runtime.observers import Observer, Timer
+from torchane.runtime.run import Run
 from torchane.runtime.twin import TwinDevice
 
 
@@ -129,7 +129,7 @@ def test_a_run_that_was_watched_is_gone_when_it_ends(run) -> None:
         gc.disable()
         try:
             run.losses(1)
-            assert not [one for one in gc.get_objects() if type(one) is execute._Run]
+            assert not [one for one in gc.get_objects() if type(one) is Run]
         finally:
             gc.enable()
 

@@ -1,0 +1,239 @@
+"""One call of a plan: the host values and surfaces that it holds, and what each step does to them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchane import native
+from torchane.abi.ports import PortLayout
+from torchane.plan import Copy, Dispatch, Stage, Unstage
+from torchane.runtime.device import Buffer, LoadedProgram
+from torchane.runtime.fp16_range import Doubts, RangeLook
+from torchane.runtime.frozen import Seen, sums
+from torchane.runtime.observers import Observer, Watched
+from torchane.runtime.rows import Written, write_rows
+from torchane.runtime.staging import in_range, is_mirror, meeting
+from torchane.runtime.surfaces import Held
+from torchane.runtime.trust import promise
+
+if TYPE_CHECKING:  # it makes the runs
+    from torchane.runtime.execute import Executor
+
+
+class Run:
+    """What one call holds: host values by name, surfaces by name, and which of these it must not give back. version: of the weights
+    that it reads; a backward's is its forward's. A weight is among the surfaces once it was staged, or found to hold that version."""
+
+    def __init__(self, executor: "Executor", inputs: Sequence[Any], scale: float, strict: bool, looks: bool, doubts: Doubts):
+        self.executor = executor
+        self.numbers = executor.numerics.begin(executor, scale)
+        self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
+        self.look = RangeLook(executor, self.values, self.numbers.is_beyond_fp16, strict, looks, doubts)
+        self.surfaces: dict[str, Buffer] = {}
+        self.constants: dict[str, Seen] = {}
+        self.borrowed: set[str] = set()  # weights, and what other runs lent or are lent; the others go back to the pool
+        self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
+        self.rows_came: dict[str, tuple[float, int]] = {}  # what was staged in part: the largest of all of it, what is not finite in the part
+        self.run_program = executor.device.run
+        received = [self._receive(name, layout) for name, layout in executor.plan.surfaces_in.items()]
+        saved = next((held.version for held in received if held is not None), None)
+        self.version = executor.weights.new_version() if saved is None else saved
+
+    def watched_by(self, observers: Sequence[Observer]) -> Callable[[int], None]:
+        """`step`, with observers around it."""
+        watched = Watched(observers, self.executor.plan, self.executor.device.run, self.step)
+        self.run_program = watched.run
+        return watched.step
+
+    def step(self, index: int) -> None:
+        step = self.executor.plan.steps[index]
+        if isinstance(step, Dispatch):
+            self.dispatch(step)
+        elif isinstance(step, Stage):
+            self.stage(step)
+        elif isinstance(step, Unstage):
+            self.unstage(step)
+        else:
+            results = self.executor.host_calls[step.key](*(self.executor.seen(name, self.values[name]) for name in step.inputs))
+            self.values.update(zip(step.outputs, results, strict=True))
+
+    def _receive(self, name: str, layout: PortLayout) -> Held | None:
+        """A surface that an earlier plan kept; a copy, and None, where a hook moved the saved tensor meanwhile."""
+        tensor = self.values[name]
+        held = self.executor.pool.find(self.executor.host.address(tensor))
+        if held is not None and tuple(held.buffer.type.shape) == layout.shape:
+            self.surfaces[name] = held.buffer
+            self.borrowed.add(name)
+            self.numbers.received(name, held.lying)
+            return held
+        self.numbers.moved(name, self.executor.host.array(tensor))
+        self._take(name, layout.shape)
+        np.copyto(self.surfaces[name].array, self.executor.host.array(tensor).reshape(layout.shape))
+        return None
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> None:
+        self.surfaces[name] = self.executor.pool.take(shape)
+        self.borrowed.discard(name)
+
+    def release(self, names: Sequence[str]) -> None:
+        self.executor.pool.give_all([self.surfaces.pop(name) for name in names if name not in self.borrowed])
+
+    def stage(self, step: Stage) -> None:
+        jobs, staged = [], []
+        weights = self.executor.weights
+        self._look_at_constants([copy for copy in step.copies if copy.is_constant])
+        copies = [copy for copy in step.copies if not copy.is_constant]
+        partly = {copy.value: found for copy in copies if (found := self._rows_of(copy)) is not None}
+        for copy in copies:
+            if copy.value in partly and self._stage_rows(copy, partly[copy.value]):
+                continue
+            if copy.stays and weights.holds(copy.value, self.version):
+                self._read_weight(copy.value)
+                self.numbers.received(copy.value, weights.read(copy.value, self.version).lying)
+                continue
+            if copy.value in partly:
+                surface = self.surfaces[copy.value] = self.executor.rows.surface(copy.value, copy.layout.shape, self.executor.device)
+                self.borrowed.add(copy.value)
+            elif copy.stays and self._take_over(copy.value):
+                continue
+            elif copy.stays:
+                surface = weights.surface(copy.value, copy.layout.shape, self.executor.device)
+                staged.append((copy.value, surface))
+            else:
+                if copy.value not in self.surfaces or copy.value in self.borrowed:
+                    self._take(copy.value, copy.layout.shape)
+                surface = self.surfaces[copy.value]
+            source = in_range(self.executor.host.array(self.values[copy.value]), copy)
+            factor = self.numbers.staged(copy, source)
+            jobs.append((*meeting(surface.array, source, copy.layout), factor))
+            if copy.stays and copy.value not in partly and self.numbers.stores_as_is:
+                self._tell_mirror(copy.value, surface.array, *jobs[-1][:2])
+        native.stage_many(jobs)
+        for name, surface in staged:
+            weights.staged(name, surface, self.version, self.numbers.lying(name))
+            self._read_weight(name)
+        found = self.look.came(copies, self.surfaces, self.rows_came)
+        for name, written in partly.items():
+            if name in found:
+                self.executor.rows.filled(name, written, promise(), found[name])
+
+    def _rows_of(self, copy: Copy) -> Written | None:
+        """The rows that changed of a tensor that a surface of its own may hold; None where all of it is staged into one of the pool."""
+        layout = copy.layout
+        is_plain = not copy.is_weight and self.executor.numerics.ranges is None and layout.used == layout.shape[-1]
+        return self.executor.host.written(self.values[copy.value]) if is_plain and promise() is not None else None
+
+    def _stage_rows(self, copy: Copy, written: Written) -> bool:
+        """Whether the surface is there and holds the other rows: then it gets these."""
+        rows = self.executor.rows
+        buffer = rows.known(copy.value, written, promise())
+        if buffer is None:
+            return False
+        source = in_range(written.of(self.executor.host.array(self.values[copy.value])), copy)
+        largest, missing = write_rows(buffer, source, written, copy.layout.logical_of(buffer.array))
+        self.numbers.staged(copy, source)
+        self.rows_came[copy.value] = rows.filled(copy.value, written, promise(), largest), missing
+        self.surfaces[copy.value] = buffer
+        self.borrowed.add(copy.value)
+        return True
+
+    def _tell_mirror(self, name: str, surface: np.ndarray, stored: np.ndarray, source: np.ndarray) -> None:
+        address = self.executor.host.address(self.values[name])
+        if is_mirror(surface, stored, source, address):
+            self.executor.weights.mirrors(name, address, source.size)
+
+    def _take_over(self, name: str) -> bool:
+        """A weight that an optimizer has staged already."""
+        weights, host = self.executor.weights, self.executor.host
+        if name not in weights.ahead or not weights.take_over(name, host.identity(self.values[name]), self.version, self.numbers.lying(name)):
+            return False
+        self._read_weight(name)
+        return True
+
+    def _look_at_constants(self, copies: Sequence[Copy]) -> None:
+        """What the frozen weights hold now, and the power of two that each is stored under."""
+        host, frozen = self.executor.host, self.executor.frozen
+        identities = {copy.value: host.identity(self.values[copy.value]) for copy in copies}
+        unknown = []
+        for copy in copies:
+            seen = None if self.look.looks else frozen.promised(copy.value, identities[copy.value], promise())
+            if seen is None:
+                unknown.append(copy)
+            else:
+                self.numbers.received(copy.value, seen.lying)
+                self.constants[copy.value] = seen
+        arrays = {copy.value: host.array(self.values[copy.value]) for copy in unknown}
+        found = sums(arrays) if arrays else {}
+        for copy in unknown:
+            seen = frozen.known(copy.value, found[copy.value])
+            if seen is None or self.look.looks:
+                self.look.constant(copy, arrays[copy.value])
+            if seen is None:
+                factor = self.numbers.staged(copy, arrays[copy.value])
+                seen = frozen.see(copy.value, Seen(found[copy.value], self.numbers.lying(copy.value), factor))
+            else:
+                self.numbers.received(copy.value, seen.lying)
+            seen = self.constants[copy.value] = replace(seen, address=host.address(self.values[copy.value]))
+            frozen.promise(copy.value, identities[copy.value], promise(), seen)
+
+    def _program_of(self, step: Dispatch) -> LoadedProgram:
+        executor = self.executor
+        loaded = executor.loaded[step.program]
+        if loaded is not None:
+            return loaded
+        seen = [self.constants[name] for name in step.constants]
+        return executor.frozen.program(
+            executor.plan, step, seen, executor.device, lambda name: executor.host.array(self.values[name]),
+            lambda name: executor.host.input(name) or executor.named(name),
+        )  # fmt: skip
+
+    def _read_weight(self, name: str) -> None:
+        self.surfaces[name] = self.executor.weights.read(name, self.version).buffer
+        self.borrowed.add(name)
+
+    def dispatch(self, step: Dispatch) -> None:
+        surfaces, executor = self.surfaces, self.executor
+        picked, shapes = executor.prepared[id(step)]
+        outputs = executor.pool.take_all(shapes)
+        surfaces.update(zip(step.outputs, outputs, strict=True))
+        self.numbers.run(step, self._program_of(step), picked(surfaces), outputs, self.run_program)
+
+    def unstage(self, step: Unstage) -> None:
+        executor = self.executor
+        for copy in step.copies:
+            name, value, target = self._room_for(copy)
+            source = copy.layout.logical_of(self.surfaces[copy.value].look())
+            read = native.unstage(target, source, self.numbers.leaving(copy.value))
+            self.numbers.left(copy.value, read)
+            if copy.value not in executor.plan.gradients and not executor.plan.is_backward:
+                self.look.left(copy.value, read[0], read[1], is_whole=copy.part is None)
+            is_complete = copy.part is None or copy.part.is_last
+            self.values[name] = executor.host.finish(name, value) if is_complete else value
+            if is_complete:
+                self.wholes.pop(name, None)
+
+    def _room_for(self, copy: Copy) -> tuple[str, Any, np.ndarray]:
+        """The value that is made, a tensor for it, and where in it the copy goes."""
+        if copy.part is None:
+            return copy.value, *self.executor.host.empty(copy.value, copy.layout.logical)
+        part = copy.part
+        if part.whole not in self.wholes:
+            self.wholes[part.whole] = self.executor.host.empty(part.whole, part.shape)
+        value, array = self.wholes[part.whole]
+        room = slice(part.start, part.start + copy.layout.logical[part.axis])
+        return part.whole, value, array[(slice(None),) * part.axis + (room,)]
+
+    def outputs(self) -> list[Any]:
+        plan, executor = self.executor.plan, self.executor
+        self.look.kept(self.surfaces)
+        lent: dict[str, Any] = {}
+        for name in plan.kept_names:
+            self.borrowed.add(name)
+            held = Held(self.surfaces[name], self.version, self.numbers.lend(name))
+            lent[name] = executor.host.wrap(executor.pool.lend(held))
+        return [
+            plan.literals.get(position) if name is None else (lent if position in plan.kept else self.values)[name]
+            for position, name in enumerate(plan.outputs)
+        ]
