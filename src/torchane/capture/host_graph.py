@@ -12,7 +12,6 @@ second run of the graph then writes the same rows before it reads any.
 import weakref
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 

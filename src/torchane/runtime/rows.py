@@ -7,7 +7,6 @@ computes in its place writes rows of its own.
 """
 
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 

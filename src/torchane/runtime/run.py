@@ -1,32 +1,59 @@
 """One call of a plan: the host values and surfaces that it holds, and what each step does to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from torchane import native
 from torchane.abi.ports import PortLayout
-from torchane.plan import Copy, Dispatch, Stage, Unstage
-from torchane.runtime.device import Buffer, LoadedProgram
-from torchane.runtime.fp16_range import Doubts, RangeLook
-from torchane.runtime.frozen import Seen, sums
+from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
+from torchane.runtime.device import Buffer, Device, LoadedProgram
+from torchane.runtime.fp16_range import Doubts, NotInFp16, RangeLook
+from torchane.runtime.frozen import Frozen, Seen, sums
+from torchane.runtime.host import Host
+from torchane.runtime.numerics import Numerics
 from torchane.runtime.observers import Observer, Watched
-from torchane.runtime.rows import Written, write_rows
+from torchane.runtime.rows import Rows, Written, write_rows
 from torchane.runtime.staging import in_range, is_mirror, meeting
-from torchane.runtime.surfaces import Held
+from torchane.runtime.surfaces import Held, SurfacePool
 from torchane.runtime.trust import promise
+from torchane.runtime.weights import Weights
 
-if TYPE_CHECKING:  # it makes the runs
-    from torchane.runtime.execute import Executor
+class Running(Protocol):
+    """What is asked of the executor. prepared: for each dispatch what picks its surfaces, and the shapes of its results."""
+
+    plan: Plan
+    device: Device
+    pool: SurfacePool
+    weights: Weights
+    host: Host
+    host_calls: Mapping[str, Callable[..., Sequence[Any]]]
+    loaded: Sequence[LoadedProgram | None]
+    numerics: Numerics
+    frozen: Frozen
+    rows: Rows
+    prepared: Mapping[int, tuple[Callable[[Mapping[str, Buffer]], Sequence[Buffer]], Sequence[tuple[int, ...]]]]
+    unstaged: frozenset[str]
+    said: set[str]
+    only_added: frozenset[str]
+
+    @property
+    def minds_losses(self) -> bool: ...
+
+    def named(self, value: str) -> str: ...
+
+    def seen(self, name: str, value: Any) -> Any: ...
+
+    def say(self, found: NotInFp16, what: str) -> None: ...
 
 
 class Run:
     """What one call holds: host values by name, surfaces by name, and which of these it must not give back. version: of the weights
     that it reads; a backward's is its forward's. A weight is among the surfaces once it was staged, or found to hold that version."""
 
-    def __init__(self, executor: "Executor", inputs: Sequence[Any], scale: float, strict: bool, looks: bool, doubts: Doubts):
+    def __init__(self, executor: Running, inputs: Sequence[Any], scale: float, strict: bool, looks: bool, doubts: Doubts):
         self.executor = executor
         self.numbers = executor.numerics.begin(executor, scale)
         self.values: dict[str, Any] = dict(zip(executor.plan.inputs, inputs, strict=True))
