@@ -59,7 +59,7 @@ class Noise(TorchDispatchMode):
 def trained(path: Path, batch_size: int, compile_model=EngineModel, device: str = "twin") -> dict[int, float]:
     """The training losses of 100 steps of `tiny`, on windows of 32 tokens."""
     torch.compiler.reset()
-    size = {"steps": 100, "batch_size": batch_size, "seq_len": 32, "eval_interval": 100}
+    size = {"steps": 100, "batch_size": batch_size, "seq_len": 32, "eval_interval": 100, "threads": 1}
     run_command(Request(device=device, ranges="on", out=path, **size), CommandListener(), compile_model)
     return losses(path)
 
