@@ -1,9 +1,9 @@
 """What does a step of LoRA take on Qwen3 0.6B: memory, tokens per second, the first step? Beside PEFT in eager PyTorch.
 
-    python benchmarks/lora_step.py [--steps 3] [--variant twin eager-bf16 eager-fp32] [--json out.json]
+    python benchmarks/lora_step.py [--steps 3] [--variant twin twin-fast twin-4 eager-bf16 eager-fp32] [--json out.json]
 
 Fixed: Qwen3 0.6B's config with random weights in bfloat16 (the eager-fp32 variant: in float32), LoRA of rank 8 in every linear layer of
-all 28 blocks, Adam, 4 x 256 tokens, seed 0, every processor. Eager takes transformers' own loss, the twin that of torchane lora. Each variant runs in a process of its own: peak memory is that process's. The
+all 28 blocks, Adam, 4 x 256 tokens, seed 0, every processor. twin-fast: products of bf16 numbers; twin-4: linear layers kept in 4 bits. Eager takes transformers' own loss, the twin that of torchane lora. Each variant runs in a process of its own: peak memory is that process's. The
 first step is measured from the call on, imports and the model's making aside, with an empty cache of lowered programs and, for the
 twin, again with what that left. Then the timed steps: median, least and most by the wall, and the processor's time, which other work on
 the machine moves less. The last line of output is JSON. It says nothing of an engine's time.
@@ -29,12 +29,13 @@ from torchane.finetune.adapters import add_adapter, trained
 from torchane.finetune.batches import pad
 from torchane.finetune.data import Example
 from torchane.finetune.loop import Logits, accumulate, peak_memory_gb
+from torchane.finetune.quantize import quantize
 from torchane.finetune.settings import LoraSettings
 from torchane.train.engine import EngineModel
 from torchane.train.provenance import provenance
 
 BATCH, LENGTH, RANK = 4, 256, 8
-VARIANTS = {"twin": torch.bfloat16, "eager-bf16": torch.bfloat16, "eager-fp32": torch.float32}
+VARIANTS = {"twin": torch.bfloat16, "twin-fast": torch.bfloat16, "twin-4": torch.bfloat16, "eager-bf16": torch.bfloat16, "eager-fp32": torch.float32}
 #: Qwen/Qwen3-0.6B, config.json.
 CONFIG = {
     "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
@@ -58,7 +59,7 @@ def main() -> None:
     for name in chosen.variant:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = in_another_process(name, folder, chosen)
-            if name == "twin":
+            if name.startswith("twin"):
                 again = in_another_process(name, folder, chosen, steps=0)
                 found[name]["first_step_from_cache"] = again["first_step"]
         print(name, json.dumps(found[name], indent=1), flush=True)
@@ -84,11 +85,14 @@ def measured(name: str, steps: int, layers: int) -> dict[str, Any]:
         empty = transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**{**CONFIG, "num_hidden_layers": layers}), dtype=VARIANTS[name])
     model = empty.to_empty(device="cpu")
     model.init_weights()
+    if name == "twin-4":
+        quantize(model, 4)
     model = add_adapter(model, LoraSettings(num_layers=-1), "qwen3-0.6b").train()
-    forward = EngineModel(Logits(model), "twin", progress="off") if name == "twin" else model
     forecasts: list[str] = []
-    if isinstance(forward, EngineModel):
-        forward.announce = forecasts.append
+    ours = None
+    if name.startswith("twin"):
+        ours = EngineModel(Logits(model), "twin", frozen="reused", arithmetic="fast" if name == "twin-fast" else "exact")
+        ours.announce = forecasts.append
     optimizer = torch.optim.Adam(trained(model).values(), lr=1e-5)
     ids = torch.randint(0, CONFIG["vocab_size"], (BATCH, LENGTH + 1), dtype=torch.int32).numpy()
     batch = pad([Example(row) for row in ids], BATCH, (LENGTH,))
@@ -96,8 +100,8 @@ def measured(name: str, steps: int, layers: int) -> dict[str, Any]:
 
     def step() -> tuple[float, float]:
         wall, cpu = time.perf_counter(), time.process_time()
-        if name == "twin":
-            losses.append(accumulate(forward, batch, 1))
+        if ours is not None:
+            losses.append(accumulate(ours, batch, 1))
         else:  # as who uses PEFT does it: transformers' own loss
             loss = model(input_ids=batch.tokens, labels=batch.targets, shift_labels=batch.targets, use_cache=False).loss
             loss.backward()
