@@ -1,5 +1,6 @@
 """What tests of padding share: a module's padded graph, run by PyTorch in float64 and held against the exact one, value by value."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,8 +97,14 @@ def _check_values(bucket: Any, true: Any, given: Sequence[Any], state: torch.Ten
         torch.set_rng_state(state)
         padded.run(*bucket.given(given, true))
     for node, value in bucket.padded.values.items():
-        if isinstance(value, Value) and node in exact.values and isinstance(exact.values[node], torch.Tensor):
+        if isinstance(value, Value) and node in exact.values and isinstance(exact.values[node], torch.Tensor) and not _is_order(node):
             _check_value(node, value, padded.values[value.node], exact.values[node], true, bucket.sizes)
+
+
+def _is_order(node: fx.Node) -> bool:
+    """The places of a sort, on the way: equal numbers have no order of their own, and a rounding may make one."""
+    source = node.args[0] if node.args else None
+    return node.target is operator.getitem and isinstance(source, fx.Node) and getattr(source.target, "overloadpacket", None) is torch.ops.aten.sort and node.args[1] == 1
 
 
 def _check_value(node: fx.Node, value: Value, padded: torch.Tensor, exact: torch.Tensor, true: Any, sizes: Any) -> None:
