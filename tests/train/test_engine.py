@@ -52,9 +52,17 @@ def test_losses_are_those_of_pytorch_in_float32(unbroken, tmp_path):
     assert result.valid_loss == pytest.approx(want.valid_loss, rel=0.005)
 
 
+def test_logits_that_are_little_beside_weights_and_moments_are_whole_on_the_twin(monkeypatch):
+    for name in ("LEAST_SCORES", "NARROWEST"):
+        monkeypatch.setattr(vocabulary, name, 16)
+    tokens = torch.zeros(1, 16, dtype=torch.int64)
+    assert EngineModel(build_model(CONFIG), "twin").losses(tokens, tokens) is None
+
+
 def test_a_large_vocabulary_gives_losses_without_logits_and_a_cap_on_logits_gives_none(monkeypatch):
     for name in ("LEAST_SCORES", "NARROWEST"):
         monkeypatch.setattr(vocabulary, name, 16)
+    monkeypatch.setattr(module, "WHOLE_LOGITS_SHARE", 1e6)
     model = build_model(CONFIG)
     tokens, targets = torch.randint(CONFIG.vocab_size, (2, 2, 16), generator=torch.Generator().manual_seed(0))
     targets[0, :5] = IGNORE
