@@ -8,6 +8,7 @@ from capture_helpers import distance
 from torch import nn
 
 from torchane.capture import backend
+from torchane.capture import compiled as compiled_module
 from torchane.capture.compiled import told
 from torchane.capture.kept import Kept, Recent
 
@@ -51,7 +52,7 @@ def held_bytes(compiled: backend.Compiled) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_shapes(monkeypatch) -> None:
-    monkeypatch.setattr(backend, "WARM_GRAPHS", 2)
+    monkeypatch.setattr(compiled_module, "WARM_GRAPHS", 2)
     torch._dynamo.reset()
     before = len(backend.COMPILED)
     torch.manual_seed(0)
@@ -71,7 +72,7 @@ def test_memory_does_not_grow_with_the_number_of_shapes(monkeypatch) -> None:
 
 
 def test_a_backward_that_waits_while_its_graph_rests_gives_the_same_gradients(monkeypatch) -> None:
-    monkeypatch.setattr(backend, "WARM_GRAPHS", 1)
+    monkeypatch.setattr(compiled_module, "WARM_GRAPHS", 1)
     torch._dynamo.reset()
     torch.manual_seed(0)
     raw, x = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 16)), torch.randn(4, 16)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from torchane.data.batches import Batch
 from torchane import native
+from torchane.data.batches import Batch
 from torchane.errors import NumericsError, UsageError
 from torchane.models.config import LlamaConfig
 from torchane.models.llama import LlamaForCausalLM

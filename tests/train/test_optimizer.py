@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from test_step import CONFIG, SETTINGS, batch
 from torch import nn
 
 from torchane import native
@@ -11,8 +12,6 @@ from torchane.models.llama import LlamaForCausalLM
 from torchane.train.engine import EngineModel
 from torchane.train.optimizer import StagingAdamW
 from torchane.train.step import adamw, train_step
-
-from test_step import CONFIG, SETTINGS, batch
 
 ARGUMENTS = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
 

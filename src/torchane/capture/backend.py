@@ -18,13 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.compile_options import Options, check_mode
-from torchane.capture.compiled import COMPILED, Compiled, new_compiled
+from torchane.capture.compiled import COMPILED, Compiled, keep_warm, new_compiled
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.frozen import convolution_pays, require_form
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
-from torchane.interpreter import compiling
-from torchane.capture.kept import Recent
 from torchane.capture.lowered import LoweredPrograms, default_root
 from torchane.capture.marks import mark_float32
 from torchane.capture.planned import Planned
@@ -40,8 +38,8 @@ from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, watch_sizes
 from torchane.capture.sizes.buckets import Buckets
 from torchane.capture.sizes.told import Sizes
-from torchane.capture.tiles import tile_attention
 from torchane.capture.tangents import ByMagnitude, is_proportional
+from torchane.capture.tiles import tile_attention
 from torchane.capture.torch_private import (
     TracingContext,
     aot_autograd,
@@ -53,6 +51,7 @@ from torchane.capture.torch_private import (
 from torchane.capture.varied import Varied
 from torchane.capture.vocabulary import slice_losses
 from torchane.capture.watch import Watch
+from torchane.interpreter import compiling
 from torchane.plan.constants import pricing_if_known
 from torchane.plan.dump import dump_plan
 from torchane.plan.search import searched
@@ -60,18 +59,14 @@ from torchane.runtime.ane.doctor import record
 from torchane.runtime.execute import Executor
 from torchane.runtime.loss_scale import LossScale, Reading
 
-#: Graphs that hold surfaces for their next run: training and validation, a few shapes of each. The others keep their
-#: programs and allocate again, so that memory does not grow with the number of shapes.
-WARM_GRAPHS = 8
-
-_warm = Recent[Compiled](lambda compiled: compiled.rest())
-
-
-@compiling
 def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Callable[..., Any]:
     """The backend. Raises UsageError for unknown options, CompileError where a graph has no legal form."""
     check_mode(mode)
-    parsed = Options.parse(options or {})
+    return _compiled(gm, example_inputs, Options.parse(options or {}))
+
+
+@compiling
+def _compiled(gm: fx.GraphModule, example_inputs: Sequence[Any], parsed: Options) -> Callable[..., Any]:
     check_inputs(gm, example_inputs)
     buckets = Buckets.parse(parsed.buckets)
     record = watch_sizes(are_exact=not buckets.is_on) or Varied("The graph")
@@ -154,7 +149,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     run = OrFloat32(execute, gm)
 
     def forward(args: list[Any]) -> list[Any]:
-        _warm.use(compiled, WARM_GRAPHS)
+        keep_warm(compiled)
         outputs = _with_own_gradients(compiled, execute, args) if holds_gradients else run(args)
         args.clear()
         return outputs

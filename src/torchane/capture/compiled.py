@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from torchane.capture.compile_options import Options
-from torchane.capture.kept import Kept
+from torchane.capture.kept import Kept, Recent
 from torchane.capture.report import Row
 from torchane.capture.roles import Given, Saved
 from torchane.capture.sizes.told import Sizes
@@ -113,3 +113,15 @@ def new_compiled(options: Options, inputs: Given) -> Compiled:
     for listener in _listeners.get():
         listener(compiled)
     return compiled
+
+
+#: Graphs that hold surfaces for their next run: training and validation, a few shapes of each. The others keep their
+#: programs and allocate again, so that memory does not grow with the number of shapes.
+WARM_GRAPHS = 8
+
+_warm = Recent[Compiled](lambda compiled: compiled.rest())
+
+
+def keep_warm(compiled: Compiled) -> None:
+    """It was just used: the graph used longest ago, of more than WARM_GRAPHS, gives up what it holds for its next run."""
+    _warm.use(compiled, WARM_GRAPHS)

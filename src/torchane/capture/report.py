@@ -2,6 +2,7 @@
 would not expect on the host.
 """
 
+import operator
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def rows_of(graph: str, cut: Cut) -> tuple[Row, ...]:
     """Every call of the graph, in its order."""
     return tuple(
         Row(
-            graph, node.name, str(node.target), cut.place[node].value, _why(cut, node),
+            graph, node.name, str(node.target), _place(cut, node).value, _why(cut, node),
             module_of(node), line_of(node), macs_of(node),
         )
         for node in cut.graph.nodes
@@ -57,8 +58,13 @@ def rows_of(graph: str, cut: Cut) -> tuple[Row, ...]:
     )  # fmt: skip
 
 
+def _place(cut: Cut, node: fx.Node) -> Place:
+    """To take one of several results of an op on the host is no op."""
+    return Place.VIEW if node.target is operator.getitem and cut.place[node] is Place.HOST else cut.place[node]
+
+
 def _why(cut: Cut, node: fx.Node) -> str:
-    place = cut.place[node]
+    place = _place(cut, node)
     if place is Place.PROGRAM:
         where = cut.regions[cut.region_of[node]].where
         return f"it has a rule; with {where}" if where else "it has a rule"

@@ -19,7 +19,6 @@ import torch
 from torch import fx
 
 import torchane.capture.vocabulary_ops  # noqa: F401  it defines two of the products
-
 from torchane.capture.graph import SLICE
 
 aten = torch.ops.aten

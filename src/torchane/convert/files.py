@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from torchane.errors import ParseError, TorchaneError, UsageError
-from torchane.models.files import LARGEST_JSON_BYTES, ADVICE, open_regular, parse_json, sync
+from torchane.models.files import ADVICE, LARGEST_JSON_BYTES, open_regular, parse_json, sync
 
 _ZIP = b"PK\x03\x04"
 

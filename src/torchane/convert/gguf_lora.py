@@ -8,7 +8,6 @@ stand in the model's order (rotary.py); an alpha of 0 would mean 1. Sources: lla
 
 from pathlib import Path
 
-
 from torchane.convert import rotary
 from torchane.convert.adapter import EMBED_TOKENS, LM_HEAD, Adapter, LowRank, require_fits, require_no_whole
 from torchane.convert.gguf import package

@@ -15,7 +15,6 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Literal, Op, Program, Var, literal
 from torchane.passes.rewrite import rewrite, shape_of
 
-
 #: Entries of a row that is still multiplied by a matrix: to turn a value costs two copies, a product `width` multiply-adds a number.
 LONGEST_PRODUCT = 1024
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from torchane.errors import UsageError
 from torchane.mil.evaluate import as_computed
 from torchane.mil.ir import Function, Program, Var
 from torchane.mil.types import FP16, TensorType
-from torchane.errors import UsageError
 from torchane.plan import Dispatch, Plan
 from torchane.runtime.device import LoadedProgram
 from torchane.runtime.observers import Moment, Observer

@@ -21,6 +21,7 @@ from torchane.runtime.surfaces import Held, SurfacePool
 from torchane.runtime.trust import promise
 from torchane.runtime.weights import Weights
 
+
 class Running(Protocol):
     """What is asked of the executor. prepared: for each dispatch what picks its surfaces, and the shapes of its results."""
 

@@ -20,7 +20,6 @@ from torchane.runtime.device import Buffer, Device
 from torchane.runtime.range_control import Placed
 from torchane.runtime.surfaces import Held
 
-
 _RUNS = itertools.count(1)
 
 

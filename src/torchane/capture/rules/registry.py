@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from torchane.capture import few_bits
 import torchane.capture.vocabulary_ops  # noqa: F401  it defines ops of the host
+from torchane.capture import few_bits
 from torchane.capture.marks import SCORES_LEAVE
 from torchane.capture.torch_private import OpOverload, OpOverloadPacket
 from torchane.chips import Chip, Verdict, load

@@ -21,7 +21,6 @@ from torchane.capture.sizes.reasons import NotPaddable
 from torchane.capture.sizes.told import Sizes, macs_at
 from torchane.capture.sizes.trace import Traced, sizes_in, trace
 
-
 #: Calls in which every bucket that is new is compiled: lengths that are common come in these.
 EARLY = 16
 #: How many steps' work a bucket may lose to others that it is lent: 64 where they are twice as large, 640 where they are a tenth larger. That takes
