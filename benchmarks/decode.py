@@ -25,7 +25,7 @@ from torchane.finetune.models import load_base
 from torchane.generate.pretrained import compile_for
 from torchane.models.build import build_model
 from torchane.models.presets import PRESETS
-from torchane.runtime.trust import only_torch_writes
+from torchane.runtime.promise import only_torch_writes
 
 PROMPT, MORE = 128, 32
 

@@ -8,7 +8,7 @@ from torch import nn
 from torchane.capture.compiled import COMPILED
 from torchane.capture.host_graph import written_in_place
 from torchane.runtime import run
-from torchane.runtime.trust import only_torch_writes
+from torchane.runtime.promise import only_torch_writes
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchane.errors.TorchaneWarning")  # an index_copy is the host's
 

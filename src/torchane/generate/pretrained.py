@@ -20,7 +20,7 @@ from torchane.finetune.models import Base
 from torchane.generate.kept import Kept
 from torchane.generate.sampling import Sampling, Text, penalised, require_finite
 from torchane.generate.text import Written, require_text
-from torchane.runtime.trust import only_torch_writes
+from torchane.runtime.promise import only_torch_writes
 
 #: Prompts are filled up to one of these, and beyond to a multiple of the last; caches have a power of two of positions, and so many at least.
 WIDTHS = (32, 64, 128, 256, 512)

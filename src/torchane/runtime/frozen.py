@@ -4,7 +4,7 @@
                                                           └──► another: the weight file is written, the program loaded, the old one unloaded
 One compiled graph serves all models of a class: programs of the MODELS used last stay beside each other, told apart by where their weights lie.
 PyTorch changes parameters in ways that leave no trace (`.data`, load_state_dict, NumPy views), so versions prove nothing and all bytes are read, in
-every forward and backward: about half of what staging them costs. Under a promise (trust.py) memory and version are enough.
+every forward and backward: about half of what staging them costs. Under a promise (promise.py) memory and version are enough.
 """
 
 import warnings

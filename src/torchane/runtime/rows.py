@@ -2,7 +2,7 @@
 
     call 1   cache[:, :, 5] = k   ──► all of the cache is staged               its surface stays, with the tensor's version
     call 2   cache[:, :, 6] = k   ──► row 6 is staged                          the same tensor, and no write but these two
-A surface is believed only under the promise of trust.py under which it was filled, and never after a call that did not end: what PyTorch
+A surface is believed only under the promise (promise.py) under which it was filled, and never after a call that did not end: what PyTorch
 computes in its place writes rows of its own.
 """
 

@@ -15,10 +15,10 @@ from torchane.runtime.frozen import Frozen, Seen, sums
 from torchane.runtime.host import Host
 from torchane.runtime.numerics import Numerics
 from torchane.runtime.observers import Observer, Watched
+from torchane.runtime.promise import promise
 from torchane.runtime.rows import Rows, Written, write_rows
 from torchane.runtime.staging import in_range, is_mirror, meeting
 from torchane.runtime.surfaces import Held, SurfacePool
-from torchane.runtime.trust import promise
 from torchane.runtime.weights import Weights
 
 
