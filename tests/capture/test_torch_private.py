@@ -368,3 +368,12 @@ def test_what_is_annotated_and_to_be_computed_again_is_not_kept_for_the_backward
     kept = [node.meta["val"].shape for node in forward.graph.output_node().args[0]]
     assert all(len(shape) < 2 for shape in kept)
     assert aten.exp.default in [node.target for node in backward.graph.nodes]
+
+
+def test_notes_on_tensors_go_by_identity_and_end_with_the_tensor():
+    notes = private.WeakIdKeyDictionary()
+    first, equal = torch.ones(2), torch.ones(2)
+    notes[first] = "first"
+    assert notes.get(first) == "first" and notes.get(equal) is None
+    del first
+    assert len(notes) == 0
