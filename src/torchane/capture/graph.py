@@ -81,6 +81,16 @@ class Cut:
         """Its values are there without any program having run in its stage."""
         return self.place[self.base(node)] in (Place.INPUT, Place.CONSTANT, Place.HOST)
 
+    def made_of(self, inputs: Collection[fx.Node]) -> frozenset[fx.Node]:
+        """These, and what is computed of them alone, constants and static values aside: a mask may be among what is made of inputs."""
+        found = set(inputs)
+        for node in self.graph.nodes:
+            sources = node.all_input_nodes
+            known = all(source in found or source in self.static or self.place[source] is Place.CONSTANT for source in sources)
+            if node.op == "call_function" and known and any(source in found for source in sources):
+                found.add(node)
+        return frozenset(found)
+
     def is_read_elsewhere(self, node: fx.Node, user: fx.Node) -> bool:
         """A region that computes `user` reads `node` from another: it does not compute its own."""
         return not self.holders[user] <= self.holders[node]

@@ -167,7 +167,6 @@ def _facts(graph: fx.Graph, roles: Roles, static: Collection[fx.Node], compiler:
 
 
 def _state(results: Sequence[Any], inputs: Mapping[str, fx.Node], roles: Roles) -> State:
-    written = {results[i]: inputs.get(name) for i, name in roles.written.items() if isinstance(results[i], fx.Node)}
     returned = frozenset(results[i] for i in roles.returned if isinstance(results[i], fx.Node))
     lasting, frozen = (frozenset(inputs[name] for name in names if name in inputs) for names in (roles.lasting, roles.frozen))
-    return State(written, returned, lasting, roles.is_inference, frozen)
+    return State(roles.new_values(results, inputs), returned, lasting, roles.is_inference, frozen)

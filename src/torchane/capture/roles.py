@@ -101,6 +101,10 @@ class Roles:
         """What an earlier graph left: nothing, where this is a forward."""
         return self.saved or Saved()
 
+    def new_values(self, results: Sequence[Any], inputs: Mapping[str, fx.Node]) -> dict[fx.Node, fx.Node | None]:
+        """Results that are an input's new value, and the input; None where the graph does not read it."""
+        return {results[i]: inputs.get(name) for i, name in self.written.items() if isinstance(results[i], fx.Node)}
+
     def of(self, name: str) -> Role:
         """Of an input."""
         if name in self.weights:

@@ -49,10 +49,11 @@ class Scheduler:
         self.layouts: dict[fx.Node, PortLayout] = {nodes[name]: layout for name, layout in known.items() if name in nodes}
         self.surfaces_in = {nodes[name] for name in before.surfaces if name in nodes}
         self.unscaled: set[fx.Node] = {*cut.static, *(nodes[name] for name in before.unscaled if name in nodes)}
-        self.written = self._written()
+        new = self.roles.new_values(self.results, {node.name: node for node in self.inputs}) if self.roles.is_inference else {}
+        self.written = {value: old for value, old in new.items() if old is not None}
         self.masks = factors_of(self.graph, cut.is_on_host)
         self.constants: dict[fx.Node, torch.Tensor] = {}
-        self.data = self._data()
+        self.data = cut.made_of({node for node in self.inputs if node.name in self.roles.data})
         self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
         self.in_surface: set[fx.Node] = set(self.surfaces_in)
         self.as_constant: set[fx.Node] = set()
@@ -62,12 +63,6 @@ class Scheduler:
         self.steps: list[Any] = []
         self.host_calls: dict[str, Callable[..., Sequence[Any]]] = {}
         self.region_ports = [self.crossing.ports(index) for index in range(len(cut.regions))]
-
-    def _written(self) -> dict[fx.Node, fx.Node]:
-        """Values that are the new one of an input, and the input, where nothing is differentiated."""
-        inputs = {node.name: node for node in self.inputs}
-        pairs = ((self.results[i], inputs.get(name)) for i, name in self.roles.written.items()) if self.roles.is_inference else ()
-        return {result: old for result, old in pairs if isinstance(result, fx.Node) and old is not None}
 
     def _is_made_of_parts(self, whole: fx.Node) -> bool:
         """Programs compute every part: none needs a tensor of its own."""
@@ -217,13 +212,8 @@ class Scheduler:
 
     def _finish(self) -> None:
         """Outputs that are views or constants are made on the host, at the end."""
-        missing = [
-            result
-            for i, result in enumerate(self.results)
-            if isinstance(result, fx.Node)
-            and result not in self.on_host
-            and not (i in self.roles.kept and result in self.crossing.kept)
-        ]
+        left = (result for i, result in enumerate(self.results) if not (i in self.roles.kept and result in self.crossing.kept))
+        missing = [result for result in left if isinstance(result, fx.Node) and result not in self.on_host]
         if missing:
             self._host_call(f"{self.source.name}.outputs", list(dict.fromkeys(missing)))
 
@@ -256,13 +246,3 @@ class Scheduler:
                 kwargs = fx.node.map_arg(node.kwargs, self._constant)
                 self.constants[node] = node.target(*args, **kwargs)
         return self.constants[node]
-
-    def _data(self) -> frozenset[fx.Node]:
-        """Inputs that want no gradient, and what the host makes of them alone: a mask may be among them."""
-        found = {node for node in self.inputs if node.name in self.roles.data}
-        for node in self.graph.nodes:
-            sources = node.all_input_nodes
-            known = all(source in found or source in self.cut.static or self.cut.place[source] is Place.CONSTANT for source in sources)
-            if node.op == "call_function" and known and any(source in found for source in sources):
-                found.add(node)
-        return frozenset(found)
