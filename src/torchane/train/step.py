@@ -31,6 +31,7 @@ Forward = Callable[[Tensor], Tensor]
 #: Given a name, what is entered while that part of a step runs.
 Part = Callable[[str], AbstractContextManager[Any]]
 
+
 @runtime_checkable
 class ComputesLosses(Protocol):
     """A model that may compute the nll of its targets, too."""
