@@ -41,6 +41,17 @@ def _longer(held: Tensor, positions: int) -> Tensor:
     return torch.cat([held, held.new_zeros(*held.shape[:2], positions - held.shape[2], held.shape[3])], dim=2)
 
 
+def several(queries: int) -> bool:
+    """Whether there is more than one query, so that each must be kept from the keys after it.
+
+    Written as a branch: where a size varies, Dynamo decides a branch while it traces, and hands a comparison, or `bool` of
+    one, to scaled_dot_product_attention as a symbol, which it refuses.
+    """
+    if queries > 1:
+        return True
+    return False
+
+
 def require_positions(positions: int, tokens: Tensor, cache: KeyValueCache | None) -> None:
     """Raises UsageError where tokens (B, S), after those of the cache, reach beyond the model's positions."""
     length = tokens.shape[1] + (0 if cache is None else cache.length)

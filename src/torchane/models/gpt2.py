@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchane.models.common import KeyValueCache, require_positions, undrawn_weights
+from torchane.models.common import KeyValueCache, require_positions, several, undrawn_weights
 from torchane.models.config import GPT2Config
 
 
@@ -46,7 +46,7 @@ class GPT2Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         dropout = self.attn_pdrop if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=seq_len > 1)
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=several(seq_len))
         return self.resid_dropout(self.c_proj(attended.transpose(1, 2).reshape(batch, seq_len, channels)))
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchane.models.common import KeyValueCache, require_positions, undrawn_weights
+from torchane.models.common import KeyValueCache, require_positions, several, undrawn_weights
 from torchane.models.config import LlamaConfig
 
 
@@ -52,7 +52,7 @@ class LlamaAttention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         k, v = repeat_heads(k, self.queries_per_key), repeat_heads(v, self.queries_per_key)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=seq_len > 1)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=several(seq_len))
         return self.o_proj(attended.transpose(1, 2).reshape(batch, seq_len, -1))
 
 

@@ -7,7 +7,7 @@ Source: Qwen team 2025, arXiv 2505.09388, section 2; weight names of transformer
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchane.models.common import KeyValueCache
+from torchane.models.common import KeyValueCache, several
 from torchane.models.config import LlamaConfig
 from torchane.models.llama import LlamaAttention, LlamaForCausalLM, LlamaRMSNorm, repeat_heads, rotate
 
@@ -31,7 +31,7 @@ class Qwen3Attention(LlamaAttention):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         k, v = repeat_heads(k, self.queries_per_key), repeat_heads(v, self.queries_per_key)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=seq_len > 1)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=several(seq_len))
         return self.o_proj(attended.transpose(1, 2).reshape(batch, seq_len, -1))
 
 
