@@ -3,7 +3,7 @@
     y = softmax(q k^T + mask) v     ->     y_i = softmax(q_i k^T + mask_i) v  for rows i of the queries,   y = the y_i one below the other
 A tile has whole rows of scores, so its softmax is exact and nothing is carried from tile to tile. The scores and probabilities of every tile
 are marked, and torch's partition computes them again in the backward, from q, k and v, instead of keeping them. Done to Dynamo's graph, where
-attention is one call; for calls with dropout, and with a mask of numbers, nothing is changed.
+attention is one call; for calls with dropout nothing is changed.
 """
 
 import math
@@ -65,8 +65,10 @@ def tiled_attention(
                 kept = torch.ones(end - start, key.shape[-2], dtype=torch.bool).tril(start)
                 scores = scores + torch.zeros((), dtype=query.dtype).masked_fill(~kept, -torch.inf)
             if attn_mask is not None:
-                kept = attn_mask if attn_mask.shape[-2] == 1 else attn_mask[..., start:end, :]
-                scores = scores + torch.zeros_like(kept, dtype=query.dtype).masked_fill(~kept, -torch.inf)
+                rows = attn_mask if attn_mask.dim() < 2 or attn_mask.shape[-2] == 1 else attn_mask[..., start:end, :]
+                if rows.dtype == torch.bool:
+                    rows = torch.zeros_like(rows, dtype=query.dtype).masked_fill(~rows, -torch.inf)
+                scores = scores + rows
             masked = is_causal or attn_mask is not None
             p = aten._safe_softmax.default(scores, -1) if masked else torch.softmax(scores, -1)
         parts.append(p @ value)
@@ -82,10 +84,9 @@ def _rows(count: int) -> Iterator[tuple[int, int]]:
 def _is_worth_it(node: fx.Node) -> bool:
     given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), node.args)) | node.kwargs
     values = [_value(given.get(name)) for name in ("query", "key", "value")]
-    mask = given.get("attn_mask")
     if any(value is None for value in values) or given.get("dropout_p", 0.0) != 0:
         return False
-    if mask is not None and ((seen := _value(mask)) is None or seen.dtype != torch.bool):
+    if given.get("attn_mask") is not None and _value(given["attn_mask"]) is None:
         return False
     query, key, _ = values
     sizes = (query.shape[-2], key.shape[-2])  # type: ignore[union-attr]
