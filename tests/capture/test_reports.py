@@ -1,5 +1,7 @@
 """What torch or we leave to PyTorch is said, with the user's names; what no program can take is refused."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -107,6 +109,43 @@ def test_a_module_of_torchs_own_that_is_compiled_by_itself_is_reported(make) -> 
     name = f"{type(module).__module__}.{type(module).__name__}"
     with pytest.warns(TorchaneWarning, match=rf"cannot trace all of {name}: .*RNN, GRU, or LSTM"):
         torch.compile(module, backend="ane")(torch.randn(2, 5, 8))
+
+
+class OwnName(nn.Sequential):
+    """A class of the user's whose forward is torch's."""
+
+
+class Block(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.proj(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU()), r"Sequential.compile\(backend=\"ane\"\) compiles nothing: .* as nn.Sequential's is"),
+        (lambda: OwnName(nn.Linear(8, 8)), r"OwnName.compile\(backend=\"ane\"\) compiles nothing: .* as nn.Sequential's is"),
+        (lambda: nn.Sequential(Block(), nn.ReLU()), "compiles Block in it alone, each by itself"),
+    ],
+    ids=["torch's own", "a subclass", "with the user's inside"],
+)
+def test_a_compilation_in_place_that_torch_leaves_out_is_reported(make, said) -> None:
+    with pytest.warns(TorchaneWarning, match=said):
+        make().compile(backend=backend.ane, options={"device": "twin"})
+
+
+def test_a_compilation_in_place_that_torch_takes_is_not_reported() -> None:
+    model = Block()
+    model.compile(backend="ane", options={"device": "twin"})
+    nn.Sequential(nn.Linear(8, 8)).compile(backend="eager")
+    model(torch.ones(1, 8))
+
+
+def test_the_first_compilation_in_place_of_a_process_is_reported_too() -> None:
+    """torch imports the backend while it is under way."""
+    code = "import torch; torch.nn.Sequential(torch.nn.Linear(8, 8)).compile(backend='ane')"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr.count("compiles nothing: torch leaves out a forward that is its own") == 1
 
 
 def test_sparse_tensors_are_reported() -> None:

@@ -4,9 +4,10 @@
 Dynamo counts its breaks. Its compile callbacks tell when a frame begins and ends; what was counted in
 between, for a frame of ours, becomes a TorchaneWarning with the user's line. `torch.compile(DDP(model))`
 is told apart: Dynamo leaves out the wrapper's own forward, and of what it wraps the forwards that are torch's own. Callbacks know no backend, so the compiling frame is
-looked up on the stack; torch is pinned.
+looked up on the stack; torch is pinned. `module.compile()` of such a forward begins no frame, so nothing would tell: that method is watched itself.
 """
 
+import functools
 import sys
 import warnings
 from collections import Counter
@@ -36,6 +37,12 @@ DDP_ADVICE = (
 )
 
 
+IN_PLACE_ADVICE = (
+    '{kind}.compile(backend="ane") compiles {what}: torch leaves out a forward that is its own, as {owner}\'s is, and says nothing. '
+    'Use torch.compile(module, backend="ane"), which takes it.'
+)
+
+
 class Watch:
     """Reports frames whose innermost backend is `backend`, from now on."""
 
@@ -48,6 +55,33 @@ class Watch:
         start, end = disable(self._start), disable(self._end)
         callback_handler.start_callbacks = _Lasting(callback_handler.start_callbacks, start)
         callback_handler.end_callbacks = _Lasting(callback_handler.end_callbacks, end)
+        self._watch_compile_in_place()
+
+    def _watch_compile_in_place(self) -> None:
+        """nn.Module.compile as it was, and a warning where it does nothing. This module may be imported by the first such call itself."""
+        in_place = nn.Module.compile
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is in_place.__code__:
+                self._say_what_is_left_out(frame.f_locals["self"])
+            frame = frame.f_back
+
+        @functools.wraps(in_place)
+        def watched(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+            in_place(module, *args, **kwargs)
+            if kwargs.get("backend") in ("ane", self._backend):
+                self._say_what_is_left_out(module)
+
+        nn.Module.compile = watched  # type: ignore[method-assign]
+
+    @staticmethod
+    def _say_what_is_left_out(module: nn.Module) -> None:
+        frames = _frames(module)
+        if frames != [module]:
+            owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+            what = "nothing" if not frames else ", ".join(dict.fromkeys(type(one).__name__ for one in frames)) + " in it alone, each by itself"
+            kind = f"{type(module).__module__}.{type(module).__qualname__}"
+            warnings.warn(IN_PLACE_ADVICE.format(kind=kind, what=what, owner=f"nn.{owner.__name__}"), TorchaneWarning, stacklevel=3)
 
     def _start(self, _: CallbackArgs) -> None:
         self._before = {kind: Counter(counters[kind]) for kind in _COUNTED}
