@@ -154,7 +154,7 @@ class Scheduler:
         """What is kept in few bits becomes numbers for the program that reads it, and is made anew for others."""
         few_bits = [node for node in needed if node.target is dequantise]
         if few_bits:
-            self._host_call(f"{self.source.name}.weights{len(self.steps)}", few_bits)
+            self._host_call(f"{self.source.name}.weights{len(self.steps)}", few_bits, makes_weights=True)
             self.on_host.difference_update(few_bits)
 
     def _copy_out(self, node: fx.Node) -> Copy:
@@ -217,12 +217,12 @@ class Scheduler:
         if missing:
             self._host_call(f"{self.source.name}.outputs", list(dict.fromkeys(missing)))
 
-    def _host_call(self, key: str, nodes: list[fx.Node]) -> None:
+    def _host_call(self, key: str, nodes: list[fx.Node], makes_weights: bool = False) -> None:
         """Adds a segment that computes `nodes` from what the host has, views and constants made on the way."""
         self._unstage_for(nodes)
         made = host_segment(self.graph, self.cut, nodes, self.on_host, self.written)
         self.host_calls[key] = naming_lookups(fx.GraphModule(self.source.module, made.graph))
-        self.steps.append(HostCall(key, made.ops, made.sources, made.leaving))
+        self.steps.append(HostCall(key, made.ops, made.sources, made.leaving, makes_weights))
         self.on_host.update(nodes)
 
     def _unstage_for(self, nodes: list[fx.Node]) -> None:

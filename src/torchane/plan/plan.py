@@ -128,12 +128,14 @@ class Unstage:
 
 @dataclass(frozen=True)
 class HostCall:
-    """Ops that no program holds, run by PyTorch: `key` finds the callable, `ops` says what it runs and why."""
+    """Ops that no program holds, run by PyTorch: `key` finds the callable, `ops` says what it runs and why. makes_weights: it makes numbers of
+    weights that are kept in few bits, and nothing else: it draws no random numbers and writes nothing in place."""
 
     key: str
     ops: tuple[tuple[str, str], ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    makes_weights: bool = False
 
 
 Step = Stage | Dispatch | Unstage | HostCall

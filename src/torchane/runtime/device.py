@@ -92,12 +92,14 @@ class Device(Protocol):
     arithmetic: the rules that its numbers follow, "exact" or "engine" (mil/engine). loaded: how many programs have a place on it.
     wrong_ops: ops whose numbers were found wrong on this machine, and what was found; programs do without. respell: writes a program in
     other ops, for one whose numbers are wrong; handed in by the compiler, which the runtime does without. may_err: whether its numbers may be
-    wrong although the program is right, so that what looks wrong is to be confirmed.
+    wrong although the program is right, so that what looks wrong is to be confirmed. frees_processor: a run leaves the processor to the host, whose
+    work may go on meanwhile.
     """
 
     name: str
     arithmetic: str
     may_err: bool
+    frees_processor: bool
     wrong_ops: Mapping[str, str]
     respell: Callable[[Program], Program] | None
 

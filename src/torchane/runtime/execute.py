@@ -1,13 +1,15 @@
 """Runs a Plan on a device.
 
 Host values stay what the caller's framework has (torch tensors); a `Host` says how they are read and
-made. Everything else lies in surfaces. Steps run in the plan's order; a surface that nothing reads any
-more goes back to the pool at once, and one that leaves the plan is lent out. Observers are called before and
-after each step (observers.py).
+made. Everything else lies in surfaces. Steps run in the plan's order, or, on a device that leaves the processor to the host, some of them beside
+a dispatch (plan/overlap.py, beside.py); a surface that nothing reads any more goes back to the pool at once, and one that leaves the plan is lent
+out. Observers are called before and after each step (observers.py).
 """
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 from torchane.abi.frozen import dequantised
 from torchane.errors import TorchaneWarning
 from torchane.plan import Dispatch, Plan, Stage, Unstage
+from torchane.plan.overlap import one_by_one, overlapped
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.fp16_range import Doubts, NotInFp16, no_doubts
 from torchane.runtime.frozen import Frozen
@@ -60,8 +63,11 @@ class Executor:
         self.only_added: frozenset[str] = frozenset()  # values that are added to others and no more: faint ones do no harm
         # What a dispatch needs is prepared here: it should cost a few microseconds more than the engine's own time.
         stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.stays}
-        self.frees = tuple(tuple(name for name in names if name not in stay) for names in plan.last_uses())
-        self.drops = plan.last_reads()
+        self.turns = (overlapped if device.frees_processor else one_by_one)(plan)
+        order = [index for turn in self.turns for index in (*turn.beside, turn.step)]
+        ordered = replace(plan, steps=tuple(plan.steps[index] for index in order))
+        self.frees = {i: tuple(name for name in names if name not in stay) for i, names in zip(order, ordered.last_uses(), strict=True)}
+        self.drops = dict(zip(order, ordered.last_reads(), strict=True))
         shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
         self.prepared = {id(step): (_picking(step.inputs), shapes[step.program]) for step in plan.steps if isinstance(step, Dispatch)}
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
@@ -120,21 +126,31 @@ class Executor:
             run = Run(self, inputs, scale, strict, looks, doubts)
             try:
                 do = run.watched_by(self.observers) if self.observers else run.step
-                for index, free in enumerate(self.frees):
-                    do(index)
-                    for name in self.drops[index]:
-                        run.values.pop(name, None)
-                    if run.numbers.reading.overflowed:
-                        return [], run.numbers.reading
-                    if free:
-                        run.release(free)
+                for turn in self.turns:
+                    if turn.beside:
+                        works = [(index < turn.step, partial(self._carry_out, run, do, index)) for index in turn.beside]
+                        run.beside.next([work for is_due, work in works if is_due], [work for is_due, work in works if not is_due])
+                    if not self._carry_out(run, do, turn.step):
+                        return [], run.overflowed or run.numbers.reading
                 return run.outputs(), run.numbers.reading
             except BaseException:
                 self.rows.forget()
                 raise
             finally:
                 run.release([name for name in run.surfaces if name not in run.borrowed])
+                run.beside.next()
                 run.run_program = self.device.run  # no circle with observers: gradients that a dead run still held would be copied by autograd
+
+    def _carry_out(self, run: Run, do: Callable[[int], None], index: int) -> bool:
+        """A step, and what nothing needs after it; whether the run goes on."""
+        do(index)
+        for name in self.drops[index]:
+            run.values.pop(name, None)
+        if run.overflowed is None and run.numbers.reading.overflowed:
+            run.overflowed = replace(run.numbers.reading, faint=[*run.numbers.reading.faint])  # a dispatch that runs beside adds to it
+        if run.overflowed is None and self.frees[index]:
+            run.release(self.frees[index])
+        return run.overflowed is None
 
 
 def _picking(names: tuple[str, ...]) -> Callable[[Mapping[str, Buffer]], Sequence[Buffer]]:

@@ -2,6 +2,7 @@
 
     compiled(plan, programs)            once, when the plan is ready for a device
     before(moment) ── step ── after(moment)    at every step; after a dispatch the moment holds each run of the program
+Steps that go on beside a dispatch (plan/overlap.py) come between its `before` and its `after`.
 Given to torch.compile as options={"observers": [...]}, or added to the `observers` of a graph (capture/backend.py, `told`). A graph that
 nobody observes calls nothing. An observer may read surfaces with `look`; what it keeps, it copies: the next step may write there.
 """
@@ -14,13 +15,13 @@ from dataclasses import dataclass, field
 from torchane.plan import Dispatch, Plan, Step
 from torchane.runtime.device import Buffer, LoadedProgram
 
-#: Runs a program on surfaces: `Device.run`, or that and what looks at it.
-RunProgram = Callable[[LoadedProgram, Sequence[Buffer], Sequence[Buffer]], None]
+#: Runs a program on surfaces: `Device.run`, or that and what looks at it. The seconds on the device, None where the call took no longer.
+RunProgram = Callable[[LoadedProgram, Sequence[Buffer], Sequence[Buffer]], float | None]
 
 
 @dataclass(frozen=True)
 class ProgramRun:
-    """One run of a program on a device: its surfaces in the order of the ports, and how long it took."""
+    """One run of a program on a device: its surfaces in the order of the ports, and how long the device took."""
 
     program: LoadedProgram
     inputs: Sequence[Buffer]
@@ -68,7 +69,7 @@ class Watched:
         self._run, self._step = run, step
 
     def step(self, index: int) -> None:
-        self.moment = moment = Moment(self.moment.plan, index)
+        around, self.moment = self.moment, (moment := Moment(self.moment.plan, index))
         for observer in self.observers:
             observer.before(moment)
         try:
@@ -79,15 +80,18 @@ class Watched:
         finally:
             for observer in reversed(self.observers):
                 observer.after(moment)
+            self.moment = around
 
     def run(self, program: LoadedProgram, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         start = time.perf_counter()
-        self._run(program, inputs, outputs)
-        self.moment.runs.append(ProgramRun(program, inputs, outputs, time.perf_counter() - start))
+        device_s = self._run(program, inputs, outputs)
+        took_s = time.perf_counter() - start if device_s is None else device_s
+        self.moment.runs.append(ProgramRun(program, inputs, outputs, took_s))
 
 
 class Timer(Observer):
-    """Adds up seconds by kind of step, and of dispatches the runs: their seconds on the device, their number and multiply-adds."""
+    """Adds up seconds by kind of step, and of dispatches the runs: their seconds on the device, their number and multiply-adds. A dispatch
+    during which the host goes on working counts whole, and so does the host's work."""
 
     def __init__(self) -> None:
         self.reset()
@@ -95,13 +99,13 @@ class Timer(Observer):
     def reset(self) -> None:
         self.steps_s: Counter[str] = Counter()
         self.device_s, self.runs, self.macs = 0.0, 0, 0
-        self._began_s = 0.0
+        self._began_s: list[float] = []  # of the steps that are being carried out, one beside the other
 
     def before(self, moment: Moment) -> None:
-        self._began_s = time.perf_counter()
+        self._began_s.append(time.perf_counter())
 
     def after(self, moment: Moment) -> None:
-        self.steps_s[type(moment.step).__name__] += time.perf_counter() - self._began_s
+        self.steps_s[type(moment.step).__name__] += time.perf_counter() - self._began_s.pop()
         if isinstance(moment.step, Dispatch):
             self.device_s += sum(run.time_s for run in moment.runs)
             self.runs += len(moment.runs)

@@ -9,10 +9,12 @@ import numpy as np
 from torchane import native
 from torchane.abi.ports import PortLayout
 from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
+from torchane.runtime.beside import Beside
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.fp16_range import Doubts, NotInFp16, RangeLook
 from torchane.runtime.frozen import Frozen, Seen, sums
 from torchane.runtime.host import Host
+from torchane.runtime.loss_scale import Reading
 from torchane.runtime.numerics import Numerics
 from torchane.runtime.observers import Observer, Watched
 from torchane.runtime.promise import promise
@@ -64,14 +66,16 @@ class Run:
         self.borrowed: set[str] = set()  # weights, and what other runs lent or are lent; the others go back to the pool
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
         self.rows_came: dict[str, tuple[float, int]] = {}  # what was staged in part: the largest of all of it, what is not finite in the part
-        self.run_program = executor.device.run
+        self.overflowed: Reading | None = None  # what scaled gradients looked like when the first did not fit
+        self.beside = Beside(executor.device)
+        self.run_program = self.beside.run if executor.device.frees_processor else executor.device.run
         received = [self._receive(name, layout) for name, layout in executor.plan.surfaces_in.items()]
         saved = next((held.version for held in received if held is not None), None)
         self.version = executor.weights.new_version() if saved is None else saved
 
     def watched_by(self, observers: Sequence[Observer]) -> Callable[[int], None]:
         """`step`, with observers around it."""
-        watched = Watched(observers, self.executor.plan, self.executor.device.run, self.step)
+        watched = Watched(observers, self.executor.plan, self.run_program, self.step)
         self.run_program = watched.run
         return watched.step
 

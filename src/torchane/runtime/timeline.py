@@ -5,10 +5,12 @@
     ..                                                       one step
     json.dump(to_trace(recorder.spans, "measured"), file)    plan/timeline.py draws it, as it draws a prediction
 
-The engine's track has the device's own seconds of each dispatch; what the executor does around it is the host's, between the spans.
+The engine's track has the device's own seconds of each dispatch; what the executor does around it is the host's, between the spans. Host work
+that goes on beside a dispatch stands below it.
 """
 
 import time
+from bisect import insort
 
 from torchane.plan import Dispatch
 from torchane.plan.timeline import Span, named
@@ -16,7 +18,7 @@ from torchane.runtime.observers import Moment, Observer
 
 
 class Recorder(Observer):
-    """spans: of every step since the recorder was made or cleared, in seconds since the first of them."""
+    """spans: of every step since the recorder was made or cleared, in seconds since the first of them, in the order in which they began."""
 
     def __init__(self) -> None:
         self.clear()
@@ -24,23 +26,27 @@ class Recorder(Observer):
     def clear(self) -> None:
         self.spans: list[Span] = []
         self._origin_s: float | None = None
-        self._began_s = 0.0
+        self._began_s: list[float] = []
 
     def before(self, moment: Moment) -> None:
-        self._began_s = time.perf_counter()
+        self._began_s.append(time.perf_counter())
         if self._origin_s is None:
-            self._origin_s = self._began_s
+            self._origin_s = self._began_s[0]
 
     def after(self, moment: Moment) -> None:
         ended_s = time.perf_counter()
         kind, name = named(moment.step, moment.plan)
         details = {"graph": moment.plan.name, **({"error": str(moment.error)} if moment.error is not None else {})}
-        begun_s = self._began_s - (self._origin_s or 0.0)
+        began_s = self._began_s.pop()
+        begun_s = began_s - (self._origin_s or 0.0)
         if not isinstance(moment.step, Dispatch):
-            self.spans.append(Span("host", kind, name, begun_s, ended_s - self._began_s, details))
+            self._add(Span("host", kind, name, begun_s, ended_s - began_s, details))
             return
         at = begun_s  # runs of one dispatch follow each other; when each began is not noted
         for number, run in enumerate(moment.runs):
             again = {"again": number} if number else {}
-            self.spans.append(Span("engine", kind, name, at, run.time_s, {**details, **again}))
+            self._add(Span("engine", kind, name, at, run.time_s, {**details, **again}))
             at += run.time_s
+
+    def _add(self, span: Span) -> None:
+        insort(self.spans, span, key=lambda one: one.start_s)

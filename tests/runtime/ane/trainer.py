@@ -1,6 +1,6 @@
 """A small model that trains on a device, over and over from the same start: for tests of faults in the middle of a step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -34,14 +34,27 @@ class Network(nn.Module):
         return self.head(self.second(self.first(x)))
 
 
+class Layers(nn.Module):
+    """Three layers, each with a program of its own, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.Tanh(), nn.Linear(2 * WIDTH, WIDTH)) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
 class SmallRun:
     """Compiled once for a device. `losses` starts from the same weights and loss scale each time, so its bits are the
     same as long as the device's are."""
 
-    def __init__(self, device: Device, ranges: str = "off", observers: Sequence[Observer] = ()):
+    def __init__(self, device: Device, ranges: str = "off", observers: Sequence[Observer] = (), network: Callable[[], nn.Module] = Network):
         torch.manual_seed(0)
         self.device = device
-        self.model = Network()
+        self.model = network()
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.batches = [(torch.randn(ROWS, WIDTH), torch.randn(ROWS, WIDTH)) for _ in range(3)]
         self.options = {"device": device, "ranges": ranges, "observers": observers}

@@ -121,6 +121,8 @@ class AneDevice:
     name = "ane"
     #: Its numbers follow the rules of mil/engine, as far as these are known; range control is for this arithmetic.
     arithmetic = "engine"
+    #: The bridge waits for the engine without the interpreter's lock.
+    frees_processor = True
 
     def __init__(
         self,

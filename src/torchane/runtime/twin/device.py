@@ -73,6 +73,8 @@ class TwinDevice:
     name = "twin"
     #: Its numbers are right by definition.
     may_err = False
+    #: Its kernels are the processor's work.
+    frees_processor = False
     wrong_ops: Mapping[str, str] = MappingProxyType({})
     respell: Callable[[Program], Program] | None = None
 
