@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "panels.h"
 #include "pool.h"
 #include "steps.h"
 
@@ -18,19 +19,6 @@ namespace {
 // A panel of 32 rows by a slab takes 256 KiB: some of them fit the second-level cache together.
 constexpr int64_t LONGEST_SLAB = 2048;
 constexpr int64_t LINE = 64;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-// One operand of one product: `outer` rows of A or columns of B.
-struct Side {
-    const half_t* data;
-    int64_t stride;
-    bool along_k;
-    int64_t outer;
-
-    const half_t* at(int64_t row, int64_t k) const { return data + (along_k ? row * stride + k : k * stride + row); }
-};
 
 class Product {
 public:

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/pair.h>
@@ -10,6 +11,7 @@
 
 #include <cmath>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -136,6 +138,35 @@ void add_matmul(Tape& tape, Ops ops, PyPlace x, PyPlace y, PyPlace out, int64_t 
     tape.append(std::move(step), std::move(ops));
 }
 
+// A product of an attention: (x, y, out, (m, n, k), transpose_x, transpose_y, x_strides, y_strides); a place that is not used is (0, 0).
+using PyProduct = std::tuple<PyPlace, PyPlace, PyPlace, std::tuple<int64_t, int64_t, int64_t>, bool, bool, Sizes, Sizes>;
+
+Matmul product_of(const PyProduct& given) {
+    Matmul made;
+    const auto& [x, y, out, sizes, transpose_x, transpose_y, x_strides, y_strides] = given;
+    made.x = place(x), made.y = place(y), made.out = place(out);
+    std::tie(made.m, made.n, made.k) = sizes;
+    made.transpose_x = transpose_x, made.transpose_y = transpose_y, made.x_strides = x_strides, made.y_strides = y_strides;
+    return made;
+}
+
+void add_attention(Tape& tape, Ops ops, int64_t m, int64_t n, Sizes batch, const std::optional<PyProduct>& probabilities,
+                   const std::optional<std::tuple<PyPlace, Sizes, int64_t>>& mask, Sizes live, std::vector<float> gap,
+                   const std::optional<PyPlace>& p, const std::optional<PyProduct>& gradient,
+                   const std::vector<std::tuple<PyProduct, bool, bool>>& readers) {
+    auto step = std::make_unique<Attention>();
+    step->m = m, step->n = n, step->batch = std::move(batch), step->live = std::move(live), step->gap = std::move(gap);
+    step->has_probabilities = probabilities.has_value(), step->has_gradient = gradient.has_value(), step->has_mask = mask.has_value();
+    step->keeps = p.has_value();
+    if (probabilities) step->probabilities = product_of(*probabilities);
+    if (gradient) step->gradient = product_of(*gradient);
+    if (mask) step->mask = place(std::get<0>(*mask)), step->mask_strides = std::get<1>(*mask), step->mask_row = std::get<2>(*mask);
+    if (p) step->p = place(*p);
+    for (const auto& [one, of_gradient, is_left] : readers) step->readers.push_back({product_of(one), of_gradient, is_left});
+    step->check();
+    tape.append(std::move(step), std::move(ops));
+}
+
 void add_copy(Tape& tape, Ops ops, PyPlace x, PyPlace out, Sizes sizes, Sizes x_strides, Sizes out_strides) {
     auto step = std::make_unique<Copy>();
     step->x = place(x), step->out = place(out);
@@ -205,6 +236,8 @@ void bind_tape(nb::module_& m) {
         .def("chain", &add_chain, "ops"_a, nb::kw_only(), "sizes"_a, "row"_a, "whole_rows"_a, "registers"_a, "operands"_a, "micros"_a)
         .def("matmul", &add_matmul, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a,
              "exact"_a, "batch"_a, "x_strides"_a, "y_strides"_a)
+        .def("attention", &add_attention, "ops"_a, nb::kw_only(), "m"_a, "n"_a, "batch"_a, "probabilities"_a.none(), "mask"_a.none(), "live"_a, "gap"_a,
+             "p"_a.none(), "gradient"_a.none(), "readers"_a)
         .def("copy", &add_copy, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "sizes"_a, "x_strides"_a, "out_strides"_a)
         .def("reduce", &add_reduce, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "reduction"_a, "sizes"_a, "kept"_a)
         .def("softmax", &add_softmax, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "outer"_a, "entries"_a, "inner"_a)
@@ -236,6 +269,8 @@ void bind_tape(nb::module_& m) {
     named("BINARY", {"add", "sub", "mul", "div", "max", "min", "pow"});
     named("FORM", {"vector_vector", "vector_scalar", "scalar_vector"});
     named("REDUCTION", {"sum", "mean", "max", "min"});
+    m.attr("ATTENTION_ROWS") = Attention::ROWS;
+    m.def("needs_finite", [] { return kernels().matmul.needs_finite; }, "Exact products of the kernels in use are made of parts that infinities lack.");
     named("FAMILY", {"unary", "binary", "row", "softmax"});
 }
 

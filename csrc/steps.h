@@ -115,6 +115,40 @@ struct Chain final : Step {
     void check() const;
 };
 
+// Attention of m queries over n keys for each of a batch, or its gradient, or both: only a block of rows of the (m, n) scores is there at once.
+//
+//     scores = x y                      `probabilities`; with a mask: + mask        P = softmax of each row
+//     G = x y                           `gradient`                                 S = P (G - sum of a row of G P)
+//     products that read P or S         `readers`
+//
+// Each of these has the bits that it would have as steps of its own, each intermediate number rounded to fp16. Columns in which all rows of a block have
+// probabilities of exactly 0 are left out, where that provably changes no bit. Not for kernels that need finite operands.
+struct Attention final : Step {
+    // A product that reads P, or S, as its left operand x or its right one y; the other one's place in `product` is not read.
+    struct Reader {
+        Matmul product;
+        bool of_gradient, is_left;
+    };
+    int64_t m, n;
+    Sizes batch;  // of every product here
+    bool has_probabilities, has_gradient, has_mask;
+    Matmul probabilities, gradient;
+    Place mask;
+    Sizes mask_strides;  // of the batch
+    int64_t mask_row;    // from one row to the next
+    // For each block of ROWS rows: how many columns count; and how far the mask of all others lies below the largest of each row.
+    Sizes live;
+    std::vector<float> gap;
+    bool keeps;     // P lies in memory: read without `probabilities`, else written
+    Place p;        // (batch, m, n), if it does
+    std::vector<Reader> readers;
+    static constexpr int64_t ROWS = 96;  // whole panels of every kernel, and whole steps of its sums
+    void run(const Run& run) const override;
+    std::vector<Extent> extents() const override;
+    // Throws std::invalid_argument where the parts do not fit each other.
+    void check() const;
+};
+
 int64_t product(const Sizes& sizes);
 
 // Counts through all indices of some axes in row-major order, keeping an offset per set of strides.

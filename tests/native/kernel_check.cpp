@@ -111,6 +111,65 @@ void check_matmul(Arithmetic arithmetic, int64_t m, int64_t n, int64_t k, bool t
         }
 }
 
+// A product of two heads, each operand in a space of its own.
+Matmul product_of(int x, int y, int out, int64_t m, int64_t n, int64_t k, bool transpose_x, bool transpose_y) {
+    Matmul made;
+    made.x = {x, 0}, made.y = {y, 0}, made.out = {out, 0}, made.m = m, made.n = n, made.k = k;
+    made.transpose_x = transpose_x, made.transpose_y = transpose_y;
+    made.batch = {2}, made.x_strides = {m * k}, made.y_strides = {k * n};
+    return made;
+}
+
+// Attention and its gradient in one step, and as the steps that it stands for: the same bits.
+void check_attention(Arithmetic arithmetic, int64_t m, int64_t n, int64_t d) {
+    enum { Q, K, V, G, MASK, S, P, DP, DS, FIRST };  // operands, (m, n) arrays, then four results of either way
+    const auto count = [](int64_t size) { return static_cast<size_t>(size); };
+    std::vector<std::vector<half_t>> arrays;
+    for (int64_t size : {2 * d * m, 2 * d * n, 2 * d * n, 2 * d * m, m * n, 2 * m * n, 2 * m * n, 2 * m * n, 2 * m * n}) arrays.push_back(numbers(count(size)));
+    for (int way = 0; way < 2; ++way)
+        for (int64_t size : {2 * m * d, 2 * d * n, 2 * d * m, 2 * n * d}) arrays.emplace_back(count(size), half_t{0x7e00});
+    for (int64_t i = 0; i < m * n; ++i) arrays[MASK][count(i)] = float_to_half(i % n > i / n + n - m ? -30000.0f : 0.0f);
+    std::vector<half_t*> spaces;
+    for (std::vector<half_t>& array : arrays) spaces.push_back(array.data());
+    Memory shared;
+    const Run run{spaces, shared, arithmetic};
+    const Matmul scores = product_of(Q, K, S, m, n, d, true, false), gradient = product_of(G, V, DP, m, n, d, true, false);
+    const auto readers = [&](int to) {
+        return std::vector<Matmul>{product_of(P, V, to, m, d, n, false, true), product_of(G, P, to + 1, d, n, m, false, false),
+                                   product_of(K, DS, to + 2, d, m, n, false, true), product_of(DS, Q, to + 3, n, d, m, true, true)};
+    };
+    const Kernels& table = kernels(arithmetic);
+    std::vector<float> floats(count(n));
+    std::vector<half_t> line(count(n));
+    scores.run(run), gradient.run(run);
+    for (int64_t row = 0; row < 2 * m; ++row) {
+        half_t *s = spaces[S] + row * n, *p = spaces[P] + row * n, *dp = spaces[DP] + row * n, *ds = spaces[DS] + row * n;
+        const auto binary = [&](Binary op, Form form, half_t* to, const half_t* a, const half_t* b) {
+            table.binary[static_cast<int>(op)][static_cast<int>(form)](to, a, b, n);
+        };
+        binary(Binary::add, Form::vector_vector, s, s, spaces[MASK] + row % m * n);
+        table.softmax_row(p, s, n, floats.data());
+        binary(Binary::mul, Form::vector_vector, line.data(), dp, p);
+        const half_t total = float_to_half(table.row[static_cast<int>(Reduction::sum)](line.data(), n));
+        binary(Binary::sub, Form::vector_scalar, ds, dp, &total);
+        binary(Binary::mul, Form::vector_vector, ds, p, ds);
+    }
+    for (const Matmul& reader : readers(FIRST)) reader.run(run);
+    Attention step;
+    step.m = m, step.n = n, step.batch = {2}, step.has_probabilities = step.has_gradient = step.has_mask = true, step.keeps = false;
+    step.probabilities = scores, step.gradient = gradient, step.mask = {MASK, 0}, step.mask_strides = {0}, step.mask_row = n;
+    for (int64_t begin = 0; begin < m; begin += Attention::ROWS) {
+        step.live.push_back(std::min(n, std::min(m, begin + Attention::ROWS) + n - m));
+        step.gap.push_back(30000.0f);
+    }
+    const std::vector<Matmul> after = readers(FIRST + 4);
+    step.readers = {{after[0], false, true}, {after[1], false, false}, {after[2], true, false}, {after[3], true, true}};
+    step.check();
+    step.run(run);
+    for (int result = FIRST; result < FIRST + 4; ++result)
+        require(arrays[count(result)] == arrays[count(result + 4)], arithmetic == Arithmetic::fast ? "attention in fast arithmetic" : "attention");
+}
+
 void check_transpose(int64_t rows, int64_t columns) {
     std::vector<half_t> x = numbers(static_cast<size_t>(rows * columns)), out(x.size());
     Copy step;
@@ -216,6 +275,8 @@ int main() {
                 check_matmul(arithmetic, 16, 24, 64, transpose_x, transpose_y);
             }
         check_matmul(arithmetic, 9, 20, 2100, false, false);
+        check_attention(arithmetic, 130, 130, 20);
+        check_attention(arithmetic, 100, 333, 12);
     }
     check_transpose(65, 130);
     check_reductions();

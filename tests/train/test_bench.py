@@ -76,7 +76,7 @@ def test_the_parts_of_a_step_add_up_to_it():
 
 
 @pytest.mark.parametrize(("ops", "part"), [
-    (["matmul"], "products"), (["conv", "add"], "products"), (["softmax"], "softmax"), (["mul", "reduce_sum", "rsqrt"], "sums and norms"),
+    (["matmul", "add", "softmax", "matmul"], "attention"), (["matmul"], "products"), (["conv", "add"], "products"), (["softmax"], "softmax"), (["mul", "reduce_sum", "rsqrt"], "sums and norms"),
     (["transpose"], "moves"), (["slice_by_index", "concat"], "moves"), (["mul", "transpose"], "element-wise"), (["silu"], "element-wise"),
 ])  # fmt: skip
 def test_a_step_of_a_tape_belongs_to_the_part_that_its_ops_say(ops, part):

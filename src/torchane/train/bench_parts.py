@@ -2,7 +2,7 @@
 
     step ──► forward ─► loss ─► backward ─► clipping ─► optimizer
              └── Plan: staging, dispatches, host calls ──┘
-                           └── timed once more, op by op: products, softmax, sums, moves, element-wise
+                           └── timed once more, op by op: products, attention, softmax, sums, moves, element-wise
 
 Every figure is the median of several steps. Ops are timed in a run of their own of each program, on the surfaces of its last
 dispatch; their shares are then taken of the dispatch's seconds. What no part accounts for is Python, PyTorch's autograd and the executor.
@@ -21,7 +21,7 @@ from torchane.runtime.observers import Moment, Observer
 from torchane.runtime.twin import TwinProgram
 
 #: The parts of a step, in the order in which a table shows them.
-PARTS = ("products", "softmax", "sums and norms", "element-wise", "moves", "staging", "host ops", "loss", "clipping", "optimizer", "the rest")
+PARTS = ("products", "attention", "softmax", "sums and norms", "element-wise", "moves", "staging", "host ops", "loss", "clipping", "optimizer", "the rest")
 
 _WARMUP = 3
 
@@ -78,6 +78,8 @@ class PartTimer(Observer):
 
 def part_of(ops: Sequence[str]) -> str:
     """The part that a step of the twin's tape belongs to, by the MIL ops that it computes at once."""
+    if list(ops).count("matmul") > 1:
+        return "attention"
     if "matmul" in ops or "conv" in ops:
         return "products"
     if "softmax" in ops:

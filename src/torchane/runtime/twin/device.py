@@ -34,6 +34,7 @@ from torchane.runtime.device import Buffer, Limits, LoadedProgram, ProgramStats,
 from torchane.runtime.submissions import Submissions
 from torchane.runtime.twin.arena import ALIGNMENT, place_scratch
 from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, dense_strides, new
+from torchane.runtime.twin.attention import fuse_attention
 from torchane.runtime.twin.chain import Micro
 from torchane.runtime.twin.engine import prepare, require_known
 from torchane.runtime.twin.ops import RULES, Unsupported
@@ -196,7 +197,8 @@ class _Loader:
         for index, var in enumerate(program.outputs):
             self._output(self.values[var], FIRST_PORT + len(program.inputs) + index)
         turned = {} if self.schedule.arithmetic == "engine" else turn_constants(self.constants.values())
-        steps = self.schedule.ordered()
+        numbers = {array.root: literal.value for literal, array in self.constants.items()}
+        steps = fuse_attention(self.schedule.ordered(), numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
         scratch = place_scratch(steps)
         tape = native.Tape(
             name=self.name,
