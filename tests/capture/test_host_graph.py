@@ -1,4 +1,4 @@
-"""The gradient of a tied table: rows added in place are what torch's two tables and their sum give."""
+"""What PyTorch runs between programs: rows added in place are what torch's two tables and their sum give, and memory is read as traced."""
 
 import copy
 
@@ -8,6 +8,7 @@ from capture_helpers import compile_for_twin, distance
 from torch import nn
 
 from torchane.capture import backend, host_graph
+from torchane.errors import TorchaneWarning
 
 aten = torch.ops.aten
 
@@ -80,3 +81,40 @@ def test_a_gradient_scaled_by_frequency_is_left_to_torch(monkeypatch: pytest.Mon
     model = Tied(by_frequency=True)
     trained(model, compile_for_twin(model), torch.zeros(2, 16, dtype=torch.int64))
     assert any("embedding_dense_backward" in op for op, _ in backend.COMPILED[-1].plans["backward"].host_ops)
+
+
+class Turned(nn.Module):
+    """x (B, S, C) -> (B, C, 4). Its softplus' gradient lies turned, and torch's trace says that it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(16, 8), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer(nn.functional.softplus(self.inner(x)).transpose(1, 2))
+
+
+def test_a_gradient_that_lies_otherwise_than_traced_is_right_in_float32() -> None:
+    """Inputs beyond fp16: PyTorch runs the graph, whose next op is a view."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Turned()
+    other, x = copy.deepcopy(model), 1e5 * torch.randn(2, 4, 16)
+    with pytest.warns(TorchaneWarning, match="PyTorch computes the forward, and its backward, in float32"):
+        compile_for_twin(model)(x).square().sum().backward()
+    other(x).square().sum().backward()
+    assert all(torch.allclose(mine.grad, theirs.grad) for mine, theirs in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_ops_that_read_memory_read_it_as_traced() -> None:
+    """aten.as_strided of a value that lies turned would read other numbers."""
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    x.meta["val"] = torch.empty(3, 4)
+    graph.output((graph.call_function(aten.as_strided.default, (x, [2, 2], [4, 1])), graph.call_function(aten.view.default, (x, [12]))))
+    host_graph.read_as_traced(graph)
+    values = torch.arange(12.0).view(3, 4)
+    run = torch.fx.GraphModule(nn.Module(), graph)
+    for lying in (values, values.t().contiguous().t()):
+        strided, flat = run(lying)
+        assert strided.tolist() == [[0, 1], [4, 5]] and flat.tolist() == values.flatten().tolist()

@@ -17,6 +17,7 @@ from torch import fx
 
 from torchane.capture.faint import Doubts, only_added, zeros_of
 from torchane.capture.host import largest_of
+from torchane.capture.host_graph import laid_out, read_as_traced
 from torchane.capture.policies.homogeneous import packet_of
 from torchane.capture.tangents import ByMagnitude
 from torchane.capture.torch_private import HigherOrderOperator
@@ -177,21 +178,28 @@ class _OnHost:
         self.gm = gm
         self.execute = execute
         self.values = [node.meta.get("val") for node in gm.graph.find_nodes(op="placeholder")]
-        self.call: Callable[..., Sequence[Any]] | None = None
+        self.made: fx.GraphModule | None = None
 
     def __call__(self, args: Sequence[Any]) -> list[Any]:
-        if self.call is None:
-            self.call = fx.GraphModule(self.gm, self.gm.graph)
         with torch.no_grad():
-            return list(self.call(*self._promised(args)))
+            return list(self._module()(*self._promised(args)))
 
     def watched(self, args: Sequence[Any], names: Collection[str]) -> tuple[list[Any], dict[str, float]]:
         """The results, and the largest magnitude of the values of these names on the way; 0 for sums that are nothing but roundings."""
         if not names:
             return self(args), {}
-        run = _Watching(self.gm, names)
+        run = _Watching(self._module(), names)
         with torch.no_grad():
             return list(run.run(*self._promised(args))), run.largest
+
+    def _module(self) -> fx.GraphModule:
+        """Made when it is first wanted, which it mostly is not."""
+        if self.made is None:
+            graph = fx.Graph()
+            graph.output(graph.graph_copy(self.gm.graph, {}))
+            read_as_traced(graph)
+            self.made = fx.GraphModule(self.gm, graph)
+        return self.made
 
     def _promised(self, args: Sequence[Any]) -> list[Any]:
         seen = map(self.execute.seen, self.execute.plan.inputs, args)
@@ -227,13 +235,8 @@ def _as_promised(arg: Any, value: Any) -> Any:
     """In the dtype and the strides that the graph was traced with; what was saved in float32 or in a surface has others."""
     if not isinstance(arg, torch.Tensor) or not isinstance(value, torch.Tensor):
         return arg
-    if arg.dtype == value.dtype and (arg.stride() == value.stride() or not _is_promised(value)):
-        return arg
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).copy_(arg)
-
-
-def _is_promised(value: torch.Tensor) -> bool:
-    return value.numel() > 1
+    strides = value.stride()
+    return laid_out(arg.to(value.dtype), strides) if all(isinstance(stride, int) for stride in strides) else arg.to(value.dtype)
 
 
 def _saved(value: Any) -> Any:

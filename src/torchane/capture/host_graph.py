@@ -7,10 +7,14 @@ gradient, which nothing else reads: two tables as large as the weight are never 
     index_copy(cache, 2, at, k)     ->     cache, with k written in place, where the cache is an input whose new value this is
 AOTAutograd would copy the whole new value onto the input afterwards. Only where nothing is differentiated and nothing else reads the old value: a
 second run of the graph then writes the same rows before it reads any.
+
+    view(softplus_backward(..), s)     ->     reshape(softplus_backward(..), s)
+Some ops' results do not lie in memory as torch's trace says (softplus_backward's lies as its first argument). Ops that read memory, not values,
+would end in an error or read other numbers: before them a result is laid out as traced, and a view is taken by its values.
 """
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -21,6 +25,30 @@ from torchane.plan.step_graph import Place
 from torchane.runtime.rows import Written
 
 aten = torch.ops.aten
+
+
+#: What says where in memory numbers lie, by the strides of its first argument.
+_STRIDED = (aten.as_strided, aten.as_strided_copy, aten.as_strided_scatter)
+
+
+def read_as_traced(graph: fx.Graph) -> None:
+    """Rewrites what PyTorch will run, in place. Nodes keep their names."""
+    for node in graph.find_nodes(op="call_function", target=aten.view.default) + graph.find_nodes(op="call_function", target=aten._unsafe_view.default):
+        node.target = aten.reshape.default
+    for node in graph.nodes:
+        if getattr(node.target, "overloadpacket", None) in _STRIDED:
+            source = node.args[0]
+            strides = source.meta["val"].stride()
+            if all(isinstance(stride, int) for stride in strides):
+                with graph.inserting_before(node):
+                    node.replace_input_with(source, graph.call_function(laid_out, (source, strides)))
+
+
+def laid_out(tensor: Tensor, strides: Sequence[int]) -> Tensor:
+    """The tensor itself where it lies in memory with these strides; else a copy that does."""
+    if tensor.numel() < 2 or all(size == 1 or one == other for size, one, other in zip(tensor.shape, tensor.stride(), strides, strict=True)):
+        return tensor
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
 def add_rows_in_place(segment: fx.Graph, cut: Cut, copies: dict[fx.Node, fx.Node]) -> None:

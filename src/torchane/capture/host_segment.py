@@ -8,7 +8,7 @@ from types import MappingProxyType
 from torch import fx
 
 from torchane.capture.graph import Cut
-from torchane.capture.host_graph import add_rows_in_place, write_rows_in_place
+from torchane.capture.host_graph import add_rows_in_place, read_as_traced, write_rows_in_place
 from torchane.plan.step_graph import Place
 
 
@@ -38,6 +38,7 @@ def host_segment(
         if node in there:
             sources[node] = None
             made[node] = segment.placeholder(node.name)
+            made[node].meta = dict(node.meta)
             return made[node]
         for arg in node.all_input_nodes:
             make(arg)
@@ -57,6 +58,7 @@ def host_segment(
     segment.output(tuple(made[node] for node in leaving))
     add_rows_in_place(segment, cut, made)
     write_rows_in_place(made, written)
+    read_as_traced(segment)
     return HostSegment(segment, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in leaving))
 
 
