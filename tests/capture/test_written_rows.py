@@ -108,6 +108,15 @@ def test_under_the_next_promise_all_is_staged_again(model, staged):
     assert staged == []
 
 
+def test_a_promise_that_has_held_all_the_while_is_believed_again(model, staged):
+    ours, held = torch.randn(1, ROWS, SIZE), object()
+    theirs, call = ours.clone(), compile_for_twin(model)
+    for i in range(3):
+        with only_torch_writes(held):
+            assert close(step(call, i, ours), step(model, i, theirs)) and close(ours, theirs)
+    assert staged == [SIZE] * 2
+
+
 def test_nothing_is_believed_after_a_call_that_pytorch_computed(model, staged):
     """Its results were beyond fp16, and it wrote a row of its own over the programs'."""
     ours = torch.randn(1, ROWS, SIZE)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from torchane.data.tokenizer import Tokenizer
@@ -16,7 +17,7 @@ from torchane.errors import RunFolderError, TorchaneError, UsageError
 from torchane.finetune.extras import require
 from torchane.finetune.models import load_base
 from torchane.models.build import build_model
-from torchane.models.config import LlamaConfig
+from torchane.models.config import LlamaConfig, Qwen3Config
 from torchane.models.folder import save_weights
 from torchane.train.run_folder import RunFolder
 
@@ -61,6 +62,22 @@ def test_a_run_folder_is_a_base(tmp_path):
     assert base.tokenizer.eos_token_id == own.end_id
     with torch.no_grad():
         assert torch.allclose(base.model(TOKENS).logits, model.eval()(TOKENS), atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [LlamaConfig(300, 64, 96, 2, 4, 2, 64), Qwen3Config(300, 64, 96, 2, 4, 2, 64, head_dim=32)], ids=["llama", "qwen3"])
+def test_transformers_and_an_export_split_text_as_a_run_does(tmp_path, config):
+    from torchane.cli.converting import read_model
+    from torchane.convert.export import export
+
+    text = "a fox's hen, 1234 of them\n\n  and DON'T you'll see"
+    own = Tokenizer.train([text * 20, "12 fox's " * 50], 300)
+    run = RunFolder.create(tmp_path / "run", {}, build_model(config), own.to_text())
+    save_weights(run.path, build_model(config))
+    assert transformers.AutoTokenizer.from_pretrained(run.path)(text).input_ids == own.encode(text)
+    described = read_model(run.path)
+    assert load_base(export("hf", tmp_path / "out", "m", described).path).tokenizer(text).input_ids == [own.end_id, *own.encode(text)]
+    export("gguf", tmp_path / "out", "m", described)
+    assert load_base(tmp_path / "out" / "gguf" / "m-f16.gguf").tokenizer(text).input_ids == [own.end_id, *own.encode(text)]
 
 
 def test_a_gguf_gives_the_logits_of_its_weights(llama, tmp_path):

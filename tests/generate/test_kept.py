@@ -66,7 +66,6 @@ def test_a_cache_that_is_full_gives_way_to_a_new_one(folder, monkeypatch):
     from torchane.generate import pretrained
 
     monkeypatch.setattr(pretrained, "LEAST_KEPT", 64)
-    monkeypatch.setattr(pretrained, "LEAST_POSITIONS", 64)
     writer = Writer(load_base(folder))
     writer.device = "twin"  # places as the twin has them, computed by PyTorch
     assert [text for text, _ in conversation(writer, TURNS, keeps=True)] == [text for text, _ in conversation(Writer(load_base(folder)), TURNS)]

@@ -12,6 +12,7 @@ from torchane import native
 from torchane.errors import UsageError
 from torchane.finetune.extras import quiet_transformers
 from torchane.finetune.models import load_base
+from torchane.generate import pretrained
 from torchane.generate.pretrained import Writer, templated
 from torchane.generate.sampling import Sampling
 
@@ -99,6 +100,31 @@ def test_programs_give_the_hosts_text_and_compile_nothing_anew_for_the_next_prom
     counters.clear()
     assert writer.write(PROMPTS[1:2], Sampling(max_tokens=40, temperature=0))[0].text.startswith(theirs[1])
     assert counters["stats"]["unique_graphs"] == 0
+    torch._dynamo.reset()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not native.is_built(), reason="the extension is not built")
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_long_prompts_share_one_program_and_give_transformers_scores(kind, tmp_path, monkeypatch):
+    """In pieces of 512 tokens, and steps to the model's last position: three graphs compiled in all."""
+    from torch._dynamo.utils import counters
+
+    scores = []
+    monkeypatch.setattr(pretrained._Scores, "__call__", lambda self, ids, found: scores.append(found[0]) or found)
+    with quiet_transformers():
+        folder = small_models.save(tmp_path / "m", kind, max_position_embeddings=2048)
+    torch._dynamo.reset()
+    counters.clear()
+    writer, plain = Writer(load_base(folder), "twin"), Writer(load_base(folder))
+    text = plain.tokenizer.decode(torch.randint(4, 40, (1300,), generator=torch.Generator().manual_seed(0)).tolist())
+    for tokens in (700, 1300, 600):
+        prompt = plain.tokenizer.decode(plain.tokenizer(text).input_ids[:tokens], skip_special_tokens=True)
+        [ours], _ = (one.write([prompt], Sampling(max_tokens=1, temperature=0)) for one in (writer, plain))
+        assert ours.prompt_tokens > tokens - 50 and small_models.close(scores[-2], scores[-1]) < 5e-3
+        assert counters["stats"]["unique_graphs"] == 1
+    [ours] = writer.write(["The cat"], Sampling(max_tokens=2000, temperature=0))
+    assert ours.tokens == 2000 and counters["stats"]["unique_graphs"] == 3  # of a short prompt, and of a step
     torch._dynamo.reset()
 
 

@@ -41,7 +41,7 @@ def resume(path):
 
 def test_it_holds_a_model_that_loads_and_metrics_of_every_step(trained):
     assert sorted(path.name for path in trained.iterdir()) == [
-        "config.json", "metrics.jsonl", "model.safetensors", "run.json", "tokenizer.json", "training.safetensors",
+        "config.json", "metrics.jsonl", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json", "training.safetensors",
     ]  # fmt: skip
     load_model(trained)
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchane.convert import spm
 from torchane.convert.model import Model, Weights
-from torchane.data.tokenizer import END, Tokenizer
+from torchane.data.tokenizer import END, FOR_TRANSFORMERS, Tokenizer
 from torchane.models.build import CausalLM
 
 
@@ -22,7 +22,6 @@ def model_of(own: CausalLM, tokenizer: Tokenizer | None, source: str) -> Model:
         config |= {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id}
         described = json.loads(tokenizer.to_text())
         described["post_processor"] = spm.begins_with(END, tokenizer.end_id)
-        about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END, "eos_token": END, "clean_up_tokenization_spaces": False}
-        files = {"tokenizer.json": json.dumps(described, ensure_ascii=False).encode(), "tokenizer_config.json": json.dumps(about, indent=2).encode()}
+        files = {"tokenizer.json": json.dumps(described, ensure_ascii=False).encode(), "tokenizer_config.json": json.dumps(FOR_TRANSFORMERS, indent=2).encode()}
     shapes = {name: tuple(weight.shape) for name, weight in named.items()}
     return Model(config, Weights(shapes, named.__getitem__, source), files, source)

@@ -24,6 +24,10 @@ from torchane.models.files import LARGEST_JSON_BYTES, open_regular, parse_json
 
 END = "<|endoftext|>"
 
+#: What a tokenizer_config.json says of a tokenizer.json of ours: without it transformers chooses a class by the model's architecture, and
+#: Qwen's splits text by a rule of its own.
+FOR_TRANSFORMERS = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END, "eos_token": END, "clean_up_tokenization_spaces": False}
+
 SMALLEST_VOCAB_SIZE = 257  # every byte, and END
 SAMPLE_CHARS = 8_000_000  # enough for the merges of small vocabularies; training on more takes longer, no more
 SLICE_CHARS = 1 << 16  # long texts are encoded in slices: threads share them, and progress can be told

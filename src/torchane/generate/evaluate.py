@@ -174,7 +174,7 @@ class Evaluator:
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])  # filled up behind, where a causal model does not look
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        with torch.no_grad():
+        with self.writer.asking():
             logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         found = []
         for row, start, scores in zip(rows, starts, logits, strict=True):

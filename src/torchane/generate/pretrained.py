@@ -3,12 +3,13 @@
     prompts ─► template ─► tokens, filled up on the left ─► model.generate ─► a token of each prompt ─► pieces of text
 
 host    the model as it is, with transformers' growing cache
-twin    the same model through torch.compile(backend="ane"), with a cache of a fixed length: a program for each width that prompts are
-ane     filled up to, and one for the steps after it, which compile nothing anew
+twin    the same model through torch.compile(backend="ane"), with a cache of a fixed length: a program for each width of the pieces that prompts
+ane     are read in (sizes.py), and one for the steps after them, which compile nothing anew
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -17,15 +18,14 @@ import torch
 from torchane.errors import UsageError, shown
 from torchane.finetune.extras import quiet_transformers, require
 from torchane.finetune.models import Base
+from torchane.generate.caches import Caches
 from torchane.generate.kept import Kept
 from torchane.generate.sampling import Sampling, Text, penalised, require_finite
+from torchane.generate.sizes import PIECE, Programs, positions_of, width_of
 from torchane.generate.text import Written, require_text
 from torchane.runtime.promise import only_torch_writes
 
-#: Prompts are filled up to one of these, and beyond to a multiple of the last; caches have a power of two of positions, and so many at least.
-WIDTHS = (32, 64, 128, 256, 512)
-LEAST_POSITIONS = 256
-#: Of a conversation, whose turns share a cache.
+#: Positions of a conversation's cache, at least, which its turns share.
 LEAST_KEPT = 1024
 Message = dict[str, str]
 
@@ -73,6 +73,19 @@ class Writer:
         self.positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
         self.extra_ends = tuple(map(self._token, extra_ends))
         self._kept: Kept | None = None
+        self._programs = Programs()
+        self._caches = Caches(self.model)
+        self._held = object()
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around calls of the model, whose weights nothing but PyTorch's ops write as long as the writer is there (runtime/promise.py)."""
+        try:
+            with torch.no_grad(), only_torch_writes(self._held), quiet_transformers():
+                yield
+        except BaseException:
+            self._held = object()  # a call may have ended halfway
+            raise
 
     def write(
         self, prompts: Sequence[str], sampling: Sampling, *, is_templated: bool = False, keeps: bool = False,
@@ -88,50 +101,69 @@ class Writer:
         if longest >= self.positions:
             raise UsageError(f"A prompt has {longest:,} tokens, and the model has {self.positions:,} positions. Give a shorter one.")
         most = min(sampling.max_tokens, self.positions - longest)
-        if keeps:
-            [row] = rows
-            kept = self._kept_for(row, most)
-            rows = [row[sum(kept.mask) :]]
-            ids, mask = self._filled(rows, self._width(len(rows[0])), kept)
-            cache = {"past_key_values": kept.cache}
-        else:
-            width = longest if self.device == "host" else min(self._width(longest), self.positions - most)
-            ids, mask = self._filled(rows, width)
-            cache = {} if self.device == "host" else {"past_key_values": self._static(min(_power(width + most), self.positions))}
+        with self.asking():
+            kept, width, cache = self._places_for(rows, most, keeps)
+        rows = [row[sum(kept.mask) :] for row in rows] if kept is not None else rows
+        ids, mask = self._filled(rows, width, kept)
         collect = _Collector(self.tokenizer, prompts, rows, sampling, self._ends(), tell)
         self._kept = None  # what ends halfway leaves a cache that nothing is known of
-        with torch.no_grad(), only_torch_writes(), torch.random.fork_rng(devices=[]), quiet_transformers():
+        with self.asking(), torch.random.fork_rng(devices=[]):
+            self._read_pieces(ids, mask, width, cache)
             torch.manual_seed(sampling.seed)
-            done = self.model.generate(  # which calls the model for the prompts, then for each token
+            done = self.model.generate(  # which calls the model for the prompts, in pieces, then for each token
                 input_ids=ids, attention_mask=mask, generation_config=self._settings(sampling, most), stopping_criteria=[collect],
                 logits_processor=[_Scores(mask, sampling.repetition_penalty)], **cache,
             )  # fmt: skip
-        if keeps:
+        if kept is not None:
             kept.wrote(done[0].tolist(), mask[0].tolist())
             self._kept = kept
         return collect.results()
 
-    def _kept_for(self, row: Sequence[int], most: int) -> Kept:
-        """The cache of the last text, as far as this one begins like it; a new one where it has no room, or cannot give up the rest."""
+    def _read_pieces(self, ids: torch.Tensor, mask: torch.Tensor, width: int, cache: dict[str, Any]) -> None:
+        """All pieces of what is new but the last, into the cache. transformers' own pieces have strides of their own, and a program each."""
+        if self.device == "host":
+            return
+        settings = self._settings(Sampling(temperature=0), 1)
+        for end in range(ids.shape[1] - width + PIECE, ids.shape[1], PIECE):
+            self.model.generate(input_ids=ids[:, :end], attention_mask=mask[:, :end], generation_config=settings, **cache)
+
+    def _places_for(self, rows: Sequence[Sequence[int]], most: int, keeps: bool) -> tuple[Kept | None, int, dict[str, Any]]:
+        """(the cache of a conversation, what rows are filled up to, the cache as generate takes it)."""
+        if keeps:
+            [row] = rows
+            kept, width = self._kept_for(row, most)
+            room, cache = kept.room, kept.cache
+        elif self.device == "host":
+            return None, max(map(len, rows)), {}  # which makes its own
+        else:
+            width, room = self._programs.choose(len(rows), max(map(len, rows)), most)
+            kept, cache = None, self._caches.fixed(len(rows), room)
+        if room is not None:
+            self._programs.used(len(rows), width, room)
+        return kept, width, {"past_key_values": cache}
+
+    def _kept_for(self, row: Sequence[int], most: int) -> tuple[Kept, int]:
+        """(the cache of the last text, as far as this one begins like it; what is new filled up to so many tokens). A new one where it has no
+        room, or cannot give up the rest."""
         kept = self._kept
         if kept is not None:
             count, places = kept.common(row)
-            fits = kept.room is None or places + self._width(len(row) - count) + most <= kept.room
+            width = self._width(len(row) - count, kept.room, places + most)
             is_whole = places == len(kept.ids)
-            if fits and (kept.can_crop or (is_whole and kept.room is None)):  # a window counts places that only fill up, too
+            if width is not None and (kept.can_crop or (is_whole and kept.room is None)):  # a window counts places that only fill up, too
                 kept.crop(places)
-                return kept
+                return kept, width
         if self.device == "host":
-            return Kept(require("transformers").DynamicCache(config=self.model.config))
-        room = max(LEAST_KEPT, _power(self._width(len(row)) + most))
-        return Kept(self._static(room), room)
+            return Kept(self._caches.growing()), len(row)
+        room = positions_of(width_of(len(row)) + most, LEAST_KEPT)
+        return Kept(self._caches.fixed(1, room), room), self._width(len(row), room, most) or width_of(len(row))
 
-    def _static(self, positions: int) -> Any:
-        return require("transformers").StaticCache(config=self.model.config, max_cache_len=positions)
-
-    def _width(self, tokens: int) -> int:
-        """What so many tokens are filled up to."""
-        return tokens if self.device == "host" else _width(tokens)
+    def _width(self, tokens: int, room: int | None, others: int) -> int | None:
+        """What so many tokens are filled up to, in a cache of that room (None: the host's) beside so many others. None where it is too small."""
+        if room is None:
+            return tokens
+        widths = (self._programs.width(1, tokens, room), width_of(tokens))
+        return next((width for width in widths if width is not None and width + others <= room), None)
 
     def _token(self, text: str) -> int:
         token = self.tokenizer.get_vocab().get(text)
@@ -219,11 +251,3 @@ class _Collector:
             self._tell(index, text.finish())
             one.text, one.tokens = text.text, text.tokens
         return self.written
-
-
-def _width(tokens: int) -> int:
-    return next((width for width in WIDTHS if width >= tokens), -(-tokens // WIDTHS[-1]) * WIDTHS[-1])
-
-
-def _power(positions: int) -> int:
-    return max(LEAST_POSITIONS, 1 << (positions - 1).bit_length())

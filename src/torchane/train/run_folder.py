@@ -1,6 +1,6 @@
 """A run folder: everything about one training run, readable by others and enough to continue.
 
-    config.json  model.safetensors  tokenizer.json     the model, as Hugging Face lays it out
+    config.json  model.safetensors  tokenizer*.json    the model, as Hugging Face lays it out
     training.safetensors                               weights, moments and step, to resume from
     metrics.jsonl                                      one line a step and one a validation
     run.json                                           command, versions, seed, device, settings, data
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from torchane.data.tokenizer import Tokenizer
+from torchane.data.tokenizer import FOR_TRANSFORMERS, Tokenizer
 from torchane.errors import DataError, RunFolderError, UsageError, shown
 from torchane.models.build import CausalLM
 from torchane.models.files import (
@@ -59,6 +59,7 @@ from torchane.train.checkpoint import PARAMS, STEP, TrainState, load_checkpoint,
 from torchane.train.lock import LOCK
 
 RUN = "run.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TRAINING = "training.safetensors"
 METRICS = "metrics.jsonl"
 DAMAGED_METRICS = "metrics.damaged.jsonl"
@@ -75,7 +76,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, about: Mapping[str, Any], model: CausalLM, tokenizer_json: str | None) -> "RunFolder":
-        """A new folder with its run.json, config.json and, for text, tokenizer.json. Raises UsageError where `path` holds
+        """A new folder with its run.json, config.json and, for text, the tokenizer. Raises UsageError where `path` holds
         something already, RunFolderError where it cannot be written.
         """
         check_free(path)
@@ -83,6 +84,7 @@ class RunFolder:
         save_config(path, model.config)
         if tokenizer_json is not None:
             write_text(path / TOKENIZER, tokenizer_json)
+            write_text(path / TOKENIZER_CONFIG, json.dumps(FOR_TRANSFORMERS, indent=2))
         folder = cls(path)
         folder.write_about(about)
         return folder
