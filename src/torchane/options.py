@@ -213,6 +213,7 @@ def _lora() -> tuple[Option, ...]:
         Option("fine_tune_type", here, "choice", "What is trained.  [default: lora]", allowed=("lora", "dora", "full")),
         Option("optimizer", here, "choice", "torch's.  [default: adam]", allowed=("adam", "adamw", "muon", "sgd", "adafactor")),
         Option("mask_prompt", here, "flag", "Only the last message, or the completion, is learned."),
+        Option("packing", here, "flag", "Several examples in one row of up to --max-seq-length tokens, each as if it were alone."),
         Option("num_layers", here, "number", "How many of the last blocks; -1: all.  [default: 16]"),
         Option("batch_size", here, "number", "Examples in a batch.  [default: 4]"),
         Option("iters", here, "number", "Batches, in all.  [default: 1000]"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import types
@@ -53,8 +54,9 @@ def test_it_learns_and_says_so_in_mlx_lms_lines(lora, base):
     assert done.json["test_loss"] < valid[0] - 0.2 and done.json["iters"] == 30 and done.json["adapter"] == "adapters"
 
 
-def test_ctrl_c_saves_and_resuming_gives_what_an_unbroken_run_gives(lora, monkeypatch):
-    options = ("--train", "--iters", 6, "--grad-accumulation-steps", 2, "--optimizer", "adamw")
+@pytest.mark.parametrize("more", [(), ("--packing", "--max-seq-length", 64, "--batch-size", 2)], ids=["padded", "packed"])
+def test_ctrl_c_saves_and_resuming_gives_what_an_unbroken_run_gives(lora, monkeypatch, more):
+    options = ("--train", "--iters", 6, "--grad-accumulation-steps", 2, "--optimizer", "adamw", *more)
     assert lora(*options, "--adapter-path", "whole").code == 0
     step = Tuner.step
 
@@ -72,6 +74,13 @@ def test_ctrl_c_saves_and_resuming_gives_what_an_unbroken_run_gives(lora, monkey
     assert resumed.code == 0 and "Resuming broken after iteration 3 of 6" in resumed.out and "Test loss" in resumed.out
     for name in ("adapter_model.safetensors", "state/training.safetensors"):
         assert Path("broken", name).read_bytes() == Path("whole", name).read_bytes(), name
+
+
+def test_packing_says_what_it_saves(lora):
+    done = lora("--train", "--iters", 1, "--packing", "--max-seq-length", 288, "--batch-size", 2, "--json")
+    rows = re.search(r"batches of 2 rows of 288 tokens, (\d+) in an epoch, (.*) % of them padding \((.*) % without --packing\)", done.err)
+    assert done.code == 0 and rows and float(rows[2]) != float(rows[3]), done.err
+    assert json.loads(Path("adapters/training.json").read_text())["settings"]["packing"] is True
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "muon"])
@@ -153,6 +162,7 @@ def test_trackers_get_the_numbers_under_mlx_lms_names(lora, monkeypatch):
         ((), 2, "Say what to do: --train, --test, or both"),
         (("--train", "--adapter-path", ""), 2, "--adapter-path is empty"),
         (("--train", "--batch-size", 64), 2, "There are 12 examples to train on, and a batch has 64"),
+        (("--train", "--packing"), 2, "fill 2 rows of 512 tokens, and a batch has 4"),
         (("--train", "--report-to", "mlflow"), 2, "--report-to mlflow: known are wandb and swanlab"),
         (("--train", "--report-to", "swanlab"), 2, "pip install swanlab"),
         (("--train", "--resume-adapter-file", "no.safetensors"), 1, "There is no no.safetensors"),

@@ -1,12 +1,14 @@
 """A process that fine-tunes and dies: python dying.py reads lines of JSON, [folder, base, data, at, what], and forks a child for each.
 
-It answers with the child's exit code; how a child dies: tests/train/crashing.py. The model is PyTorch's own: what the twin computes is
+It answers with the child's exit code; how a child dies: tests/train/crashing.py, or "after": killed `at` seconds after it began. The model is PyTorch's own: what the twin computes is
 tested elsewhere.
 """
 
 import json
 import os
+import signal
 import sys
+import time
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +36,7 @@ def eager(model, device, **options):
 
 def tune(folder: Path, base: str, data: str, at: int | None, what: str) -> int:
     """Begins the run or resumes it; where it comes to its end, FOLDER.count says how many calls it made."""
-    calls = Calls(at, what)
+    calls = Calls(None if what == "after" else at, what)
     request = partial(tuning.Request, device="twin", threads=1)
     if (folder / "training.json").exists():
         made = request(resume=folder)
@@ -66,6 +68,9 @@ def main() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
+        if what == "after":
+            time.sleep(at)
+            os.kill(child, signal.SIGKILL)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 

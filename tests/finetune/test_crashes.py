@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,12 @@ def write_data(path: Path, settings) -> None:
 @pytest.fixture(scope="module")
 def tune(places):
     """tune(folder, at, what) -> exit code of a process that begins the run or resumes it."""
-    base, data = places
+    with tuning(*places) as call:
+        yield call
+
+
+@contextmanager
+def tuning(base: Path, data: Path):
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("dying.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=here, text=True) as process:
@@ -67,9 +73,9 @@ def whole(tune, tmp_path_factory):
     return path, int(Path(f"{path}.count").read_text())
 
 
-def ended_as(folder: Path, whole: Path) -> None:
+def ended_as(folder: Path, whole: Path, saves: int = SETTINGS["iters"]) -> None:
     names = [path.relative_to(whole) for path in whole.rglob("*.safetensors")]
-    assert len(names) == 2 + SETTINGS["iters"]  # the adapter, the state, and a copy for each save
+    assert len(names) == 2 + saves  # the adapter, the state, and a copy for each save
     for name in names:
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     rows = [[row | {"time_s": 0} for row in RunFolder(path).read_metrics()] for path in (folder, whole)]
@@ -108,15 +114,51 @@ def test_a_run_that_dies_at_any_call_ends_with_the_same_bits(tune, tmp_path, who
 
 
 @pytest.mark.long
-def test_thirty_kills_at_random_moments_leave_the_adapter_of_a_run_that_nothing_stopped(places, tmp_path):
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("changes", [{}, {"fine_tune_type": "dora", "lora_parameters": {"rank": 4}}, {"fine_tune_type": "full"}, {"packing": True, "max_seq_length": 64}], ids=["lora", "dora", "full", "packing"])
+def test_thirty_kills_at_random_seconds_end_with_the_same_bits(places, tmp_path, changes):
+    """A checkpoint after each iteration, so that many of the kills meet one that is being written."""
+    data, whole, folder = tmp_path / "data", tmp_path / "whole", tmp_path / "run"
+    write_data(data, {**SETTINGS, **changes, "iters": 30})
+    rng, kills, met, longest = random.Random(0), 0, set(), 0.0
+    with tuning(places[0], data) as tune:
+        for _ in range(2):  # the first one reads modules of its own
+            shutil.rmtree(whole, ignore_errors=True)
+            begin = time.monotonic()
+            assert tune(whole) == ENDED
+            longest = time.monotonic() - begin
+        while kills < 30:
+            code = tune(folder, rng.random() * longest, "after")
+            if code == ENDED:  # it ended first: begin again
+                ended_as(folder, whole, copies(changes))
+                shutil.rmtree(folder)
+            else:
+                assert code == -signal.SIGKILL
+                kills += 1
+                met.add(len(list(folder.rglob("*"))))
+            if not (folder / "training.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        assert tune(folder) == ENDED
+    ended_as(folder, whole, copies(changes))
+    assert len(met) > 5  # kills met the run at different moments
+
+
+def copies(changes) -> int:
+    return 0 if changes.get("fine_tune_type") == "full" else 30
+
+
+@pytest.mark.long
+@pytest.mark.timeout(6000)
+@pytest.mark.parametrize("changes", [{}, {"packing": True, "max_seq_length": 64}], ids=["lora", "packing"])
+def test_thirty_kills_at_random_moments_leave_the_adapter_of_a_run_that_nothing_stopped(changes, places, tmp_path):
     """The command itself, on the twin, in a process of its own each time."""
     base, data = tmp_path / "base", tmp_path / "data"
     shutil.copytree(places[0], base)
-    write_data(data, {**SETTINGS, "iters": 60, "save_every": 3, "steps_per_eval": 20})
+    write_data(data, {**SETTINGS, **changes, "iters": 300, "save_every": 3, "steps_per_eval": 100})
     begin = ["--model", str(base), "--train", "--data", str(data), "-c", str(data / "settings.yaml")]
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TORCHANE_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-W", "ignore", "-m", "torchane", "lora", "--device", "twin"]
-    whole, folder = tmp_path / "whole", tmp_path / "run"
+    whole, folder, met = tmp_path / "whole", tmp_path / "run", set()
     subprocess.run([*command, *begin, "--adapter-path", str(whole)], env=here, check=True, capture_output=True)
     rng, kills = random.Random(0), 0
     while kills < 30:
@@ -127,20 +169,24 @@ def test_thirty_kills_at_random_moments_leave_the_adapter_of_a_run_that_nothing_
         time.sleep(rng.random() * 0.6)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
+        met.add(iterations(folder))
         if process.returncode == 0:  # it ended first: begin again
             assert (folder / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
             shutil.rmtree(folder)
+    assert len(met) > 5  # they met the run at different iterations
     subprocess.run([*command, *(["--resume", str(folder)] if folder.exists() else [*begin, "--adapter-path", str(folder)])], env=here, check=True)
     for name in ("adapter_model.safetensors", "state/training.safetensors"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def wait_for_an_iteration(process, folder: Path) -> None:
-    """Until the metrics grow, or the process ends."""
-    size = (folder / "metrics.jsonl").stat().st_size if (folder / "metrics.jsonl").exists() else 0
-    while process.poll() is None:
-        path = folder / "metrics.jsonl"
-        if path.exists() and path.stat().st_size > size:
-            return
-        size = min(size, path.stat().st_size) if path.exists() else size
+    """Until it has made one, or ends. A validation's line comes before the training graph is compiled."""
+    before = iterations(folder)
+    while process.poll() is None and iterations(folder) <= before:
+        before = min(before, iterations(folder))  # resuming takes away what came after the checkpoint
         time.sleep(0.02)
+
+
+def iterations(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count('"kind": "step"') if path.exists() else 0

@@ -72,12 +72,12 @@ def is_worth_it(rows: int, vocab_size: int) -> bool:
     return rows * vocab_size >= LEAST_SCORES and rows <= _MOST_ROWS and vocab_size >= 2 * NARROWEST
 
 
-def with_loss(self: nn.Module, tokens: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
-    """tokens, targets (B, S) -> nll (B * S,) float32, 0 where a target is ignored, of a model that gives logits (B, S, V).
+def with_loss(self: nn.Module, tokens: Tensor, targets: Tensor, ignore_index: int = -100, *positions: Tensor) -> Tensor:
+    """tokens, targets and, where the model takes them, positions (B, S) -> nll (B * S,) float32, 0 where a target is ignored, of a model that gives logits (B, S, V).
 
     The model is called `self`, which is left out of the names that people see: they are those of the model alone.
     """
-    return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten(), reduction="none", ignore_index=ignore_index)
+    return F.cross_entropy(self(tokens, *positions).flatten(0, 1), targets.flatten(), reduction="none", ignore_index=ignore_index)
 
 
 class LogitsAreWhole(Exception):

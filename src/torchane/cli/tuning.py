@@ -20,12 +20,13 @@ from torchane.cli.training import said_rules, set_threads
 from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.finetune import memory
 from torchane.finetune.adapters import adapted, add_adapter, free_blocks, is_adapted, load_adapter_file, trained
-from torchane.finetune.batches import TrainBatches, bucket_lengths, fixed_batches
+from torchane.finetune.batches import Batches, TrainBatches, bucket_lengths, fixed_batches, padding_share
 from torchane.finetune.data import Example, Splits, load_splits
 from torchane.finetune.folder import AdapterFolder
 from torchane.finetune.loop import Logits, Reporter, TrainReport, Tuner, TuneResult, mean_loss
 from torchane.finetune.models import Base, check_folder, fingerprint, load_base, load_tokenizer, locate, require_tokenizer
 from torchane.finetune.optimizers import make_optimizer, make_schedule
+from torchane.finetune.packing import PackedBatches, require_apart, row_length
 from torchane.finetune.quantize import Rounded, quantize, recorded
 from torchane.finetune.settings import LoraSettings, read_config, resolve
 from torchane.finetune.trackers import Trackers, split_names
@@ -169,7 +170,7 @@ def _prepare(plan: Plan, progress: Progress) -> tuple[Base, Splits]:
     if plan.train:
         sizes = memory.sizes_of(path, plan.settings) if base is None else memory.measure(base.model, plan.settings, _bytes_of(base.model))
         if sizes is not None:
-            needed_bytes = memory.require_room(sizes, plan.settings, max(_lengths(splits, positions)))
+            needed_bytes = memory.require_room(sizes, plan.settings, _longest(plan, splits, positions))
             progress.said(f"A step takes about {needed_bytes}.")
     return base or replace(load_base(path), kind=kind), splits
 
@@ -181,8 +182,18 @@ def _check_ids(splits: Splits, vocab: Any, path: Path) -> None:
         raise DataError(f"{path}: its tokenizer gave token {largest:,} for this data, and the model has {vocab:,}. Tokenizer and model do not belong together.")
 
 
-def _lengths(splits: Splits, positions: int) -> tuple[int, ...]:
-    return bucket_lengths([*splits.train, *splits.valid, *splits.test], positions)
+def _lengths(plan: Plan, splits: Splits, positions: int) -> tuple[int, ...]:
+    """That batches are padded to: those of validation and test alone, where what is trained is packed."""
+    return bucket_lengths([*([] if _is_packed(plan) else splits.train), *splits.valid, *splits.test], positions)
+
+
+def _is_packed(plan: Plan) -> bool:
+    return plan.train and plan.settings.packing
+
+
+def _longest(plan: Plan, splits: Splits, positions: int) -> int:
+    """Of the rows of any batch."""
+    return max((*_lengths(plan, splits, positions), row_length(min(plan.settings.max_seq_length, positions), positions) if _is_packed(plan) else 0))
 
 
 def _bytes_of(model: nn.Module) -> int:
@@ -194,21 +205,41 @@ def _carry_out(
 ) -> dict[str, Any]:
     settings, own_dtype = plan.settings, base.model.dtype
     count = sum(param.numel() for param in base.model.parameters())
+    if _is_packed(plan):
+        require_apart(base.model)
     plan = _rounded(plan, base, progress)
     model = _with_adapter(plan, base)
     compiled = _compile(model, settings, request, progress, compile_model)
     progress.said(_describe(base, model, settings, compiled, request, count))
     positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", NO_LIMIT)
-    lengths = _lengths(splits, positions)
+    lengths = _lengths(plan, splits, positions)
     summary: dict[str, Any] = {"adapter": None if folder is None else str(folder.path), "model": plan.model, "device": compiled.device}
     result, stop = TuneResult(0, None, None, 0, False), None
     if plan.train:
         assert folder is not None
-        progress.said(f"{len(splits.train):,} examples to train on, {len(splits.valid):,} to validate; batches of {settings.batch_size} are padded to {_said(lengths)} tokens.")
-        result, stop = _train(plan, base, splits, lengths, model, compiled, folder, own_dtype, progress, held)
+        batches, how = _batches(plan, splits, lengths, positions)
+        progress.said(f"{len(splits.train):,} examples to train on, {len(splits.valid):,} to validate; {how}.")
+        result, stop = _train(plan, base, splits, batches, lengths, model, compiled, folder, own_dtype, progress, held)
     if plan.test and not result.interrupted:
         summary |= _test(splits.test, lengths, model, compiled, settings, progress)
     return {**summary, **asdict(result), "signal": stop if result.interrupted else None}
+
+
+def _batches(plan: Plan, splits: Splits, lengths: tuple[int, ...], positions: int) -> tuple[Batches, str]:
+    """What is trained on, and what to say of its rows."""
+    settings, examples = plan.settings, splits.train
+    if not settings.packing:
+        share = padding_share(examples, lengths)
+        return (
+            TrainBatches(examples, batch_size=settings.batch_size, lengths=lengths, seed=settings.seed),
+            f"batches of {settings.batch_size} are padded to {_said(lengths)} tokens, {100 * share:.1f} % of them padding",
+        )
+    made = PackedBatches(examples, batch_size=settings.batch_size, length=row_length(min(settings.max_seq_length, positions), positions), seed=settings.seed)
+    alone = padding_share(examples, bucket_lengths(examples, positions))
+    return made, (
+        f"batches of {settings.batch_size} rows of {made.length:,} tokens, {made.row_count:,} in an epoch, {100 * made.padding_share:.1f} % of them padding "
+        f"({100 * alone:.1f} % without --packing)"
+    )
 
 
 def _rounded(plan: Plan, base: Base, progress: Progress) -> Plan:
@@ -273,13 +304,12 @@ def _describe(base: Base, model: nn.Module, settings: LoraSettings, compiled: Co
 
 
 def _train(
-    plan: Plan, base: Base, splits: Splits, lengths: tuple[int, ...], model: nn.Module, compiled: CompiledModel, folder: AdapterFolder,
+    plan: Plan, base: Base, splits: Splits, batches: Batches, lengths: tuple[int, ...], model: nn.Module, compiled: CompiledModel, folder: AdapterFolder,
     dtype: torch.dtype, progress: Progress, held: ExitStack,
 ) -> tuple[TuneResult, int | None]:  # fmt: skip
     settings = plan.settings
     schedule = make_schedule(settings.lr_schedule, settings.learning_rate)
     optimizer = make_optimizer(settings.optimizer, list(trained(model).values()), schedule(0), settings.optimizer_config)
-    batches = TrainBatches(splits.train, batch_size=settings.batch_size, lengths=lengths, seed=settings.seed)
     folder.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(RunLock(folder.path))
     here = {"step": 0, **provenance(), **{name: package_version(name) for name in ("transformers", "peft")}}
@@ -294,7 +324,7 @@ def _train(
     watched = _Watched(progress, plan, folder.path) if plan.report_to else None
     if watched is not None:
         held.callback(watched.close)
-    tuner = Tuner(model, compiled, optimizer, schedule, batches, splits.valid, settings, folder, watched or progress, dtype)
+    tuner = Tuner(model, compiled, optimizer, schedule, batches, splits.valid, lengths, settings, folder, watched or progress, dtype)
     if plan.about is None:
         folder.check_free()
         folder.create({**about, "settings": settings.to_dict(), "provenance": [here]})

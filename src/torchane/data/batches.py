@@ -24,7 +24,8 @@ IGNORE = -100  # torch.nn.functional.cross_entropy's ignore_index
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens and targets are int64 (B, S); a target of IGNORE counts nothing.
+    """tokens and targets are int64 (B, S); a target of IGNORE counts nothing. positions, int64 (B, S): of rows that hold several examples, each
+    from 0 on; None: a row is one text.
 
     target_bytes is the number of UTF-8 bytes that the counted targets stand for:
     bits per byte = sum of the targets' losses in nats / ln 2 / target_bytes.
@@ -34,6 +35,12 @@ class Batch:
     targets: torch.Tensor
     target_count: int
     target_bytes: int
+    positions: torch.Tensor | None = None
+
+    @property
+    def more(self) -> tuple[torch.Tensor, ...]:
+        """What the model is called with after tokens."""
+        return () if self.positions is None else (self.positions,)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ order drawn from (seed, epoch); examples that do not fill a batch are left out o
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,6 +47,19 @@ def bucket_lengths(examples: Sequence[Example], positions: int, most: int = MOST
             chosen.append(int(lengths[j - 1]))
             j = cut[j]
     return tuple(sorted(chosen))
+
+
+def padding_share(examples: Sequence[Example], lengths: Sequence[int]) -> float:
+    """Of the tokens of these examples' rows, those that are padding."""
+    needed = np.array([len(example.ids) - 1 for example in examples], np.int64)
+    rows = np.asarray(lengths)[np.searchsorted(lengths, needed)]
+    return 1 - float(needed.sum()) / float(rows.sum())
+
+
+class Batches(Protocol):
+    """Of a run: the same batch for the same iteration, counted from 0."""
+
+    def batch(self, iteration: int) -> Batch: ...
 
 
 class TrainBatches:
@@ -94,7 +108,12 @@ def pad(examples: Sequence[Example], batch_size: int, lengths: Sequence[int]) ->
     targets = np.full((batch_size, size), IGNORE, np.int64)
     for row, example in enumerate(examples):
         count = len(example.ids) - 1
-        tokens[row, :count] = example.ids[:-1]
-        first = max(example.offset - 1, 0)
-        targets[row, first:count] = example.ids[1 + first :]
+        fill_row(tokens[row, :count], targets[row, :count], example)
     return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), int((targets != IGNORE).sum()), 0)
+
+
+def fill_row(tokens: np.ndarray, targets: np.ndarray, example: Example) -> None:
+    """Writes an example of L tokens into int64 (L - 1,) each; a target that is not learned stays as it is."""
+    first = max(example.offset - 1, 0)
+    tokens[:] = example.ids[:-1]
+    targets[first:] = example.ids[1 + first :]

@@ -21,7 +21,7 @@ from torchane import native
 from torchane.data.batches import Batch
 from torchane.errors import NumericsError
 from torchane.finetune.adapters import is_adapted, trained
-from torchane.finetune.batches import TrainBatches, fixed_batches
+from torchane.finetune.batches import Batches, fixed_batches
 from torchane.finetune.data import Example
 from torchane.finetune.folder import AdapterFolder, TuneState
 from torchane.finetune.optimizers import Schedule
@@ -32,15 +32,17 @@ from torchane.train.step import fixed_order_sum, losses
 
 
 class Logits(nn.Module):
-    """A causal model of transformers as a function: tokens int64 (B, S) -> logits float32 (B, S, V)."""
+    """A causal model of transformers as a function: tokens int64 (B, S) -> logits float32 (B, S, V). positions, int64 (B, S), of rows of several
+    examples: where they begin anew, an example does, and transformers' masks part it from the others."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.config = getattr(model, "config", None)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        placed = {} if positions is None else {"position_ids": positions}
+        logits: Tensor = self.model(input_ids=tokens, use_cache=False, **placed).logits
         return logits.float()
 
 
@@ -84,14 +86,15 @@ class Reporter(Protocol):
 
 @dataclass
 class Tuner:
-    """One run. `state` says where it stands; `run` takes it to the last iteration. dtype: that of a whole model's files."""
+    """One run. `state` says where it stands; `run` takes it to the last iteration. lengths: what validation's batches are padded to. dtype: that of a whole model's files."""
 
     model: nn.Module
     compiled: CompiledModel
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    batches: TrainBatches
+    batches: Batches
     valid: Sequence[Example]
+    lengths: Sequence[int]
     settings: LoraSettings
     folder: AdapterFolder
     reporter: Reporter
@@ -189,7 +192,7 @@ class Tuner:
             return None
         start = time.perf_counter()
         settings = self.settings
-        batches = fixed_batches(self.valid, batch_size=settings.batch_size, lengths=self.batches.lengths, most=settings.val_batches)
+        batches = fixed_batches(self.valid, batch_size=settings.batch_size, lengths=self.lengths, most=settings.val_batches)
         loss, _ = mean_loss(self.model, self.compiled, batches)
         if not math.isfinite(loss):
             raise NumericsError(f"iteration {self.state.step}: the validation loss is {loss}. Lower --learning-rate. {self.last_checkpoint()}")
@@ -211,7 +214,7 @@ class Tuner:
         return f"The checkpoint of iteration {self.saved_step} in {self.folder.path} is good."
 
 
-def accumulate(forward: Callable[[Tensor], Tensor], batch: Batch, parts: int) -> float:
+def accumulate(forward: Callable[..., Tensor], batch: Batch, parts: int) -> float:
     """Adds the gradient of the batch's mean loss, divided by `parts`, to the gradients; the loss in nats per token.
     Raises NumericsError, with the gradients untouched, where it is not finite.
     """
@@ -224,7 +227,7 @@ def accumulate(forward: Callable[[Tensor], Tensor], batch: Batch, parts: int) ->
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> tuple[float, int]:
+def mean_loss(model: nn.Module, forward: Callable[..., Tensor], batches: Iterable[Batch]) -> tuple[float, int]:
     """The mean nll of all targets of the batches, in nats, without dropout; and how many they are."""
     total, count = 0.0, 0
     with evaluating(model):

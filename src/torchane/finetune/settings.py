@@ -51,12 +51,13 @@ class LoraParameters:
 class LoraSettings:
     """Everything that decides the numbers of a run, but for model, data and device. A step here is an iteration: one batch of
     batch_size examples; an update of the weights comes every grad_accumulation_steps of them. quantize: bits that the base's linear layers are kept in;
-    None: as in their file. arithmetic: of the twin."""
+    None: as in their file. packing: several examples in one row of a batch. arithmetic: of the twin."""
 
     fine_tune_type: str = "lora"
     optimizer: str = "adam"
     optimizer_config: Mapping[str, Any] = field(default_factory=dict)
     mask_prompt: bool = False
+    packing: bool = False
     num_layers: int = 16
     batch_size: int = 4
     iters: int = 1000
@@ -165,7 +166,7 @@ def _checked(name: str, value: Any) -> Any:
         if value not in allowed:
             raise UsageError(f"{name} is {shown(value)}. Known: {', '.join(allowed)}.")
         return value
-    if name in ("mask_prompt", "grad_checkpoint"):
+    if name in ("mask_prompt", "packing", "grad_checkpoint"):
         if not isinstance(value, bool):
             raise UsageError(f"{name} is {shown(value)}, and it is true or false.")
         return value

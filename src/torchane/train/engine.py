@@ -93,16 +93,16 @@ class EngineModel:
         self._vocab_size = getattr(getattr(model, "config", None), "vocab_size", None) or 0
         self._may_slice = True
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return self._call(self._forward, tokens)
+    def __call__(self, tokens: Tensor, *positions: Tensor) -> Tensor:
+        return self._call(self._forward, tokens, *positions)
 
-    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor | None:
-        """tokens, targets (B, S) -> nll (B * S,) float32, without a logit for each token of the vocabulary; None where logits are few, or
+    def losses(self, tokens: Tensor, targets: Tensor, *positions: Tensor) -> Tensor | None:
+        """tokens, targets, positions (B, S) -> nll (B * S,) float32, without a logit for each token of the vocabulary; None where logits are few, or
         are not simply a product with the classifier's weights."""
         if not self._may_slice or not vocabulary.is_worth_it(tokens.numel(), self._vocab_size) or self._has_room_for(tokens.numel()):
             return None
         try:
-            return self._call(self._losses, self._model, tokens, targets, IGNORE)
+            return self._call(self._losses, self._model, tokens, targets, IGNORE, *positions)
         except vocabulary.LogitsAreWhole:
             self._may_slice = False
             return None

@@ -14,11 +14,11 @@ from torchane.runtime.weights import Weights
 
 
 class CompiledModel(Protocol):
-    """tokens (B, S) -> logits (B, S, V) float32. What it remembers from step to step can be saved and put back."""
+    """tokens (B, S), and where rows hold several texts their positions (B, S) -> logits (B, S, V) float32. What it remembers from step to step can be saved and put back."""
 
     device: str
 
-    def __call__(self, tokens: Tensor) -> Tensor: ...
+    def __call__(self, tokens: Tensor, *positions: Tensor) -> Tensor: ...
 
     def state(self) -> dict[str, Any]: ...
 
@@ -32,12 +32,12 @@ class CompiledModel(Protocol):
 class HostModel:
     """A forward without memory."""
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], device: str = "host") -> None:
+    def __init__(self, forward: Callable[..., Tensor], device: str = "host") -> None:
         self.device = device
         self._forward = forward
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return self._forward(tokens)
+    def __call__(self, tokens: Tensor, *positions: Tensor) -> Tensor:
+        return self._forward(tokens, *positions)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -27,7 +27,7 @@ from torchane.train.forward import CompiledModel
 from torchane.train.optimizer import StagingAdamW
 from torchane.train.settings import TrainSettings
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[..., Tensor]
 #: Given a name, what is entered while that part of a step runs.
 Part = Callable[[str], AbstractContextManager[Any]]
 
@@ -36,8 +36,8 @@ Part = Callable[[str], AbstractContextManager[Any]]
 class ComputesLosses(Protocol):
     """A model that may compute the nll of its targets, too."""
 
-    def losses(self, tokens: Tensor, targets: Tensor) -> Tensor | None:
-        """tokens, targets (B, S) -> nll (B * S,) float32; None where logits are to be had instead."""
+    def losses(self, tokens: Tensor, targets: Tensor, *positions: Tensor) -> Tensor | None:
+        """tokens, targets and the positions of rows that hold several texts (B, S) -> nll (B * S,) float32; None where logits are to be had instead."""
         ...
 
 
@@ -75,10 +75,10 @@ def train_step(
 def losses(forward: Forward, batch: Batch, part: Part = lambda name: nullcontext()) -> Tensor:
     """The nll of each target, (B * S,) float32 in nats, 0 where it is ignored: from logits, or where the model computes it (EngineModel) without
     a logit for each token of the vocabulary. part: as in train_step."""
-    nll = forward.losses(batch.tokens, batch.targets) if isinstance(forward, ComputesLosses) else None
+    nll = forward.losses(batch.tokens, batch.targets, *batch.more) if isinstance(forward, ComputesLosses) else None
     if nll is not None:
         return nll
-    logits = forward(batch.tokens)
+    logits = forward(batch.tokens, *batch.more)
     with part("loss"):
         return token_losses(logits, batch.targets)
 
