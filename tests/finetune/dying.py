@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -64,6 +65,8 @@ def main() -> None:
             code = FAILED
             try:
                 code = tune(Path(folder), base, data, at, what)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
