@@ -1,9 +1,10 @@
 """What does a step of LoRA take on Qwen3 0.6B: memory, tokens per second, the first step? Beside PEFT in eager PyTorch.
 
-    python benchmarks/lora_step.py [--steps 3] [--variant twin twin-fast twin-4 eager-bf16 eager-fp32] [--json out.json]
+    python benchmarks/lora_step.py [--rounds 3] [--steps 3] [--variant twin twin-fast twin-4 eager-bf16 eager-fp32] [--json out.json]
 
 Fixed: Qwen3 0.6B's config with random weights in bfloat16 (the eager-fp32 variant: in float32), LoRA of rank 8 in every linear layer of
-all 28 blocks, Adam, 4 x 256 tokens, seed 0, every processor. twin-fast: products of bf16 numbers; twin-4: linear layers kept in 4 bits. Eager takes transformers' own loss, the twin that of torchane lora. Each variant runs in a process of its own: peak memory is that process's. The
+all 28 blocks, Adam, 4 x 256 tokens, seed 0, every processor. twin-fast: products of bf16 numbers; twin-4: linear layers kept in 4 bits. Eager takes transformers' own loss, the twin that of torchane lora. Each variant runs in a process of its own: peak memory is that process's. A round runs every variant
+once, so that what else the machine does meets all of them; results are medians over rounds, and all of a round's numbers beside them. The
 first step is measured from the call on, imports and the model's making aside, with an empty cache of lowered programs and, for the
 twin, again with what that left. Then the timed steps: median, least and most by the wall, and the processor's time, which other work on
 the machine moves less. The last line of output is JSON. It says nothing of an engine's time.
@@ -46,6 +47,7 @@ CONFIG = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=1, help="how often each variant runs, in turns")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each")
     parser.add_argument("--layers", type=int, default=CONFIG["num_hidden_layers"], help="fewer blocks, to try it out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the results")
@@ -55,18 +57,41 @@ def main() -> None:
         print(json.dumps(measured(chosen.in_this_process, chosen.steps, chosen.layers)))
         return
     conditions = {"benchmark": "lora-step", **provenance(), "isa": native.get_isa(), "timed_steps": chosen.steps, "layers": chosen.layers}
-    found: dict[str, Any] = {}
-    for name in chosen.variant:
-        with tempfile.TemporaryDirectory() as folder:
-            found[name] = in_another_process(name, folder, chosen)
-            if name.startswith("twin"):
-                again = in_another_process(name, folder, chosen, steps=0)
-                found[name]["first_step_from_cache"] = again["first_step"]
-        print(name, json.dumps(found[name], indent=1), flush=True)
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen.variant}
+    for number in range(chosen.rounds):
+        for name in chosen.variant:
+            rounds[name].append(once(name, chosen))
+            print(f"round {number + 1}: {name} {json.dumps(rounds[name][-1])}", flush=True)
+    found = {name: {**medians(all_of), "rounds": all_of} for name, all_of in rounds.items()}
+    for name, of_it in found.items():
+        print(f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in of_it.items() if isinstance(value, float))}")
     text = json.dumps({**conditions, "results": found})
     if chosen.json is not None:
         chosen.json.write_text(text + "\n", encoding="utf-8")
     print(text)
+
+
+def once(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
+    """One process of a variant, and of the twin's a second one with the programs that the first one left."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = in_another_process(name, folder, chosen)
+        if name.startswith("twin"):
+            found["first_step_from_cache"] = in_another_process(name, folder, chosen, steps=0)["first_step"]
+    return found
+
+
+def medians(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    """Of the numbers that one looks for, over rounds; a step's are those of its median step."""
+    seen = {
+        "first_step_wall_s": [one["first_step"]["wall_s"] for one in rounds],
+        "first_step_cpu_s": [one["first_step"]["cpu_s"] for one in rounds],
+        "first_step_from_cache_wall_s": [one["first_step_from_cache"]["wall_s"] for one in rounds if "first_step_from_cache" in one],
+        "step_wall_s": [one["step_wall_s"][0] for one in rounds if one["step_wall_s"]],
+        "step_cpu_s": [one["step_cpu_s"][0] for one in rounds if one["step_cpu_s"]],
+        "tokens_per_s": [one["tokens_per_s"] for one in rounds if one["tokens_per_s"]],
+        "peak_memory_gb": [one["peak_memory_gb"] for one in rounds],
+    }
+    return {key: statistics.median(values) for key, values in seen.items() if values}
 
 
 def in_another_process(name: str, cache: str, chosen: argparse.Namespace, steps: int | None = None) -> dict[str, Any]:
