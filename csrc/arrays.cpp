@@ -1,5 +1,7 @@
 #include "arrays.h"
 
+#include <cstdint>
+
 namespace nb = nanobind;
 
 namespace torchane {
@@ -9,8 +11,11 @@ std::string text(nb::handle value) { return nb::str(value).c_str(); }
 
 View strided(nb::handle array, const std::string& what, bool writable, bool bf16) {
     nb::ndarray<nb::ro, nb::device::cpu> found;
-    if (!nb::try_cast(array, found, false))
+    if (!nb::try_cast(array, found, false)) {
+        if (nb::hasattr(array, "dtype"))
+            throw DeviceFault(what + " holds " + text(array.attr("dtype")) + "; numbers of this machine's byte order are needed.");
         throw DeviceFault(what + " is a " + text(array.type().attr("__name__")) + "; a NumPy array is needed.");
+    }
     if (writable) {
         nb::ndarray<nb::device::cpu> changeable;
         if (!nb::try_cast(array, changeable, false))
@@ -26,6 +31,9 @@ View strided(nb::handle array, const std::string& what, bool writable, bool bf16
     else if (!is(nb::dlpack::dtype_code::Float, 32))
         throw DeviceFault(what + " holds " + text(array.attr("dtype")) +
                           "; float16 or float32 is needed (bf16 comes as uint16, and is said to be).");
+    if (reinterpret_cast<uintptr_t>(found.data()) % (type.bits / 8) != 0)
+        throw DeviceFault(what + " does not begin at a multiple of " + std::to_string(type.bits / 8) +
+                          " bytes in memory, as its numbers must. Pass a copy: numpy.array(x).");
     for (size_t axis = 0; axis < found.ndim(); ++axis) {
         view.sizes.push_back(static_cast<int64_t>(found.shape(axis)));
         view.strides.push_back(found.stride(axis));

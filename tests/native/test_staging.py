@@ -119,6 +119,11 @@ def test_scale_in_place(isa: str) -> None:
 HALF, SINGLE = np.zeros((4, 4), np.float16), np.zeros((4, 4), np.float32)
 
 
+def one_byte_on(array: np.ndarray) -> np.ndarray:
+    """A copy that begins one byte further on than its numbers may."""
+    return np.zeros(array.nbytes + 64, np.uint8)[1 : 1 + array.nbytes].view(array.dtype).reshape(array.shape)
+
+
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
@@ -127,6 +132,9 @@ HALF, SINGLE = np.zeros((4, 4), np.float16), np.zeros((4, 4), np.float32)
         (lambda: native.stage(HALF.copy(), HALF.view(np.uint16)), "src holds uint16"),
         (lambda: native.stage(HALF.copy(), SINGLE[:3]), r"dst has the shape \(4, 4\) and src \(3, 4\)"),
         (lambda: native.stage([1.0], SINGLE), "dst is a list"),
+        (lambda: native.stage(HALF.copy(), SINGLE.astype(">f4")), "src holds >f4; numbers of this machine's byte order"),
+        (lambda: native.stage(HALF.copy(), one_byte_on(SINGLE)), "src does not begin at a multiple of 4 bytes"),
+        (lambda: native.stage(one_byte_on(HALF), SINGLE), "dst does not begin at a multiple of 2 bytes"),
         (lambda: native.stage(np.broadcast_to(HALF[:1], (4, 4)), SINGLE), "dst is read-only"),
         (lambda: native.unstage(HALF.copy(), HALF), "dst holds float16"),
         (lambda: native.unstage(SINGLE.copy(), SINGLE), "src holds float32"),

@@ -99,6 +99,44 @@ def test_a_program_of_another_device_is_refused() -> None:
         TwinDevice().run(Foreign(), [], [])  # type: ignore[arg-type]
 
 
+X, Y = np.ones((32, 64), np.float16), np.ones((64, 96), np.float16)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+def _one_byte_on(array: np.ndarray) -> np.ndarray:
+    """A copy that begins at an odd place in memory."""
+    moved = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    moved[...] = array
+    return moved
+
+
+@pytest.mark.parametrize(("inputs", "change", "complaint"), [
+    ((X.T, Y), None, r"input 0 has the shape \(64, 32\); the port's is \(32, 64\)"), ((X, Y[:63]), None, r"input 1 has the shape \(63, 96\)"),
+    ((X.reshape(-1), Y), None, r"input 0 has the shape \(2048\)"), ((X,), None, "has 2 inputs and was given 1"),
+    ((np.ones((32, 128), np.float16)[:, ::2], Y), None, "input 0 is strided"), ((X[::-1], Y), None, "input 0 is strided"),
+    ((X.astype(np.float32), Y), None, "input 0 holds float32"), ((X.astype(">f2"), Y), None, "input 0 holds >f2; numbers of this machine's byte order"),
+    ((_one_byte_on(X), Y), None, "input 0 does not begin at a multiple of 2 bytes"), ((None, Y), None, "input 0 is a NoneType"),
+    ((X, Y), _one_byte_on, "output 1 does not begin at a multiple of 2 bytes"), ((X, Y), _read_only, "output 1 is read-only"),
+    ((X, Y), lambda out: out[:31], r"output 1 has the shape \(31, 96\)"), ((X, Y), lambda out: out.T.copy().T, "output 1 is strided"),
+    ((X, Y), lambda out: out.astype(np.float32), "output 1 holds float32"),
+])  # fmt: skip
+def test_arrays_that_do_not_fit_are_refused_by_name_before_any_output_is_written(inputs, change, complaint) -> None:
+    b = Builder()
+    x, y = b.input("x", (32, 64)), b.input("y", (64, 96))
+    product = b.matmul(x=x, y=y)
+    program = load_program(b.program(b.relu(x=product), product), "layer7")
+    outputs = [np.full((32, 96), 7, np.float16) for _ in range(2)]
+    if change is not None:
+        outputs[1] = change(outputs[1])
+    with pytest.raises(DeviceError, match=f"layer7.*{complaint}"):
+        TwinDevice().run_arrays(program, inputs, outputs)
+    assert all((out == 7).all() for out in outputs)
+
+
 def test_a_convolution_with_a_window_is_refused_with_its_form() -> None:
     b = Builder()
     x = b.input("x", (1, 8, 4, 32))
