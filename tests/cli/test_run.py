@@ -28,6 +28,7 @@ TWO = """func main<ios18>(tensor<fp32, [2]> a, tensor<int32, [2]> b) {
 } -> (s, c);
 func other<ios18>(tensor<fp32, [2]> a) { tensor<fp32, [2]> y = cos(x = a); } -> (y);
 """
+PAIR = ON_TWIN.replace("-> (y);", "-> (y, z);").replace("tensor<fp16, [1, 4, 1, 32]> y = ", "tensor<fp16, [1, 4, 1, 32]> z = exp(x = x)[name = string(\"z\")];\n tensor<fp16, [1, 4, 1, 32]> y = ")
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def run(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model.mil").write_text(ON_TWIN)
     Path("two.mil").write_text(TWO)
+    Path("pair.mil").write_text(PAIR)
     np.save("x.npy", np.random.default_rng(0).standard_normal((1, 4, 1, 32)).astype(np.float32))
     np.save("a.npy", np.array([0.5, 1.5], np.float32))
     np.save("b.npy", np.array([3, 4]))
@@ -139,6 +141,7 @@ def test_packages_run_as_their_text_does(run):
     (("model.mil", "--input", "x.npy", "--output", "no/such/y.npy"), 1, "cannot be written"),
     (("model.mil", "--input", "nothing.npy"), 2, "nothing.npy: it cannot be read"),
     (("model.mil", "--input", "model.mil"), 1, "no .npy file of numbers"),
+    (("pair.mil", "--input", "x.npy", "--output", "y=same.npy", "--output", "z=./same.npy"), 2, "--output z and --output y are the same file"),
     (("two.mil", "--function", "third", "--input", "a.npy"), 2, "no function 'third'; it has main, other"),
     (("model.mil", "--arithmetic", "magic"), 2, "Invalid value"),
     (("nothing.mil", "--input", "x.npy"), 1, "nothing.mil: it cannot be read"),
@@ -160,6 +163,24 @@ def test_a_program_that_does_not_check_is_refused(run):
     Path("wrong.mil").write_text(ON_TWIN.replace("[1, 4, 1, 32]> y", "[1, 4, 1, 31]> y"))
     code, _, err = run("wrong.mil", "--input", "x.npy")
     assert code == 1 and "CompileError" in err and "'y'" in err
+
+
+def test_an_output_may_take_the_place_of_an_input_and_a_failed_run_leaves_it(run):
+    given = np.load("x.npy").astype(np.float16)
+    np.save("x.npy", given)
+    assert run("model.mil", "--input", "a.npy", "--output", "x.npy")[0] == 2
+    assert np.load("x.npy").tobytes() == given.tobytes()
+    assert run("model.mil", "--input", "x.npy", "--output", "x.npy")[0] == 0
+    assert np.load("x.npy").tobytes() == mil.evaluate(parse(ON_TWIN), {"x": given})["y"].tobytes()
+    assert run("model.mil", "--input", "x.npy", "--output", "/dev/null")[0] == 0 and not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("change", [np.asfortranarray, lambda x: x.astype(">f4"), lambda x: x.astype(np.float64)], ids=["columns", "byte order", "float64"])
+def test_an_input_may_lie_in_any_order_and_type(run, change):
+    run("model.mil", "--input", "x.npy", "--output", "y.npy")
+    np.save("other.npy", change(np.load("x.npy")))
+    assert run("model.mil", "--input", "other.npy", "--output", "z.npy")[0] == 0
+    assert Path("y.npy").read_bytes() == Path("z.npy").read_bytes()
 
 
 def test_nothing_is_unpickled(run):

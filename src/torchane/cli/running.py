@@ -1,5 +1,6 @@
 """What `torchane run` does: values in from .npy files, a program on the twin and where it must in NumPy, values out."""
 
+import io
 import os
 import sys
 import time
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from torchane import mil
-from torchane.errors import ParseError, TorchaneError, UsageError
+from torchane.errors import ParseError, RunFolderError, TorchaneError, UsageError
 from torchane.inspect.recognize import load_program
 from torchane.mil.files import LONGEST_STAND_IN, require_fetched
 from torchane.mil.ir import Program
 from torchane.mil.types import StateType
-from torchane.models.files import require_regular
+from torchane.models.files import require_regular, write_atomically
 from torchane.runtime.mixed import Elsewhere, run_mixed
 from torchane.runtime.twin import ARITHMETICS as KERNELS
 
@@ -139,6 +140,8 @@ def _named(what: str, given: Iterable[str], names: list[str]) -> dict[str, str]:
             raise UsageError(f"--{what} {item}: there is no {what} {name!r}; there are {', '.join(names) or 'none'}.")
         if name in found:
             raise UsageError(f"--{what} {name} is given twice.")
+        if what == "output" and (other := {os.path.realpath(taken): port for port, taken in found.items()}.get(os.path.realpath(path))):
+            raise UsageError(f"--output {name} and --output {other} are the same file, {path}. Give each a file of its own.")
         found[name] = path
     return found
 
@@ -167,10 +170,17 @@ def _read(path: str) -> np.ndarray:
 
 
 def _write(path: str, name: str, value: Any) -> None:
+    """A file is written whole or not at all: it may be that of an input, which is mapped while the program runs."""
     if not isinstance(value, np.ndarray):
         raise UsageError(f"the output {name} is a list or text, which no .npy file holds.")
+    held = io.BytesIO()
+    np.save(held, value, allow_pickle=False)
+    target = Path(os.path.realpath(path))
     try:
-        with open(path, "wb") as file:  # numpy.save would add .npy to the name
-            np.save(file, value, allow_pickle=False)
-    except OSError as error:
-        raise TorchaneError(f"{path}: it cannot be written: {error.strerror or error}.") from error
+        if target.exists() and not target.is_file():  # /dev/null, a pipe: nothing that could be replaced
+            target.write_bytes(held.getbuffer())
+        else:
+            write_atomically(target, lambda writer: writer(held.getbuffer()))
+    except (OSError, RunFolderError) as error:
+        reason = error if isinstance(error, OSError) else error.__cause__
+        raise TorchaneError(f"{path}: it cannot be written: {getattr(reason, 'strerror', None) or reason}.") from error
