@@ -13,12 +13,13 @@ from small_run import CONFIG, GPT2, SETTINGS, make_trainer
 
 from torchane import native
 from torchane.capture import vocabulary
-from torchane.data.batches import IGNORE
+from torchane.data.batches import IGNORE, Batch
 from torchane.errors import CompileError, DeviceError, RunFolderError, UsageError
 from torchane.models.build import build_model
 from torchane.train import engine as module
 from torchane.train.engine import EngineModel
-from torchane.train.step import token_losses
+from torchane.train.loop import drawing_from
+from torchane.train.step import adamw, token_losses, train_step
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +28,8 @@ def nothing_compiled_yet():
     torch.compiler.reset()
 
 
+#: Wide enough for work to be cut among threads.
+WIDE = replace(CONFIG, hidden_size=128, intermediate_size=352, vocab_size=512, num_key_value_heads=4, max_position_embeddings=64)
 STEPS = replace(SETTINGS, steps=8, checkpoint_interval=8)
 
 
@@ -120,8 +123,39 @@ def test_range_control_is_resumed_to_the_bit_and_does_not_depend_on_threads(tmp_
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("arithmetic", ["exact", "fast"])
+@pytest.mark.parametrize("config", [WIDE, replace(GPT2, n_embd=128, n_positions=64)], ids=["llama", "gpt2 with dropout"])
+def test_whole_steps_have_the_same_bits_on_one_to_four_threads(arithmetic, config):
+    """Loss, norm and every weight after three steps of a model that is wide enough for work to be cut."""
+    if arithmetic == "fast" and not native.has_fast():
+        pytest.skip("this processor has no instructions for products of bf16 numbers")
+    model = build_model(config, seed=0)
+    engine = EngineModel(model, "twin", arithmetic=arithmetic)
+    text = torch.randint(0, config.vocab_size, (4, 65), generator=torch.Generator().manual_seed(0))
+    batch = Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous(), 4 * 64, target_bytes=0)
+    first = copy.deepcopy(model.state_dict())
+    before = torch.get_num_threads(), native.get_threads()
+    seen = []
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            native.set_threads(threads)
+            model.load_state_dict(first)
+            optimizer = adamw(model, SETTINGS, engine)
+            steps = []
+            for step in range(3):
+                with drawing_from(0, step):
+                    steps.append(train_step(engine, optimizer, batch, grad_clip=1.0))
+            seen.append((steps, [param.detach().clone() for param in model.parameters()]))
+    finally:
+        torch.set_num_threads(before[0])
+        native.set_threads(before[1])
+    assert all(steps == seen[0][0] for steps, _ in seen) and len({step.loss for step in seen[0][0]}) == 3
+    assert all(torch.equal(one, other) for _, params in seen for one, other in zip(params, seen[0][1], strict=True))
+
+
 @pytest.mark.parametrize("threads", [1])
-def test_the_number_of_threads_changes_no_bit(unbroken, tmp_path, threads):
+def test_a_run_has_the_same_bits_on_another_number_of_threads(unbroken, tmp_path, threads):
     before = torch.get_num_threads(), native.get_threads()
     try:
         torch.set_num_threads(threads)
