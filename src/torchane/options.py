@@ -167,7 +167,7 @@ SWITCH = ("on", "off")
 GGUF_TYPES = ("f16", "bf16", "q8_0")
 _MEASURED = ("twin", "ane")
 OWN_VARIANTS = ("twin", "twin-fast", "ane")
-PYTORCH_VARIANTS = ("eager-fp32", "eager-bf16", "inductor-fp32", "inductor-bf16")
+PYTORCH_VARIANTS = ("eager-fp32", "eager-bf16", "inductor-fp32", "inductor-bf16", "inductor-max-fp32", "inductor-max-bf16")
 _BENCHES = ("bench train-step", "bench first-step")
 _ENGINE_BENCHES = ("bench layer", "bench peak")
 _JSON_LAST_LINE = "The last line on standard output is one JSON object."
@@ -283,8 +283,8 @@ def _bench() -> tuple[Option, ...]:
         Option("preset", first, "preset", "The model; may be repeated.  [default: tiny]", dest="presets", multiple=True),
         Option("device", step, "choice", "What to measure.", "twin", _MEASURED, show_default=True),
         Option("device", first, "choice", "What to compile for.", "twin", _MEASURED, show_default=True),
-        Option("variant", step, "choice", "Only this one; may be repeated. twin-fast: bf16 products.  [default: the device, with twin also twin-fast "
-               "where the CPU has it, and all of PyTorch's]", allowed=(*OWN_VARIANTS, *PYTORCH_VARIANTS), dest="variants", multiple=True),
+        Option("variant", step, "choice", "Only this one; may be repeated. twin-fast: bf16 products; inductor: torch.compile, max: its max-autotune.  [default: "
+               "the device, with twin also twin-fast where the CPU has it, and all of PyTorch's]", allowed=(*OWN_VARIANTS, *PYTORCH_VARIANTS), dest="variants", multiple=True),
         Option("batch_size", _BENCHES, "number", "[default: the preset's]"),
         Option("seq_len", _BENCHES, "number", "[default: the preset's]"),
         Option("threads", step, "number", "CPU threads.  [default: all]"),
@@ -292,7 +292,9 @@ def _bench() -> tuple[Option, ...]:
         Option("warmup", step, "number", "Steps before the first timed one.", 3, show_default=True),
         Option("rounds", step, "number", "Turns through all variants.", 5, show_default=True),
         Option("steps", step, "number", "Timed steps a turn.", 4, show_default=True),
-        Option("parts", step, "flag", "Also show where the twin's time goes: products, softmax, staging, optimizer, ..."),
+        Option("out", step, "path", "Keep the report in this .json file, or in this folder under a name that says preset and sizes.", metavar="PATH"),
+        Option("parts", step, "flag", "Also show where the twin's time goes (products, attention, norms, element-wise, staging, loss, optimizer, Python), and the "
+               "least that each part could take on this machine."),
         Option("json", (*_BENCHES, *_ENGINE_BENCHES), "flag", _JSON_LAST_LINE, dest="as_json"),
         Option("shape", ("bench layer",), "text", "Of the layer and its input.", "768,512", show_default=True, metavar="DIM,SEQ"),
         Option("device", _ENGINE_BENCHES, "choice", "What to measure.", "twin", _MEASURED, show_default=True),

@@ -15,6 +15,8 @@ def test_the_parts_of_a_first_step_add_up_to_it() -> None:
     assert set(parts) == set(PARTS) and all(parts[part] > 0 for part in PARTS)
     step = sum(parts[part] for part in ("capture", "trace", "lower", "load", "run"))
     assert step == pytest.approx(result["first_step_s"]) and result["first_step_s"] + parts["build"] == result["after_imports_s"]
+    imports = parts["import_torch"] + parts["import_torchane"]
+    assert imports + result["after_imports_s"] < result["from_start_s"] < 3 * (imports + result["after_imports_s"]) and result["processor_s"] > 0
     assert parts["run"] < parts["trace"]  # the second step compiles nothing
     table = to_table(report).splitlines()
     assert table[-1].startswith("tiny") and f"{result['after_imports_s']:.2f}" in table[-1]

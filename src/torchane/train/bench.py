@@ -1,97 +1,39 @@
 """How long does one training step take, compared with PyTorch?    torchane bench train-step
 
-Fixed: the preset's batch and sequence length, random tokens, seed 0. Every variant is a process of its
-own. All warm up; then rounds go through all variants in turn, a few steps each, so that a noisy
-moment of the machine falls on all of them. Median and 10th to 90th percentile of the steps by the clock; beside
-it the median of the processor's time, all threads together, which other programs' work does not lengthen.
+Fixed: the preset's batch and sequence length, random tokens, seed 0, the same batch in every step. Every variant is a process of its own. All warm
+up; then rounds go through all variants in turn, a few steps each, so that a noisy moment of the machine falls on all of them (bench_turns.py: who
+does not wait for the rounds). Median and 10th to 90th percentile of the steps by the clock; beside it the median of the processor's time, all
+threads together, which other programs' work does not lengthen.
 
     ratios   how many times as fast as PyTorch's best variant, round by round: median, least and most
     peak     the fastest product of matrices that fit the cache, in this process, between the rounds: what a step's multiply-adds are a share of
-    losses   step by step those of PyTorch in fp32, within 1 %: else nothing is reported, for something else was computed
+    losses   of 20 steps, with the same masks of dropout, those of PyTorch within 1 %: else nothing is reported, for something else was computed
 """
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torchane import native
-from torchane.capture.torch_private import has_cpp_compiler
-from torchane.errors import NumericsError, TorchaneError, UsageError
+from torchane.errors import NumericsError, UsageError
+from torchane.models.files import write_json
 from torchane.models.presets import preset
 from torchane.runtime.devices import open_device
 from torchane.train import bench_parts
 from torchane.train.bench_peak import Peak
-from torchane.train.bench_worker import VARIANTS, Work, describe
-from torchane.train.provenance import provenance
+from torchane.train.bench_process import COMPARED_STEPS, Process, start
+from torchane.train.bench_turns import Turns, best_of_pytorch
+from torchane.train.bench_worker import VARIANTS, Work, draws_masks
+from torchane.train.provenance import processor, provenance
 
 Said = Callable[[str], None]
 
-
-class BenchError(TorchaneError):
-    """A variant's process ended before its answer."""
-
-
-@dataclass
-class Process:
-    """A running variant and what it has told."""
-
-    work: Work
-    handle: subprocess.Popen[str]
-    first_step_s: float = 0.0
-    times_s: list[float] = field(default_factory=list)
-    round_ms: list[float] = field(default_factory=list)
-    cpu_times_s: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    macs: int = 0
-    peak_memory_bytes: int = 0
-
-    def ask(self, steps: int | str) -> dict[str, Any]:
-        """Runs so many steps and gives what they took, or what else is asked for. Raises BenchError with what went wrong there."""
-        assert self.handle.stdin is not None and self.handle.stdout is not None
-        try:
-            self.handle.stdin.write(f"{steps}\n")
-            self.handle.stdin.flush()
-            answer = json.loads(self.handle.stdout.readline())
-        except (BrokenPipeError, ValueError) as error:  # killed, perhaps for its memory
-            self.handle.wait()
-            raise BenchError(f"its process ended with code {self.handle.returncode}") from error
-        if "error" in answer:
-            raise BenchError(answer["error"].splitlines()[0])
-        if "losses" in answer:
-            self.losses += answer["losses"]
-            self.peak_memory_bytes, self.macs = answer["peak_memory_bytes"], answer["macs"]
-        return answer
-
-    def time(self, steps: int) -> None:
-        """The same, and the times are kept."""
-        answer = self.ask(steps)
-        self.times_s += answer["times_s"]
-        self.cpu_times_s += answer["cpu_times_s"]
-        self.round_ms.append(statistics.median(answer["times_s"]) * 1e3)
-
-    def result(self, peak_flops: float) -> dict[str, Any]:
-        cuts = statistics.quantiles(self.times_s, n=10) if len(self.times_s) > 1 else self.times_s * 9
-        median_s = statistics.median(self.times_s)
-        return {
-            "variant": self.work.variant,
-            "tokens_per_s": self.work.batch_size * self.work.seq_len / median_s,
-            "ms_median": median_s * 1e3,
-            "ms_p10": cuts[0] * 1e3,
-            "ms_p90": cuts[-1] * 1e3,
-            "cpu_ms_median": statistics.median(self.cpu_times_s) * 1e3,
-            "steps": len(self.times_s),
-            "first_step_s": self.first_step_s,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "last_loss": self.losses[-1],
-            "macs": self.macs or None,
-            "share_of_peak": 2 * self.macs / median_s / peak_flops if self.macs else None,
-        }
+#: What a variant of ours is called in a ratio.
+_ARITHMETIC = {"twin": "exact", "twin-fast": "fast", "ane": "ane"}
+LARGEST_GAP = 0.01
 
 
 def bench_train_step(
@@ -114,20 +56,15 @@ def bench_train_step(
     require_variants(variants)
     training = preset(name).training
     sizes = (batch_size or training.batch_size, seq_len or training.seq_len, threads or os.cpu_count() or 1)
+    load = [os.getloadavg()[0]]
     peak = Peak(sizes[2])
-    where: dict[str, dict[str, float]] = {}
+    reference = reference_of(variants, draws_masks(name))
+    turns = Turns(warmup, rounds, steps, [reference or ""], said, peak.measure)
     with ExitStack() as stack:
-        running, skipped = _warm([Work(variant, name, *sizes) for variant in variants], warmup, stack, said)
-        for turn in range(rounds):
-            said(f"round {turn + 1} of {rounds}")
-            for process in running[turn % max(1, len(running)) :] + running[: turn % max(1, len(running))]:
-                process.time(steps)
-            peak.measure()
-        require_equal_losses(running)
-        for process in running if parts else ():
-            if process.work.variant.startswith("twin"):
-                process.handle.kill()  # a second model beside the first would have other memory
-                where[process.work.variant] = start(process.work, stack).ask(f"parts {steps}")["parts_ms"]
+        turns.take([Work(variant, name, *sizes) for variant in variants], stack)
+        gaps = loss_gaps(turns.timed, reference)
+        where = {one.work.variant: _parts(one, steps, peak, stack, said) for one in turns.timed if parts and one.work.variant.startswith("twin")}
+    by_variant = {process.work.variant: process.result(peak.of(process.work.variant)) for process in turns.timed}
     return {
         "question": "How long does one training step take?",
         "preset": name,
@@ -139,11 +76,27 @@ def bench_train_step(
         "rounds": rounds,
         "steps_per_round": steps,
         **provenance(),
+        "processor": processor(),
+        "load": [*load, os.getloadavg()[0]],
         "peak_gflops": peak.to_dict(),
-        "ratios": ratios(running),
-        **({"parts_ms": where} if parts else {}),
-        "results": [process.result(peak.of(process.work.variant)) for process in running] + skipped,
+        "memory_gb_per_s": peak.bytes_per_s / 1e9,
+        "ratios": ratios(turns.timed),
+        "losses": {"reference": reference, "steps": COMPARED_STEPS, "largest_gap": gaps},
+        **({"parts": where} if parts else {}),
+        "results": [by_variant.get(one) or {"variant": one, "skipped": turns.skipped[one]} for one in variants],
     }
+
+
+def _parts(process: Process, steps: int, peak: Peak, stack: ExitStack, said: Said) -> dict[str, dict[str, float]]:
+    """Of a variant of ours, in a process of its own, since who watches takes time; with the least that each part could take."""
+    said(f"{process.work.variant}: its parts, in a run of their own")
+    watched = start(process.work, stack)
+    answer = watched.ask(f"parts {steps}")
+    watched.end()
+    return bench_parts.with_floors(
+        answer["parts"], macs=process.macs, parameters=answer["parameters"], scores=answer["scores"],
+        flops=peak.of(process.work.variant), bytes_per_s=peak.bytes_per_s,
+    )  # fmt: skip
 
 
 def require_variants(variants: Sequence[str]) -> None:
@@ -156,99 +109,100 @@ def require_variants(variants: Sequence[str]) -> None:
             open_device(variant.device, variant.arithmetic)
 
 
-def _warm(works: Sequence[Work], warmup: int, stack: ExitStack, said: Said) -> tuple[list[Process], list[dict[str, Any]]]:
-    """A process for each, after its first steps; and those that cannot run, with the reason."""
-    running: list[Process] = []
-    skipped: list[dict[str, Any]] = []
-    for work in works:
-        if reason := why_not(work.variant):
-            skipped.append({"variant": work.variant, "skipped": reason})
+def reference_of(variants: Sequence[str], draws: bool) -> str | None:
+    """Whose losses ours are compared with. draws: the model has dropout, whose masks torch.compile draws in another order than eager and we do."""
+    theirs = [one for one in VARIANTS if one.name in variants and one.device is None and not (draws and one.mode)]
+    return min(theirs, key=lambda one: (one.bf16, one.mode is not None)).name if theirs else None
+
+
+def loss_gaps(timed: Sequence[Process], reference: str | None) -> dict[str, float]:
+    """The largest relative gap between a loss of ours and the reference's of the same step, by variant.
+    Raises NumericsError where one is more than 1 %."""
+    theirs = next((process for process in timed if process.work.variant == reference), None)
+    gaps = {}
+    for process in timed if theirs is not None else ():
+        if process.work.variant not in _ARITHMETIC:
             continue
-        said(f"{work.variant}: starting")
-        process = start(work, stack)
-        try:
-            process.first_step_s = process.ask(1)["times_s"][0]
-            process.ask(max(0, warmup - 1))
-        except BenchError as error:
-            skipped.append({"variant": work.variant, "skipped": str(error)})
-            continue
-        running.append(process)
-    return running, skipped
+        for step, (our, their) in enumerate(zip(process.losses[:COMPARED_STEPS], theirs.losses)):
+            if not abs(our - their) <= LARGEST_GAP * abs(their):
+                raise NumericsError(
+                    f"{process.work.variant}: the loss of step {step} is {our:.6g}, and {reference} has {their:.6g}: more than "
+                    f"{LARGEST_GAP:.0%} apart, so that their times cannot be compared. Please report it with the command."
+                )
+            gaps[process.work.variant] = max(gaps.get(process.work.variant, 0.0), abs(our - their) / abs(their))
+    return gaps
 
 
-#: What a variant of ours is called in a ratio.
-_ARITHMETIC = {"twin": "exact", "twin-fast": "fast", "ane": "ane"}
-LARGEST_GAP = 0.01
-
-
-def ratios(running: Sequence[Process]) -> dict[str, dict[str, Any]]:
-    """How many times as fast as PyTorch's best variant ours are: of each round the quotient of the medians."""
-    theirs = [process for process in running if process.work.variant not in _ARITHMETIC]
-    if not theirs:
-        return {}
-    best = min(theirs, key=lambda process: statistics.median(process.times_s))
-    found = {}
-    for process in running:
+def ratios(timed: Sequence[Process]) -> dict[str, dict[str, Any]]:
+    """How many times as fast as PyTorch's best variant ours are: of each round the quotient of the medians. processor: the same by the
+    processor's time; peak_memory: our peak as a share of that variant's."""
+    best = best_of_pytorch(timed)
+    found: dict[str, dict[str, Any]] = {}
+    for process in timed if best is not None else ():
         if name := _ARITHMETIC.get(process.work.variant):
-            rounds = [their / our for our, their in zip(process.round_ms, best.round_ms, strict=True)]
+            rounds = [their / our for our, their in zip(process.round_ms, best.round_ms)]
             found[f"{name}/best-torch"] = {
-                "median": statistics.median(rounds), "least": min(rounds), "most": max(rounds), "torch": best.work.variant
+                "median": statistics.median(rounds), "least": min(rounds), "most": max(rounds), "torch": best.work.variant,
+                "processor": statistics.median(best.cpu_times_s) / statistics.median(process.cpu_times_s),
+                "peak_memory": process.peak_memory_bytes / best.peak_memory_bytes,
+                "in_turns": process.in_turns and best.in_turns,
             }  # fmt: skip
     return found
 
 
-def require_equal_losses(running: Sequence[Process]) -> None:
-    """Raises NumericsError where a loss of ours is further than 1 % from PyTorch's of the same step: fp32's, where that was measured."""
-    theirs = sorted((process for process in running if process.work.variant not in _ARITHMETIC), key=lambda p: not p.work.variant.endswith("fp32"))
-    for process in running if theirs else ():
-        if process.work.variant not in _ARITHMETIC:
-            continue
-        for step, (our, their) in enumerate(zip(process.losses, theirs[0].losses)):
-            if not abs(our - their) <= LARGEST_GAP * abs(their):
-                raise NumericsError(
-                    f"{process.work.variant}: the loss of step {step} is {our:.6g}, and {theirs[0].work.variant} has {their:.6g}: more than "
-                    f"{LARGEST_GAP:.0%} apart, so that their times cannot be compared. Please report it with the command."
-                )
+def require_writable(path: Path) -> None:
+    """Raises UsageError, before anything is measured, where `save` could not write there. Makes the folder."""
+    folder = path.parent if path.suffix == ".json" else path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {path}: there can be no folder {folder}: {error.strerror}.") from error
+    if path.is_dir() and path.suffix == ".json" or not os.access(path if path.is_file() else folder, os.W_OK):
+        raise UsageError(f"--out {path} cannot be written. Name a .json file or a folder that can.")
 
 
-def start(work: Work, stack: ExitStack) -> Process:
-    """A process that builds its model while we wait for its first answer; it ends with the stack."""
-    command = [sys.executable, "-m", "torchane.train.bench_worker", describe(work)]
-    handle = stack.enter_context(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    )
-    stack.callback(handle.kill)
-    return Process(work, handle)
-
-
-def why_not(variant: str) -> str | None:
-    """Why a variant cannot run here; None if it can be tried."""
-    if variant.startswith("inductor"):
-        if not has_cpp_compiler():
-            return "torch.compile needs a C++ compiler, and there is none"
-    return None
+def save(report: dict[str, Any], path: Path) -> Path:
+    """Writes the report as JSON into a .json file, or into a folder under a name that says preset and sizes; gives the file."""
+    file = path if path.suffix == ".json" else path / f"train-step-{report['preset']}-{report['batch_size']}x{report['seq_len']}.json"
+    write_json(file, report)
+    return file
 
 
 def to_table(report: dict[str, Any]) -> str:
     """The results as lines of text."""
     lines = [
         f"{report['preset']}: batch {report['batch_size']} x {report['seq_len']} tokens, {report['threads']} threads",
-        f"torch {report['torch']} on {report['platform']}",
-        f"{'':15}{'tokens/s':>10}{'ms':>10}{'10-90 %':>18}{'CPU ms':>10}{'peak MB':>10}{'first step':>12}{'of peak':>9}",
+        f"torch {report['torch']} on {report['processor']}, kernels of ours: {report['isa']}; load {report['load'][0]:.1f} to {report['load'][1]:.1f}",
+        f"{'':19}{'tokens/s':>10}{'ms':>10}{'10-90 %':>18}{'CPU ms':>10}{'peak MB':>10}{'first step':>12}{'of peak':>9}{'steps':>7}",
     ]
     for result in report["results"]:
         if "skipped" in result:
-            lines.append(f"{result['variant']:15}skipped: {result['skipped']}")
+            lines.append(f"{result['variant']:19}skipped: {result['skipped']}")
             continue
         spread = f"{result['ms_p10']:.1f}-{result['ms_p90']:.1f}"
         lines.append(
-            f"{result['variant']:15}{result['tokens_per_s']:>10,.0f}{result['ms_median']:>10.1f}{spread:>18}"
+            f"{result['variant']:19}{result['tokens_per_s']:>10,.0f}{result['ms_median']:>10.1f}{spread:>18}"
             f"{result['cpu_ms_median']:>10.1f}{result['peak_memory_bytes'] / 1e6:>10,.0f}{result['first_step_s']:>10.1f} s"
-            + (f"{result['share_of_peak']:>9.0%}" if result["share_of_peak"] else "")
+            + (f"{result['share_of_peak']:>9.0%}" if result["share_of_peak"] else f"{'':9}")
+            + f"{result['steps']:>7}"
+            + ("" if result["in_turns"] else "  by itself")
         )
     for name, ratio in report["ratios"].items():
-        lines.append(f"{name}: {ratio['median']:.2f} times as fast as {ratio['torch']} ({ratio['least']:.2f} to {ratio['most']:.2f} by round)")
+        lines.append(
+            f"{name}: {ratio['median']:.2f} times as fast as {ratio['torch']} ({ratio['least']:.2f} to {ratio['most']:.2f} by round"
+            + ("" if ratio["in_turns"] else ", one after the other")
+            + f"), {ratio['processor']:.2f} by processor time, with {ratio['peak_memory']:.2f} times its peak memory"
+        )
+    compared = report["losses"]
+    lines += [f"losses of {compared['steps']} steps: {one} within {gap:.3%} of {compared['reference']}" for one, gap in compared["largest_gap"].items()]
+    if not compared["largest_gap"] and report["ratios"]:
+        lines.append("losses were compared with nothing: no variant of PyTorch's that draws the same masks of dropout was measured")
     peaks = ", ".join(f"{kind} {gflops:,.0f}" for kind, gflops in report["peak_gflops"].items())
-    lines.append(f"products from the cache, GFLOP/s at most: {peaks}")
-    lines += [bench_parts.to_table(variant, parts) for variant, parts in report.get("parts_ms", {}).items()]
+    lines.append(f"products from the cache, GFLOP/s at most: {peaks}; memory {report['memory_gb_per_s']:.1f} GB/s")
+    if max(report["load"]) > (report["cpus"] or 1) + 1:
+        lines.append(
+            f"The machine was busy (load {max(report['load']):.0f} on {report['cpus']} processors): times by the clock say little, and several threads of PyTorch's "
+            "wait for each other by spinning, so that its processor time is too long as well. Compare processor times with --threads 1, or measure again."
+        )
+    lines += [bench_parts.to_table(variant, parts) for variant, parts in report.get("parts", {}).items()]
     return "\n".join(lines)

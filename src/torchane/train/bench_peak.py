@@ -3,8 +3,9 @@
     fp32    products of fp32 numbers, by torch: what the twin's `exact` arithmetic has at most where there are no matrix tiles
     bf16    products of bf16 numbers, by torch
     exact, fast    the twin's own
+    memory  bytes read and written by a copy between tensors that no cache holds, by torch
 
-512 x 512 matrices: 1 MiB each in fp32. Taken between the rounds of a benchmark, so that a noisy moment falls on both; the best counts.
+512 x 512 matrices: 1 MiB each in fp32; 128 MiB are copied. Taken between the rounds of a benchmark, so that a noisy moment falls on both; the best counts.
 """
 
 import time
@@ -18,6 +19,7 @@ from torchane.mil.build import Builder
 from torchane.runtime.twin import TwinDevice, load_program
 
 SIZE = 512
+COPIED_BYTES = 128 << 20
 REPEATS = 5
 
 
@@ -27,6 +29,7 @@ class Peak:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.gflops: dict[str, float] = {}
+        self.bytes_per_s = 0.0
         self._products = _products()
 
     def measure(self) -> None:
@@ -41,10 +44,18 @@ class Peak:
                     product()
                     took_s = time.perf_counter() - began_s
                     self.gflops[kind] = max(self.gflops.get(kind, 0.0), 2 * SIZE**3 / took_s / 1e9)
+            self._copy()
         finally:
             torch.set_num_threads(before)
             if native.is_built():
                 native.set_threads(kernels_before)
+
+    def _copy(self) -> None:
+        source, target = torch.ones(COPIED_BYTES // 4), torch.zeros(COPIED_BYTES // 4)  # memory that is there, and goes after it
+        for _ in range(REPEATS):
+            began_s = time.perf_counter()
+            target.copy_(source)
+            self.bytes_per_s = max(self.bytes_per_s, 2 * COPIED_BYTES / (time.perf_counter() - began_s))
 
     def of(self, variant: str) -> float:
         """FLOP/s at most that the numbers of this variant can be multiplied at: bf16's for `twin-fast`, for others fp32's or our own exact

@@ -2,13 +2,14 @@
 
     python -m torchane.train.bench_worker '{"variant": "twin", "preset": "tiny", ...}'
     stdin: a number of steps a line        stdout: a line of JSON for each: times in seconds, losses, peak memory
-           "parts" and a number                    milliseconds by part of a step, of the twin
+           "parts" and a number                    milliseconds and bytes by part of a step, of the twin
 
 A PyTorch variant runs the loop that its users write (mean loss, clip_grad_norm_, fused AdamW); the
 twin runs ours, whose sums have a fixed order.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -44,7 +45,7 @@ class Variant:
     name: str
     device: str | None = None  # a device of ours; None for PyTorch alone
     arithmetic: str = "exact"  # of the twin
-    compiled: bool = False
+    mode: str | None = None  # of torch.compile; None for eager
     bf16: bool = False
 
 
@@ -54,9 +55,21 @@ VARIANTS = (
     Variant("ane", device="ane"),
     Variant("eager-fp32"),
     Variant("eager-bf16", bf16=True),
-    Variant("inductor-fp32", compiled=True),
-    Variant("inductor-bf16", compiled=True, bf16=True),
+    Variant("inductor-fp32", mode="default"),
+    Variant("inductor-bf16", mode="default", bf16=True),
+    Variant("inductor-max-fp32", mode="max-autotune"),
+    Variant("inductor-max-bf16", mode="max-autotune", bf16=True),
 )
+
+
+def variant_of(name: str) -> Variant:
+    """The variant of that name; of VARIANTS."""
+    return next(one for one in VARIANTS if one.name == name)
+
+
+def draws_masks(preset_name: str) -> bool:
+    """Whether a preset's model has dropout."""
+    return any("drop" in key and value for key, value in vars(preset(preset_name).config).items())
 
 
 @dataclass(frozen=True)
@@ -72,8 +85,19 @@ class Work:
 
 
 def make_step(work: Work, timer: PartTimer | None = None) -> Callable[[], float]:
-    """One optimizer step as a function; it gives the loss. All variants start from the same weights and batch. timer: watches ours."""
-    variant = next(one for one in VARIANTS if one.name == work.variant)
+    """One optimizer step as a function; it gives the loss. All variants start from the same weights and batch, and draw the masks of dropout
+    of a step from a seed that is the step's number. timer: watches ours."""
+    step, numbers = _make_step(work, timer), itertools.count()
+
+    def seeded() -> float:
+        torch.default_generator.manual_seed(next(numbers))
+        return step()
+
+    return seeded
+
+
+def _make_step(work: Work, timer: PartTimer | None) -> Callable[[], float]:
+    variant = variant_of(work.variant)
     model = build_model(preset(work.preset).config, seed=work.seed)
     settings = TrainSettings(
         steps=1, batch_size=work.batch_size, seq_len=work.seq_len, lr=1e-4, warmup_steps=0, grad_clip=GRAD_CLIP
@@ -87,7 +111,7 @@ def make_step(work: Work, timer: PartTimer | None = None) -> Callable[[], float]
         part = {} if timer is None else {"part": timer.part}
         staging = adamw(model, settings, engine)
         return lambda: train_step(engine, staging, batch, GRAD_CLIP, **part).loss
-    forward: Callable[..., Any] = torch.compile(model, dynamic=False) if variant.compiled else model
+    forward: Callable[..., Any] = model if variant.mode is None else torch.compile(model, dynamic=False, mode=variant.mode)
     decayed, plain = ([param for param in model.parameters() if (param.ndim >= 2) == is_matrix] for is_matrix in (True, False))
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True)
@@ -129,7 +153,7 @@ def serve(work: Work) -> None:
         try:
             if line.startswith("parts"):
                 timer = PartTimer()
-                answer: dict[str, Any] = {"parts_ms": measure_parts(make_step(work, timer), timer, int(line.split()[1]))}
+                answer: dict[str, Any] = {"parts": measure_parts(make_step(work, timer), timer, int(line.split()[1])), **_sizes(work, timer)}
             else:
                 step = step or make_step(work)
                 answer = measure(step, int(line))
@@ -137,6 +161,14 @@ def serve(work: Work) -> None:
             print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
             raise
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _sizes(work: Work, timer: PartTimer) -> dict[str, int]:
+    """What the floors of the parts outside of plans follow from. Scores that are computed in slices are no tensor of the host's, and no loss is timed."""
+    config = preset(work.preset).config
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build_model(config).parameters())
+    return {"parameters": parameters, "scores": work.batch_size * work.seq_len * config.vocab_size if timer.seconds["loss"] else 0}
 
 
 def use_threads(count: int) -> None:

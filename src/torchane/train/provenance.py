@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,13 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
     }
+
+
+def processor() -> str:
+    """Its name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def package_version(name: str) -> str | None:

@@ -59,13 +59,14 @@ class TwinBuffer:
 
 @dataclass(frozen=True, eq=False)
 class TwinProgram:
-    """A program as a tape."""
+    """A program as a tape. traffic: bytes that each of its steps reads and writes, in their order; the last one is the ops that move nothing."""
 
     name: str
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
     stats: ProgramStats
     tape: Any
+    traffic: tuple[int, ...] = ()
 
 
 class TwinDevice:
@@ -223,6 +224,7 @@ class _Loader:
                 scratch_bytes=scratch * FP16.bits // 8,
             ),
             tape,
+            (*(sum(array.size * FP16.bits // 8 for array in (*step.reads, *step.writes)) for step in steps), 0),
         )
 
     def _op(self, op: Op) -> None:

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# A step of every preset beside PyTorch, first steps, and growth: what the README and docs/evidence.md take their figures from.
+#
+#     benchmarks/all_steps.sh [-o FOLDER] [tiny] [stories15m] [stories110m] [gpt2] [qwen3-0.6b] [first] [growth]
+#
+# Without names all of them, one after the other: some 20 minutes on two processors with nothing else running (a busy machine is said in each report,
+# as `load`). Reports go to FOLDER (benchmarks/results). Rounds are few where a step is long; of stories110m and larger ones only those variants of
+# PyTorch's are measured that can be its best on a processor with bf16 instructions, and one whose losses are compared.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=benchmarks/results
+if [ "${1:-}" = -o ]; then out=$2; shift 2; fi
+torchane=${TORCHANE:-.venv/bin/torchane}
+python=${PYTHON:-.venv/bin/python}
+mkdir -p "$out"
+ours=(--variant twin)
+"$python" -c 'import sys; from torchane import native; sys.exit(not native.has_fast())' && ours+=(--variant twin-fast)
+rivals=(--variant eager-fp32 --variant eager-bf16 --variant inductor-bf16 --variant inductor-max-bf16)
+
+step() { "$torchane" bench train-step --parts --out "$out" --preset "$@"; }
+
+for name in "${@:-tiny stories15m stories110m gpt2 qwen3-0.6b first growth}"; do for part in $name; do
+    begin=$SECONDS
+    echo "== $part"
+    case $part in
+        tiny) step tiny --rounds 4 --steps 4 ;;
+        stories15m) step stories15m --batch-size 4 --seq-len 256 --rounds 3 --steps 2 ;;
+        stories110m) step stories110m --batch-size 4 --seq-len 256 --warmup 2 --rounds 3 --steps 1 "${ours[@]}" "${rivals[@]}" ;;
+        gpt2) step gpt2 --warmup 2 --rounds 3 --steps 1 "${ours[@]}" "${rivals[@]}" ;;
+        qwen3-0.6b) step qwen3-0.6b --batch-size 1 --seq-len 128 --warmup 2 --rounds 2 --steps 1 "${ours[@]}" --variant eager-bf16 ;;
+        first)
+            presets=(--preset tiny --preset stories15m --preset stories110m --preset gpt2 --preset qwen3-0.6b)
+            TORCHANE_CACHE=$(mktemp -d) "$torchane" bench first-step --json "${presets[@]}" | tail -n 1 > "$out/first-step.json" ;;
+        growth)
+            "$python" benchmarks/growth.py --seq-lens 128,512,1024,2048,4096 --batch-sizes 4,16 --variants "twin-fast,twin,eager-bf16" | tee "$out/growth.jsonl" ;;
+        *) echo "there is no $part; see the head of $0"; exit 2 ;;
+    esac || echo "FAILED: $part"
+    echo "   $part: $((SECONDS - begin)) s"
+done; done
