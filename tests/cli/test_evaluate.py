@@ -37,6 +37,7 @@ def test_lines_with_choices_are_counted(torchane_command, folder):
     [
         (("m",), "give one of the two"),
         (("m", "--data", "d.jsonl", "--tasks", "x"), "give one of the two"),
+        (("m", "--tasks", "x", "--device", "twin"), "--tasks are computed by PyTorch"),
         (("m", "--data", "nowhere.txt"), "nowhere.txt cannot be read"),
         (("nowhere", "--data", "d.jsonl"), "There is no model nowhere"),
     ],

@@ -1,6 +1,8 @@
 """`torchane generate`: text, JSON, and the mistakes one can make."""
 
 import io
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,33 @@ def test_an_answer_begins_as_it_is_told_and_ends_at_a_token_more(torchane_comman
     assert told.json["text"] == plain.json["text"]
     unknown = torchane_command("generate", "m", "--prompt", "The", "--extra-eos-token", "<nothing>")
     assert unknown.code == 2 and "'<nothing>' is no token of m" in unknown.err
+
+
+@pytest.fixture
+def stopped_at_the_third_token(monkeypatch):
+    """By Ctrl-C."""
+    from torchane.generate.sampling import Text
+
+    add = Text.add
+
+    def once_more(self, token):
+        if self.tokens == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return add(self, token)
+
+    monkeypatch.setattr(Text, "add", once_more)
+
+
+def test_ctrl_c_while_a_run_writes_ends_its_line_and_exits_with_130(torchane_command, run, stopped_at_the_third_token):
+    done = torchane_command("generate", run, "--prompt", "Line 7", "--max-tokens", 12)
+    assert done.code == 130 and done.out.startswith("Line 7") and done.out.endswith("\n") and done.err.endswith("Stopped.\n")
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_ctrl_c_while_a_folder_writes_ends_its_line_and_exits_with_130(torchane_command, folder, stopped_at_the_third_token, monkeypatch, command):
+    monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n"))
+    done = torchane_command(command, "m", *(("--prompt", "-") if command == "generate" else ()), "--max-tokens", 12, "--temperature", 0)
+    assert done.code == 130 and done.out.endswith("\n") and done.err.endswith("Stopped.\n") and "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(("text", "said"), [("{", "no JSON"), ("[1]", "must be a JSON object")])

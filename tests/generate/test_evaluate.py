@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("transformers", reason="transformers is not installed (pip install 'torchane[finetune]')")
 import small_models
 
+from torchane import native
 from torchane.errors import DataError
 from torchane.finetune.extras import quiet_transformers
 from torchane.finetune.models import load_base
@@ -54,6 +55,22 @@ def test_a_choice_is_preferred_by_the_probability_of_its_tokens(base):
         found = Evaluator(base, batch_size=3).choice([Record(1, {"prompt": prompt, "choices": choices, "answer": answer})])
         is_best, is_per_byte = answer in (best, choices[best]), answer == per_byte
         assert found == {"accuracy": float(is_best), "accuracy_per_byte": float(is_per_byte), "count": 1}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not native.is_built(), reason="the extension is not built")
+def test_programs_measure_what_pytorch_measures_and_texts_of_like_lengths_share_one(base, tmp_path):
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    texts = [TEXT[:begin] for begin in (20, 30, 33, len(TEXT))]
+    with quiet_transformers():
+        programs = Evaluator(load_base(small_models.save(tmp_path / "m")), "twin", batch_size=2)
+    ours, theirs = programs.perplexity(texts), Evaluator(base).perplexity(texts)
+    assert ours["nats_per_token"] == pytest.approx(theirs["nats_per_token"], rel=1e-3)
+    assert counters["stats"]["unique_graphs"] <= 2
+    torch._dynamo.reset()
 
 
 def test_exact_match_compares_the_likeliest_text(base):

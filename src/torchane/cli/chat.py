@@ -8,7 +8,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.cli.writing import load_pretrained, model_of, sampling_of, speed_line, template_settings
+from torchane.cli.writing import load_pretrained, model_of, sampling_of, speed_line, template_settings, whole_line
 
 _HELP = "Commands: /reset begins anew, /exit or Ctrl-D ends."
 
@@ -43,8 +43,8 @@ def command(
             messages = list(begin)
         elif text:
             messages.append({"role": "user", "content": text})
-            [one] = writer.write([pretrained.templated(base, messages, settings)], sampling, is_templated=True, keeps=True, tell=lambda index, piece: click.echo(piece, nl=False))
-            click.echo()
+            with whole_line():
+                [one] = writer.write([pretrained.templated(base, messages, settings)], sampling, is_templated=True, keeps=True, tell=lambda index, piece: click.echo(piece, nl=False))
             click.echo(speed_line([one], writer.device), err=True)
             messages.append({"role": "assistant", "content": one.text})
 

@@ -31,6 +31,8 @@ def command(
     """
     if (data is None) == (tasks is None):
         raise UsageError("--data names a file to measure on, --tasks those of lm-evaluation-harness: give one of the two.")
+    if tasks is not None and device not in ("auto", "host"):
+        raise UsageError(f"--tasks are computed by PyTorch, since the harness asks for texts of any length, and --device is {device}. Leave it out, or measure --data on programs.")
     target, evaluate = model_of(model, named), load("torchane.generate.evaluate")
     kind, records = evaluate.read(data) if data is not None else ("harness", [])
     base, adapted = load_pretrained(target, adapter_path)

@@ -11,7 +11,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.cli.writing import load_pretrained, model_of, sampling_of, speed, speed_line, template_settings
+from torchane.cli.writing import load_pretrained, model_of, sampling_of, speed, speed_line, template_settings, whole_line
 from torchane.errors import UsageError
 
 
@@ -95,14 +95,13 @@ def _with_own(path: Path, prompts: tuple[str, ...], sampling: Any, show: bool) -
     for number, prompt in enumerate(prompts):
         one = text.Written(prompt)
         pieces = text.continue_text(model, tokenizer, prompt, replace(sampling, seed=sampling.seed + number), one)
-        if show:
-            click.echo(prompt, nl=False)
-        for piece in pieces:
+        with whole_line(show):
             if show:
-                click.echo(piece, nl=False)
+                click.echo(prompt, nl=False)
+            for piece in pieces:
+                if show:
+                    click.echo(piece, nl=False)
         written.append(one)
-    if show:
-        click.echo()
     return written
 
 
@@ -116,11 +115,10 @@ def _with_transformers(
         raise UsageError(f"{talk.flags[0]} is for a model with a chat template and a --prompt, and {target} has none or was told to ignore it.")
     texts = [talk.text(pretrained, base, prompt) if is_talk else prompt for prompt in prompts]
     writer = pretrained.Writer(base, device, model, extra_ends=extra_ends)
-    if show and not is_talk:
-        click.echo(prompts[0], nl=False)
-    written = writer.write(texts, sampling, is_templated=is_talk, tell=(lambda index, piece: click.echo(piece, nl=False)) if show else lambda index, piece: None)
-    if show:
-        click.echo()
+    with whole_line(show):
+        if show and not is_talk:
+            click.echo(prompts[0], nl=False)
+        written = writer.write(texts, sampling, is_templated=is_talk, tell=(lambda index, piece: click.echo(piece, nl=False)) if show else lambda index, piece: None)
     return [replace(one, prompt=f"{prompt}\n" if is_talk and not show else prompt) for one, prompt in zip(written, prompts, strict=True)]
 
 

@@ -1,12 +1,16 @@
 """What generate, chat and eval have in common: a model of any kind, and its writer."""
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from torchane.cli.signals import load
+from torchane.cli.streams import LostOutput
 from torchane.errors import UsageError, shown
 
 
@@ -46,6 +50,16 @@ def load_pretrained(target: str, adapter: Path | None) -> tuple[Any, Any]:
     if found is not None:
         click.echo(load("torchane.finetune.quantize").round_module(base.model, found), err=True)
     return base, load("torchane.generate.adapted").with_adapter(base, adapter)
+
+
+@contextmanager
+def whole_line(is_shown: bool = True) -> Iterator[None]:
+    """What is written within it ends with its line, also where it is stopped: what is said then stands on a line of its own."""
+    try:
+        yield
+    finally:
+        if is_shown and not isinstance(sys.exception(), LostOutput | BrokenPipeError):
+            click.echo()
 
 
 def sampling_of(options: dict[str, Any]) -> Any:

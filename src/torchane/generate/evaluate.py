@@ -20,6 +20,7 @@ from torchane.errors import DataError, UsageError, shown
 from torchane.finetune.models import Base
 from torchane.generate.pretrained import Writer, templated
 from torchane.generate.sampling import Sampling
+from torchane.generate.sizes import width_of
 from torchane.models.files import open_regular, parse_json
 
 _LARGEST_BYTES = 1 << 30
@@ -125,8 +126,7 @@ class Evaluator:
             left_out = 0 if first is not None or not ids else len(self.tokenizer.decode(ids[:1]).encode())
             row = [first, *ids] if first is not None else ids
             rows = [row[begin : begin + self.seq_len + 1] for begin in range(0, max(len(row) - 1, 0), self.seq_len)]
-            for part in self._batches(rows):
-                nats += sum(float(each.sum()) for each in self._nats(part, [1] * len(part)))
+            nats += sum(float(each.sum()) for each in self._nats(rows, [1] * len(rows)))
             tokens += max(len(row) - 1, 0)
             size_bytes += len(text.encode()) - left_out
         if not tokens or not size_bytes:
@@ -136,13 +136,14 @@ class Evaluator:
     def choice(self, records: Sequence[Record]) -> dict[str, Any]:
         """accuracy by the probability of all tokens, accuracy_per_byte by that for each byte, and how many were asked."""
         right = right_per_byte = 0
+        rows, starts = zip(*(self._continued(record.values["prompt"], choice) for record in records for choice in record.values["choices"]), strict=True)
+        found = (float(each.sum()) for each in self._nats(rows, starts))
         for record in records:
-            values = record.values
-            rows, starts = zip(*(self._continued(values["prompt"], choice) for choice in values["choices"]), strict=True)
-            nats = torch.tensor([float(each.sum()) for part, begins in zip(self._batches(rows), self._batches(starts), strict=True) for each in self._nats(part, begins)])
-            sizes = torch.tensor([len(choice.encode()) for choice in values["choices"]])
-            right += int(nats.argmin()) == _right(values)
-            right_per_byte += int((nats / sizes).argmin()) == _right(values)
+            choices = record.values["choices"]
+            nats = torch.tensor([next(found) for _ in choices])
+            sizes = torch.tensor([len(choice.encode()) for choice in choices])
+            right += int(nats.argmin()) == _right(record.values)
+            right_per_byte += int((nats / sizes).argmin()) == _right(record.values)
         return {"accuracy": right / len(records), "accuracy_per_byte": right_per_byte / len(records), "count": len(records)}
 
     def match(self, records: Sequence[Record], max_tokens: int) -> dict[str, Any]:
@@ -169,18 +170,25 @@ class Evaluator:
             raise UsageError(f"A prompt with its choice has {len(row):,} tokens, and the model has {self.writer.positions:,} positions.")
         return row, max(start, 1)
 
-    def _nats(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[torch.Tensor]:
+    def _nats(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[torch.Tensor]:
         """For each row the negative logarithm of the probability of its tokens from `start` on, given those before, float64."""
+        for part, begins in zip(self._batches(rows), self._batches(starts), strict=True):
+            scores = self._scores([row[:-1] for row in part])
+            for row, start, found in zip(part, begins, scores, strict=False):
+                chosen = found[start - 1 : len(row) - 1].float().log_softmax(-1).gather(1, torch.tensor(row[start:])[:, None])
+                yield -chosen[:, 0].double()
+
+    def _scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Of every place in rows, filled up behind, where a causal model does not look; in programs to few widths and the same number of rows,
+        so that few are compiled."""
         width = max(map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])  # filled up behind, where a causal model does not look
+        if self.writer.device != "host":
+            width = max(width, min(width_of(width), self.writer.positions))
+            rows = [*rows, *[rows[0]] * (self.batch_size - len(rows))]
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         with self.writer.asking():
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        found = []
-        for row, start, scores in zip(rows, starts, logits, strict=True):
-            chosen = scores[start - 1 : len(row) - 1].float().log_softmax(-1).gather(1, torch.tensor(row[start:])[:, None])
-            found.append(-chosen[:, 0].double())
-        return found
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # type: ignore[no-any-return]
 
     def _batches(self, items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         return (items[begin : begin + self.batch_size] for begin in range(0, len(items), self.batch_size))
