@@ -258,7 +258,8 @@ def _backend() -> tuple[Option, ...]:
                'scale alone, "auto" is on for an engine and for its arithmetic.', "auto", RANGES),
         Option("precision", here, "choice", '"auto" leaves to PyTorch, in float32, what fp16 is not enough for and autocast would keep in float32; '
                '"fp16" puts into programs whatever has a rule.', "auto", PRECISIONS),
-        Option("cache", here, "choice", '"on" keeps lowered programs on disk for other processes (`torchane cache`).', "on", SWITCH),
+        Option("cache", ("backend", "plan"), "choice", '"on" keeps lowered programs, and the plan of a --preset, on disk for other processes (`torchane cache`).',
+               "on", SWITCH),
         Option("buckets", here, "sizes", '"auto": where a size varies, a program serves a range of sizes; "off": one for each size; or the sizes that '
                "programs have, as in (64, 128, 512).", "auto"),
         Option("progress", here, "choice", '"on" says on standard error how far compiling is, where it takes more than five seconds.', "on", SWITCH),

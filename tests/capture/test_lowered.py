@@ -18,6 +18,7 @@ from torchane.capture import backend, lowered
 from torchane.capture.lowered import LoweredPrograms, default_root
 from torchane.errors import TorchaneWarning
 from torchane.plan import ProgramSpec
+from torchane.runtime import kept_files
 
 
 def spec(text: str = "program(1.3)") -> ProgramSpec:
@@ -58,25 +59,25 @@ def test_chip_ranges_and_version_have_programs_of_their_own(tmp_path: Path, monk
     assert LoweredPrograms(tmp_path, "portable").get("s") == spec()
     assert LoweredPrograms(tmp_path, "m4").get("s") is None
     assert LoweredPrograms(tmp_path, "portable", ranges=True).get("s") is None
-    monkeypatch.setattr(lowered, "version", lambda: "another")
+    monkeypatch.setattr(kept_files, "version", lambda: "another")
     assert LoweredPrograms(tmp_path, "portable").get("s") is None
 
 
 def test_the_version_knows_the_files_that_lower() -> None:
     root = Path(lowered.__file__).parents[1]
     wanted = {"capture/region.py", "passes/__init__.py", "chips/portable.toml", "abi/ports.py", "mil/ops/constant.py"}
-    assert wanted <= {str(path.relative_to(root)) for path in lowered._sources()}
+    assert wanted <= {str(path.relative_to(root)) for path in kept_files._sources()}
 
 
 def test_the_version_follows_every_source_file(tmp_path: Path, monkeypatch) -> None:
     source = tmp_path / "rule.py"
-    monkeypatch.setattr(lowered, "_sources", lambda: [source])
+    monkeypatch.setattr(kept_files, "_sources", lambda: [source])
     versions = set()
     for text in ("x = 1\n", "x = 2\n"):
         source.write_text(text)
-        lowered.version.cache_clear()
-        versions.add(lowered.version())
-    lowered.version.cache_clear()
+        kept_files.version.cache_clear()
+        versions.add(kept_files.version())
+    kept_files.version.cache_clear()
     assert len(versions) == 2
 
 

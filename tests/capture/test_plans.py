@@ -28,7 +28,7 @@ def test_the_plans_are_those_that_the_runtime_executes(captured):
 
 
 def test_a_step_is_the_sum_of_its_programs(captured):
-    price = price_step(captured.plans, pricing_for("m4"), tokens=128)
+    price = price_step(captured.outline.graphs, pricing_for("m4"), tokens=128)
     assert price.engine_ms == pytest.approx(sum(program.predicted_ms for program in price.programs))
     assert price.predicted_ms == pytest.approx(price.engine_ms + price.staging_ms)
     assert price.predicted_mj == pytest.approx(sum(program.predicted_mj for program in price.programs))
@@ -38,7 +38,7 @@ def test_a_step_is_the_sum_of_its_programs(captured):
 
 
 def test_what_the_host_does_is_listed(captured):
-    assert "aten.embedding.default" in price_step(captured.plans, pricing_for("m1"), tokens=128).host_ops
+    assert "aten.embedding.default" in price_step(captured.outline.graphs, pricing_for("m1"), tokens=128).host_ops
 
 
 def test_weights_of_any_size_take_no_memory():

@@ -95,7 +95,7 @@ def captured(name: str, batch_size: int, seq_len: int, chip: str, partition=None
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["m1", "m4", "m5max"])
 def test_the_step_is_priced_below_that_of_the_cut_by_layers(name) -> None:
-    ours, theirs = (price_step(captured("tiny", 1, 128, name, one).plans, pricing_for(name), tokens=128) for one in (None, by_layer))
+    ours, theirs = (price_step(captured("tiny", 1, 128, name, one).outline.graphs, pricing_for(name), tokens=128) for one in (None, by_layer))
     assert ours.predicted_ms < 0.9 * theirs.predicted_ms
     assert ours.dispatches_per_step < theirs.dispatches_per_step
 

@@ -6,6 +6,7 @@ import pytest
 
 from torchane.capture.lowered import LoweredPrograms
 from torchane.cli.cache import command
+from torchane.cli.planned import kept_plans
 from torchane.plan import ProgramSpec
 from torchane.runtime.ane.cache import CompileCache
 from torchane.runtime.ane.source import Source
@@ -58,3 +59,12 @@ def test_lowered_programs_are_counted_and_cleared(tmp_path, cache, capsys):
     assert "lowered: 2 programs, 0.0 MiB" in said(capsys)
     assert "2 lowered programs removed" in said(capsys, "--clear")
     assert not lowered.entries()
+
+
+def test_plans_are_counted_and_cleared(cache, capsys):
+    plans = kept_plans()
+    plans.put("a" * 64, b"1234")
+    assert json.loads(said(capsys, "--json"))["plans"] == {"folder": str(plans.root), "removed": 0, "plans": 1, "bytes": 4, "of_other_versions": 0}
+    assert "plans: 1 plans, 0.0 MiB" in said(capsys)
+    assert "1 plans removed" in said(capsys, "--clear")
+    assert "holds no plan." in said(capsys)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import torchane.capture.plans
 import torchane.cli
 
 TEXT = """program(1.3)
@@ -92,10 +93,13 @@ def test_a_published_schedule_stands_beside_its_prediction(plan):
     assert "nobody has published this schedule on m5" in plan("--schedule", "slv", "--chip", "m5")[1]
 
 
-def test_a_training_step_is_priced(plan):
+def test_a_training_step_is_priced_and_again_without_being_compiled(plan, monkeypatch):
     drawn = ("--timeline", "step.svg", "--trace", "step.json")
-    code, out, _ = plan("--preset", "tiny", "--batch-size", 1, "--seq-len", 32, "--chip", "m4", "--json", *drawn)
+    arguments = ("--preset", "tiny", "--batch-size", 1, "--seq-len", 32, "--chip", "m4", "--json", *drawn)
+    code, out, _ = plan(*arguments)
     found = json.loads(out.splitlines()[-1])
+    monkeypatch.setattr(torchane.capture.plans, "compile_step", None)  # calling it would fail
+    assert plan(*arguments)[1] == out
     assert code == 0 and found["tokens"] == 32 and found["dispatches_per_step"] > 0
     assert {"ms_per_256_tokens", "mj_per_token", "loaded_programs", "memory_bytes"} <= set(found)
     documented = (Path(__file__).parents[2] / "docs" / "cost-model.md").read_text(encoding="utf-8")
@@ -142,6 +146,7 @@ def test_what_doctor_measured_on_this_machine_is_taken_for_its_chip(plan, tmp_pa
     (("x.mil", "--chip", "M4 Max"), 2, "Did you mean m4max?"),
     (("x.mil", "--chip", "portable"), 2, "no chip is called 'portable'"),
     (("x.mil", "--chip", "m4", "--seq-len", "8"), 2, "--seq-len goes with --preset"),
+    (("x.mil", "--chip", "m4", "--cache", "off"), 2, "--cache goes with --preset"),
     (("--schedule", "slv", "--chip", "m4", "--anyway"), 2, "--anyway goes with FILE"),
     (("--schedule", "slv", "--chip", "m4", "--recompute", "all"), 2, "--recompute goes with --preset"),
     (("x.mil", "--chip", "m4", "--memory-gb", "8"), 2, "--memory-gb goes with --preset"),

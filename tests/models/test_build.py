@@ -5,8 +5,8 @@ import torch
 import transformers
 
 from torchane.errors import ParseError
-from torchane.models.build import build_model, read_config
-from torchane.models.config import GPT2Config, Qwen3Config
+from torchane.models.build import build_model
+from torchane.models.config import GPT2Config, Qwen3Config, read_config
 from torchane.models.presets import preset
 
 QWEN3 = Qwen3Config(

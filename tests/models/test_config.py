@@ -6,8 +6,8 @@ import pytest
 from transformers import LlamaConfig as TheirConfig
 
 from torchane.errors import ParseError, UsageError
-from torchane.models.build import build_model, read_config
-from torchane.models.config import GPT2Config, LlamaConfig, Qwen3Config
+from torchane.models.build import build_model
+from torchane.models.config import GPT2Config, LlamaConfig, Qwen3Config, read_config
 
 CONFIG = LlamaConfig(
     vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,

@@ -20,7 +20,7 @@ from torchane import chips
 from torchane.capture.compile_options import Options, check_mode
 from torchane.capture.compiled import COMPILED, Compiled, keep_warm, new_compiled
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
-from torchane.capture.frozen import convolution_pays, require_form
+from torchane.capture.frozen import convolution_pays
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
 from torchane.capture.lowered import LoweredPrograms, default_root
@@ -52,6 +52,7 @@ from torchane.capture.varied import Varied
 from torchane.capture.vocabulary import slice_losses
 from torchane.capture.watch import Watch
 from torchane.interpreter import compiling
+from torchane.passes import require_form
 from torchane.plan.constants import pricing_if_known
 from torchane.plan.dump import dump_plan
 from torchane.plan.search import searched

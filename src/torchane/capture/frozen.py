@@ -12,14 +12,11 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import fx
 
-from torchane import chips, passes
 from torchane.capture.few_bits import dequantise
 from torchane.capture.graph import CONTRACTIONS, VIEWS
 from torchane.capture.roles import Roles
 from torchane.capture.wide import Blocks
-from torchane.chips import Chip
 from torchane.chips.points import Layer, machine
-from torchane.errors import UsageError
 from torchane.passes.bake_constants import Pays
 from torchane.plan.constants import Pricing
 from torchane.plan.cost import layer_cost
@@ -75,17 +72,6 @@ def _base(node: fx.Node) -> fx.Node:
     while node.target in VIEWS:
         node = node.all_input_nodes[0]
     return node
-
-
-def require_form(form: str, chip: Chip) -> None:
-    """Raises UsageError for a low-bit form that the chip is not known to take, with the chips that are."""
-    if form in (INPUTS, REUSED, "fp16") or passes.low_bit_op(form, chip) is not None:
-        return
-    known = [name for name in chips.names() if passes.low_bit_op(form, chips.load(name)) is not None]
-    raise UsageError(
-        f'options={{"frozen": "{form}"}}: {chip.title} is not known to take {form} constants: {chip.op("constexpr_blockwise_shift_scale").why}. '
-        f'Known to: {", ".join(known)}; options={{"chip": "{known[0]}"}} compiles for one of them, and "fp16" is for all.'
-    )
 
 
 def convolution_pays(cost: Pricing | None) -> Pays:

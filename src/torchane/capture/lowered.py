@@ -1,35 +1,17 @@
 """What regions were lowered to, on disk: a second process that compiles the same network does not lower it again.
 
-    root/ 0700
-      <digest of all that lowers>/<key>.program      one file per program, written whole or not at all
-
-A key is the structure of a region, the chip and whether ranges are controlled; the folder is the version: torchane's own source
-files, PyTorch and NumPy. A file that is damaged is left out, said, and removed. Files of other versions are dead and go first
-when room is needed. Several processes may use the folder: what one removes, another lowers anew.
+A key is the structure of a region, the chip and whether ranges are controlled. The folder and its rules: runtime/kept_files.py.
 """
 
 import hashlib
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from torchane.errors import ParseError, TorchaneWarning
 from torchane.plan import ProgramSpec
 from torchane.plan.stored import from_bytes, to_bytes
 from torchane.runtime.ane.cache import users_folder
+from torchane.runtime.kept_files import Entry, KeptFiles
 
 MOST_BYTES = 1 << 30
-#: What is removed when there is too much, so that not every file that is written looks through the folder.
-_LEFT_AFTER = 0.8
-_SUFFIX = ".program"
 
 
 def default_root() -> Path:
@@ -37,154 +19,31 @@ def default_root() -> Path:
     return users_folder() / "lowered"
 
 
-@cache
-def version() -> str:
-    """A digest of what lowers: a line of ours that changed, or another PyTorch, makes other programs."""
-    digest = hashlib.sha256(f"torch {torch.__version__}, numpy {np.__version__}\n".encode())
-    for path, data in sorted((str(path), path.read_bytes()) for path in _sources()):
-        digest.update(f"{path} {len(data)}\n".encode() + data)
-    return digest.hexdigest()[:32]
-
-
-def _sources() -> Iterator[Path]:
-    """Of the whole package: a list of those that matter would miss one some day."""
-    for path in Path(__file__).parents[1].rglob("*"):
-        if path.suffix in (".py", ".toml"):
-            yield path
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of the cache. used_s: when it was last used, seconds since 1970."""
-
-    path: Path
-    size_bytes: int
-    used_s: float
-
-    @property
-    def is_current(self) -> bool:
-        return self.path.parent.name == version()
-
-
 class LoweredPrograms:
-    """The folder, for one chip. `enough`: what it may hold, in bytes."""
+    """The folder, for one chip. `most_bytes`: what it may hold."""
 
     def __init__(self, root: Path, chip: str = "", ranges: bool = False, most_bytes: int = MOST_BYTES):
         self.root = root
-        self.most_bytes = most_bytes
         self._kind = f"{chip}, ranges {'on' if ranges else 'off'}"
-        self._size_bytes: int | None = None  # as far as this process knows; others write too
-        self._is_off = False
+        self._files = KeptFiles(root, ".program", most_bytes, "lowered programs", "the program is lowered anew")
 
     def get(self, structure: str) -> ProgramSpec | None:
         """The program of that structure, if it lies there whole."""
-        if self._is_off:
-            return None
         key = self._key(structure)
-        path = self._path(key)
-        try:
-            data = self._read(path)
-            if data is None:
-                return None
-            spec = from_bytes(data, key)
-        except ParseError as error:
-            _say(f"{path} is damaged: {error} It was removed, and the program is lowered anew.")
-            _removed(path)
-            return None
-        except OSError as error:
-            self._give_up("read", error)
-            return None
-        with suppress(OSError):  # it may have been removed, and may lie on a disk that nothing can be written to
-            os.utime(path)
-        return spec
+        return self._files.get(key, lambda data: from_bytes(data, key))
 
     def put(self, structure: str, spec: ProgramSpec) -> None:
         """Keeps a program. Where the folder cannot be written, that is said once and nothing is kept."""
-        if self._is_off:
-            return
         key = self._key(structure)
-        data = to_bytes(spec, key)
-        if len(data) > self.most_bytes // 8:
-            return  # one of a frozen network's constants would drive out all others
-        try:
-            self._write(self._path(key), data)
-            self._make_room(len(data))
-        except OSError as error:
-            self._give_up("written", error)
+        self._files.put(key, to_bytes(spec, key))
 
     def entries(self) -> list[Entry]:
         """Every file, of every version, the one used longest ago first."""
-        return sorted(self._entries(), key=lambda entry: entry.used_s)
+        return self._files.entries()
 
     def clear(self) -> int:
         """Removes every file; how many. A process that is compiling loses time by it, nothing else."""
-        return sum(_removed(entry.path) for entry in self.entries())
+        return self._files.clear()
 
     def _key(self, structure: str) -> str:
         return hashlib.sha256(f"{structure}, {self._kind}".encode()).hexdigest()
-
-    def _path(self, key: str) -> Path:
-        return self.root / version() / f"{key}{_SUFFIX}"
-
-    def _read(self, path: Path) -> bytes | None:
-        """None where there is nothing, or nothing of this user's."""
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return None
-        with os.fdopen(file, "rb") as opened:
-            return opened.read() if os.fstat(file).st_uid == os.geteuid() else None
-
-    def _write(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (self.root, path.parent):
-            folder.chmod(0o700)  # a parent that mkdir made has the process's own mode
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(handle, "wb") as opened:
-                opened.write(data)
-            with suppress(FileNotFoundError):  # another process cleared the folder
-                os.replace(part, path)
-        except BaseException:
-            _removed(Path(part))
-            raise
-
-    def _make_room(self, added_bytes: int) -> None:
-        if self._size_bytes is None:
-            self._size_bytes = sum(entry.size_bytes for entry in self._entries())
-        else:
-            self._size_bytes += added_bytes
-        if self._size_bytes <= self.most_bytes:
-            return
-        found = sorted(self._entries(), key=lambda entry: (entry.is_current, entry.used_s))
-        total = sum(entry.size_bytes for entry in found)
-        for entry in found:
-            if total <= _LEFT_AFTER * self.most_bytes:
-                break
-            total -= entry.size_bytes if _removed(entry.path) else 0
-        self._size_bytes = total
-
-    def _entries(self) -> Iterator[Entry]:
-        for path in self.root.glob("*/*"):
-            with suppress(FileNotFoundError):  # another process removes too
-                found = path.lstat()
-                yield Entry(path, found.st_size, found.st_mtime)
-
-    def _give_up(self, what: str, error: OSError) -> None:
-        self._is_off = True
-        _say(
-            f"The folder of lowered programs, {self.root}, could not be {what}: {error.strerror or error}. Every process lowers its "
-            "programs anew. Make room, or let TORCHANE_CACHE name a folder that can be written."
-        )
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink()
-    except OSError:
-        return False
-    return True
-
-
-def _say(text: str) -> None:
-    warnings.warn(text, TorchaneWarning, stacklevel=2)

@@ -19,6 +19,7 @@ from torchane.capture.torch_private import BackendCompilerFailed, FakeTensorMode
 from torchane.errors import CaptureError, DeviceError, TorchaneError, TorchaneWarning
 from torchane.plan import Plan
 from torchane.plan.memory import Forecast, forecast
+from torchane.plan.outline import PlannedStep, outline_of
 
 
 class _Compiled(Exception):
@@ -34,6 +35,11 @@ class Captured:
     parameters: int
     memory: Forecast
     share_in_programs: float
+
+    @property
+    def outline(self) -> PlannedStep:
+        """What of it has a price."""
+        return PlannedStep(tuple(map(outline_of, self.plans)), self.memory, self.share_in_programs)
 
 
 def compile_step(

@@ -1,4 +1,4 @@
-"""`torchane cache`: what lies in the folders of lowered and of compiled programs, and clearing them."""
+"""`torchane cache`: what lies in the folders of lowered programs, of plans and of compiled programs, and clearing them."""
 
 import json
 from typing import Any
@@ -12,33 +12,41 @@ from torchane.cli.signals import load
 @click.command("cache", cls=Command)
 @takes("cache")
 def command(clear: bool, as_json: bool) -> None:
-    """Show the folders of lowered and of compiled Neural Engine programs, or clear them.
+    """Show the folders of lowered and of compiled Neural Engine programs and of plans, or clear them.
 
     Lowered programs are what torch.compile made of a model's graphs, at most 1 GiB: another process that compiles the same
-    model reads them. Those of another version of torchane or PyTorch go first. What the engine compiled lies beside them by
+    model reads them. Plans are what `torchane plan --preset` prices, at most 64 MiB. Of both, those of another version of torchane or PyTorch
+    go first. What the engine compiled lies beside them by
     macOS build, at most 4 GiB; after an update of macOS the older builds' programs are dead and go first. Clearing costs
     compilations, nothing else. TORCHANE_CACHE names another folder. Doctor's record and first light's stay.
     """
-    said = {**_compiled(clear), "lowered": _lowered(clear)}
+    said = {**_compiled(clear), "lowered": _lowered(clear), "plans": _plans(clear)}
     if as_json:
         click.echo(json.dumps(said))
         return
-    for kind, found in (("lowered ", said["lowered"]), ("", said)):
+    for kind, found in (("lowered programs", said["lowered"]), ("plans", said["plans"]), ("programs", said)):
         if clear:
-            click.echo(f"{found['removed']} {kind}programs removed from {found['folder']}.{_left(found)}")
+            click.echo(f"{found['removed']} {kind} removed from {found['folder']}.{_left(found)}")
         else:
-            click.echo("\n".join(_shown(found)))
+            click.echo("\n".join(_shown(kind, found)))
 
 
 def _lowered(clear: bool) -> dict[str, Any]:
     lowered = load("torchane.capture.lowered")
-    store = lowered.LoweredPrograms(lowered.default_root())
+    return _kept(lowered.LoweredPrograms(lowered.default_root()), "programs", clear)
+
+
+def _plans(clear: bool) -> dict[str, Any]:
+    return _kept(load("torchane.cli.planned").kept_plans(), "plans", clear)
+
+
+def _kept(store: Any, what: str, clear: bool) -> dict[str, Any]:
     removed = store.clear() if clear else 0
     entries = store.entries()
     return {
         "folder": str(store.root),
         "removed": removed,
-        "programs": len(entries),
+        what: len(entries),
         "bytes": sum(entry.size_bytes for entry in entries),
         "of_other_versions": sum(not entry.is_current for entry in entries),
     }
@@ -55,18 +63,19 @@ def _compiled(clear: bool) -> dict[str, Any]:
 
 
 def _left(found: dict[str, Any]) -> str:
-    return " Those that are left are in use." if found.get("builds") or found.get("programs") else ""
+    return " Those that are left are in use." if any(found.get(what) for what in ("builds", "programs", "plans")) else ""
 
 
-def _shown(found: dict[str, Any]) -> list[str]:
+def _shown(kind: str, found: dict[str, Any]) -> list[str]:
     if "builds" in found:
-        lines = [f"build {build}: {_size(one)} in {found['folder']}" for build, one in found["builds"].items()]
+        lines = [f"build {build}: {_size('programs', one)} in {found['folder']}" for build, one in found["builds"].items()]
         return lines or [f"{found['folder']} holds no compiled program."]
-    if not found["programs"]:
-        return [f"{found['folder']} holds no lowered program."]
+    what = kind.rpartition(" ")[2]
+    if not found[what]:
+        return [f"{found['folder']} holds no {kind.removesuffix('s')}."]
     others = f", {found['of_other_versions']} of other versions" if found["of_other_versions"] else ""
-    return [f"lowered: {_size(found)} in {found['folder']}{others}"]
+    return [f"{kind.removesuffix(' programs')}: {_size(what, found)} in {found['folder']}{others}"]
 
 
-def _size(one: dict[str, Any]) -> str:
-    return f"{one['programs']} programs, {one['bytes'] / 2**20:,.1f} MiB"
+def _size(what: str, one: dict[str, Any]) -> str:
+    return f"{one[what]} {what}, {one['bytes'] / 2**20:,.1f} MiB"

@@ -1,7 +1,7 @@
 """`torchane plan`: what a program, a model's training step or a published schedule is predicted to take on a chip."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def command(
     trace: Path | None,
     schedule: str | None,
     measured: Path | None,
+    cache: str,
     anyway: bool,
     as_json: bool,
 ) -> None:
@@ -52,7 +53,7 @@ def command(
     _require_one(file, preset, schedule)
     _require_fitting(file, preset, function=function, batch_size=batch_size, seq_len=seq_len, anyway=anyway,
                      recompute=None if recompute == "none" else recompute, memory_gb=memory_gb, lora=lora,
-                     frozen=None if frozen == "inputs" else frozen,
+                     frozen=None if frozen == "inputs" else frozen, cache=None if cache == "on" else cache,
                      timeline=timeline, trace=trace)  # fmt: skip
     if compare is not None and (timeline or trace):
         raise UsageError("--timeline and --trace show one chip. Write --chip NAME instead of --compare.")
@@ -60,8 +61,8 @@ def command(
     if file is not None:
         found = [_price_file(file, function, pricing, anyway or compare is not None) for pricing in pricings]
     elif preset is not None:
-        found, plans = _price_preset(preset, batch_size or 1, seq_len or 256, pricings, memory_gb, lora, recompute=recompute, frozen=frozen)
-        _draw(plans, pricings[-1], found[-1], timeline, trace)
+        found, graphs = _price_preset(preset, batch_size or 1, seq_len or 256, pricings, memory_gb, lora, recompute=recompute, frozen=frozen, cache=cache)
+        _draw(graphs, pricings[-1], found[-1], timeline, trace)
     else:
         found = [_price_schedule(schedule, pricing) for pricing in pricings]
     view = load("torchane.cli.plan_view")
@@ -79,7 +80,7 @@ def _require_one(*ways: object) -> None:
 def _require_fitting(file: Path | None, preset: str | None, **options: object) -> None:
     """Options that belong to another way of asking are refused, not passed over."""
     for name, belongs in (("function", file), ("anyway", file), ("batch_size", preset), ("seq_len", preset),
-                          ("recompute", preset), ("memory_gb", preset), ("lora", preset), ("frozen", preset), ("timeline", preset), ("trace", preset)):  # fmt: skip
+                          ("recompute", preset), ("memory_gb", preset), ("lora", preset), ("frozen", preset), ("cache", preset), ("timeline", preset), ("trace", preset)):  # fmt: skip
         if options[name] and belongs is None:
             raise UsageError(f"--{name.replace('_', '-')} goes with {'FILE' if name in ('function', 'anyway') else '--preset'}.")
 
@@ -127,9 +128,10 @@ def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
 
 
 def _price_preset(
-    name: str, batch_size: int, seq_len: int, pricings: Sequence[Any], memory_gb: float | None, lora: int | None, *, recompute: str, frozen: str
+    name: str, batch_size: int, seq_len: int, pricings: Sequence[Any], memory_gb: float | None, lora: int | None, *, recompute: str, frozen: str,
+    cache: str,
 ) -> tuple[list[dict[str, Any]], Sequence[Any]]:
-    """A price for each machine, and the plans of the last. Machines that no step tells apart share one compilation."""
+    """A price for each machine, and the outlines of the last's plan. Machines that no step tells apart share one compilation."""
     points = load("torchane.chips.points")
     config = _config(name)
     longest = config.max_position_embeddings
@@ -137,49 +139,35 @@ def _price_preset(
         raise UsageError(f"--seq-len {seq_len} is longer than {name} takes. Its longest is {longest}: --seq-len {longest}.")
     if frozen != "inputs" and lora is None:
         raise UsageError(f"--frozen {frozen} says what frozen weights are, and a preset that is trained whole has none. Add --lora RANK.")
-    build = _builder(config, lora)
-    compile_step = load("torchane.capture.plans").compile_step
-    step = load("torchane.plan.step")
-    found, compiled = [], {}
+    for pricing in pricings:
+        load("torchane.passes").require_form(frozen, load("torchane.runtime.ane.doctor.record").probed(pricing.name))
+    planning, step = load("torchane.cli.planned"), load("torchane.plan.step")
+    found, known = [], {}
     for pricing in pricings:
         hardware, engine = points.machine(pricing.name), load("torchane.plan").pricing_for(pricing.name).engine
         alike = hardware.chip, hardware.clock_hz, engine  # all that a cut and the form of a product depend on
-        # an engine's arithmetic needs range control
-        options = {"chip": pricing.name, "ranges": "on", "recompute": recompute, "frozen": frozen}
-        if alike not in compiled:
-            compiled[alike] = compile_step(build, batch_size=batch_size, seq_len=seq_len, options=options)
-        captured = compiled[alike]
-        _require_in_programs(name, batch_size, seq_len, points.machine(pricing.name).chip, captured.share_in_programs)
+        if alike not in known:
+            # an engine's arithmetic needs range control
+            options = {"chip": pricing.name, "ranges": "on", "recompute": recompute, "frozen": frozen, "cache": cache}
+            known[alike] = planning.planned_step(planning.Request(config, batch_size, seq_len, lora, options), cache=cache == "on")
+        planned = known[alike]
+        _require_in_programs(name, batch_size, seq_len, hardware.chip, planned.share_in_programs)
         if memory_gb is not None:
-            _require_memory(f"{name} at {batch_size:,} x {seq_len:,} tokens", captured.memory, batch_size, memory_gb, recompute)
-        price = step.price_step(captured.plans, pricing, tokens=batch_size * seq_len)
+            _require_memory(f"{name} at {batch_size:,} x {seq_len:,} tokens", planned.memory, batch_size, memory_gb, recompute)
+        price = step.price_step(planned.graphs, pricing, tokens=batch_size * seq_len)
         found.append({
             "kind": "step", "predicted": True, "preset": name, "batch_size": batch_size, "seq_len": seq_len,
-            "recompute": recompute, "frozen": frozen, "lora": lora, "memory_bytes": captured.memory.to_dict(), **price.to_dict(),
+            "recompute": recompute, "frozen": frozen, "lora": lora, "memory_bytes": planned.memory.to_dict(), **price.to_dict(),
         })  # fmt: skip
-    return found, captured.plans
+    return found, planned.graphs
 
 
-def _builder(config: Any, lora: int | None) -> Callable[[], Any]:
-    """What makes the model, with adapters where a rank is given."""
-    build = load("torchane.models.build").build_model
-    with_adapters = load("torchane.models.adapted").with_adapters if lora is not None else None
-    trace_blocks_once = load("torchane.train.engine").trace_blocks_once
-
-    def made() -> Any:
-        model = build(config) if with_adapters is None else with_adapters(build(config), lora)
-        trace_blocks_once(model)
-        return model
-
-    return made
-
-
-def _draw(plans: Sequence[Any], pricing: Any, price: Mapping[str, Any], timeline: Path | None, trace: Path | None) -> None:
+def _draw(graphs: Sequence[Any], pricing: Any, price: Mapping[str, Any], timeline: Path | None, trace: Path | None) -> None:
     """Raises RunFolderError where a file cannot be written."""
     drawing = load("torchane.plan.timeline")
     if timeline is None and trace is None:
         return
-    spans = drawing.predicted_spans(plans, pricing)
+    spans = drawing.predicted_spans(graphs, pricing)
     title = f"{price['preset']}, {price['batch_size']} x {price['seq_len']} tokens on {pricing.name}: predicted, not measured"
     try:
         if timeline is not None:
@@ -194,7 +182,7 @@ def _config(name: str) -> Any:
     """Of a preset, or of a folder with a Hugging Face config.json."""
     path = Path(name) / "config.json"
     if path.is_file():
-        return load("torchane.models.build").read_config(load("torchane.models.files").read_json(path), source=str(path))
+        return load("torchane.models.config").read_config(load("torchane.models.files").read_json(path), source=str(path))
     return load("torchane.models.presets").preset(name).config
 
 

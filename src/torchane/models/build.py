@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
-from torchane.errors import ParseError, UsageError, shown
+from torchane.errors import UsageError
 from torchane.models.config import Config, GPT2Config, LlamaConfig, Qwen3Config
 from torchane.models.gpt2 import GPT2LMHeadModel
 from torchane.models.llama import LlamaForCausalLM
@@ -16,19 +15,9 @@ FP32_BYTES = 4
 #: Tokens (B, S), and a cache while decoding, to logits (B, S, V); `config` says the sizes.
 CausalLM = LlamaForCausalLM | GPT2LMHeadModel
 
-ARCHITECTURES: Mapping[str, tuple[type, type]] = MappingProxyType({
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "gpt2": (GPT2Config, GPT2LMHeadModel),
-})
-
-
-def read_config(values: Mapping[str, Any], *, source: str = "config.json") -> Config:
-    """From the content of a `config.json`. Raises ParseError for another architecture."""
-    kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise ParseError(f"{source}: model_type is {shown(kind)}; built here are {', '.join(ARCHITECTURES)}.")
-    return ARCHITECTURES[kind][0].from_dict(values, source=source)
+_MODELS: Mapping[type, type] = MappingProxyType({
+    LlamaConfig: LlamaForCausalLM, Qwen3Config: Qwen3ForCausalLM, GPT2Config: GPT2LMHeadModel,
+})  # fmt: skip
 
 
 def build_model(config: Config, *, seed: int = 0) -> CausalLM:
@@ -39,4 +28,4 @@ def build_model(config: Config, *, seed: int = 0) -> CausalLM:
             f"The model has {config.parameter_count:,} parameters and needs {needed / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB of "
             "memory are free. Choose a smaller one; if you did not expect one so large, its config.json is damaged."
         )
-    return next(model for kind, model in ARCHITECTURES.values() if type(config) is kind)(config, seed=seed)
+    return _MODELS[type(config)](config, seed=seed)

@@ -8,6 +8,7 @@ refused by name when a file asks for it, since ignoring it would load a differen
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from torchane.errors import ParseError, UsageError, shown
@@ -224,6 +225,18 @@ class GPT2Config:
 
 
 Config = LlamaConfig | Qwen3Config | GPT2Config
+
+#: By the model_type of a `config.json`.
+CONFIGS: Mapping[str, type[Config]] = MappingProxyType({"llama": LlamaConfig, "qwen3": Qwen3Config, "gpt2": GPT2Config})
+
+
+def read_config(values: Mapping[str, Any], *, source: str = "config.json") -> Config:
+    """From the content of a `config.json`. Raises ParseError for another architecture."""
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        raise ParseError(f"{source}: model_type is {shown(kind)}; built here are {', '.join(CONFIGS)}.")
+    return CONFIGS[kind].from_dict(values, source=source)
+
 
 # What a GPT-2's `config.json` may say besides our own keys without changing the model that we build.
 GPT2_ONLY = (

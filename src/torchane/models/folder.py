@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from torchane.errors import ParseError, RunFolderError, UsageError
-from torchane.models.build import CausalLM, build_model, read_config
-from torchane.models.config import Config
+from torchane.models.build import CausalLM, build_model
+from torchane.models.config import Config, read_config
 from torchane.models.files import json_digest, read_json, write_json
 from torchane.models.tensors import TensorFile, save_tensors
 

@@ -18,7 +18,7 @@ from torchane.chips import Chip, require_settled
 from torchane.errors import CompileError, UsageError
 from torchane.mil.check import check
 from torchane.mil.ir import Program
-from torchane.passes.bake_constants import Frozen, low_bit_op
+from torchane.passes.bake_constants import Frozen, low_bit_op, require_form
 from torchane.passes.decompose_activations import RULES as decompose_activations_rules
 from torchane.passes.decompose_arithmetic import RULES as decompose_arithmetic_rules
 from torchane.passes.decompose_moves import RULES as decompose_moves_rules
@@ -27,7 +27,7 @@ from torchane.passes.decompose_reductions import RULES as decompose_reductions_r
 from torchane.passes.lower_bools import RULES as lower_bools_rules
 from torchane.passes.pipeline import Job, Pass, pass_list
 
-__all__ = ["Frozen", "Job", "Lowered", "Pass", "has_form", "low_bit_op", "lower", "pass_list", "run"]
+__all__ = ["Frozen", "Job", "Lowered", "Pass", "has_form", "low_bit_op", "lower", "pass_list", "require_form", "run"]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from torchane import chips
 from torchane.abi.frozen import STORED, Constant, blobs_of
 from torchane.abi.ports import PortLayout
 from torchane.chips import Chip, is_settled
-from torchane.errors import CompileError
+from torchane.errors import CompileError, UsageError
 from torchane.mil.build import Builder
 from torchane.mil.ir import Arg, Literal, Op, Program, Var, literal
 from torchane.mil.kinds import KINDS
@@ -51,10 +52,23 @@ def bake_constants(program: Program, chip: Chip, frozen: Frozen, layouts: Mappin
     return _Baking(program, chip, frozen, layouts).run()
 
 
+_LOW_BIT_OPS = {"int8": ("constexpr_blockwise_shift_scale", "constexpr_affine_dequantize"), "int4": ("constexpr_blockwise_shift_scale",)}
+
+
 def low_bit_op(form: str, chip: Chip) -> str | None:
     """The op by which a chip is known to take weights of a low-bit form with a scale for each row."""
-    kinds = {"int8": ("constexpr_blockwise_shift_scale", "constexpr_affine_dequantize"), "int4": ("constexpr_blockwise_shift_scale",)}
-    return next((kind for kind in kinds.get(form, ()) if chip.takes(kind)), None)
+    return next((kind for kind in _LOW_BIT_OPS.get(form, ()) if chip.takes(kind)), None)
+
+
+def require_form(form: str, chip: Chip) -> None:
+    """Raises UsageError for a low-bit form that the chip is not known to take, with the chips that are."""
+    if form not in _LOW_BIT_OPS or low_bit_op(form, chip) is not None:
+        return
+    known = [name for name in chips.names() if low_bit_op(form, chips.load(name)) is not None]
+    raise UsageError(
+        f'frozen="{form}": {chip.title} is not known to take {form} constants: {chip.op("constexpr_blockwise_shift_scale").why}. '
+        f'Known to: {", ".join(known)}; chip="{known[0]}" is one of them, and frozen="fp16" is for all.'
+    )
 
 
 class _Baking:

@@ -1,6 +1,6 @@
 """What a training step is predicted to take: the Plan that the runtime executes, priced dispatch by dispatch.
 
-    price = price_step((forward, backward), pricing_for("m4"), tokens=2048)
+    price = price_step([outline_of(plan) for plan in (forward, backward)], pricing_for("m4"), tokens=2048)
     price.predicted_ms = engine_ms + staging_ms;  price.programs says where it goes
 
 The engine's part is a loop of programs whose surfaces stay where they are. Staging is the host's rounding and widening of what
@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from torchane.chips.points import machine
-from torchane.mil.text import parse
 from torchane.plan.constants import ENGINE_OF, ONLY_THROUGH_E5RT, Pricing, interval, pricing_for
 from torchane.plan.cost import program_cost
-from torchane.plan.plan import Plan, Stage, Unstage
+from torchane.plan.outline import Outline
 from torchane.plan.price import energy_interval, outside_of, unseen_share
 from torchane.plan.schedules import SCHEDULES, Schedule
-from torchane.plan.work import ProgramWork, work_of
+from torchane.plan.work import ProgramWork
 
 #: fp16 bytes a second that a host rounds or widens: MDX M4, 282 MB of surfaces of its static schedule in 4.1 ms. One reading.
 STAGED_BYTES_PER_S = 69e9
@@ -159,21 +158,16 @@ def engine_ms(schedule: Schedule, pricing: Pricing) -> float:
     )  # fmt: skip
 
 
-def price_step(plans: Sequence[Plan], pricing: Pricing, *, tokens: int) -> StepPrice:
-    """The plans of a forward and a backward, as the runtime executes them."""
+def price_step(graphs: Sequence[Outline], pricing: Pricing, *, tokens: int) -> StepPrice:
+    """A forward and a backward, as the runtime executes them."""
     programs, loaded = [], set()
-    for plan in plans:
-        counts = Counter(dispatch.program for dispatch in plan.dispatches)
-        loaded |= {(plan.programs[dispatch.program].text, dispatch.constants) for dispatch in plan.dispatches}
-        for index, spec in enumerate(plan.programs):
-            programs.append((plan.name, spec.name, counts[index], work_of(parse(spec.text, spec.name))))
+    for graph in graphs:
+        counts = Counter(act.program for act in graph.acts)
+        loaded |= {act.loaded for act in graph.acts if act.program is not None}
+        programs += [(graph.name, name, counts[index], work) for index, (name, work) in enumerate(graph.programs)]
+    acts = [act for graph in graphs for act in graph.acts]
     return price_programs(
-        programs, pricing, tokens=tokens, staged=_crossing(plans, Stage), unstaged=_crossing(plans, Unstage),
-        host_ops=[op for plan in plans for op in plan.host_ops], loaded=len(loaded),
+        programs, pricing, tokens=tokens, staged=sum(act.size_bytes for act in acts if act.kind == "stage"),
+        unstaged=sum(act.size_bytes for act in acts if act.kind == "unstage"),
+        host_ops=[op for act in acts for op in act.host_ops], loaded=len(loaded),
     )  # fmt: skip
-
-
-def _crossing(plans: Sequence[Plan], kind: type) -> int:
-    """Bytes of the surfaces that steps of this kind fill or read."""
-    copies = (copy for plan in plans for step in plan.steps if isinstance(step, kind) for copy in step.copies)
-    return sum(copy.layout.type.size_bytes for copy in copies if not copy.is_constant)

@@ -1,6 +1,6 @@
 """What engine and host do over a step, as spans of time: predicted from a plan, or recorded (runtime/timeline.py).
 
-    spans = predicted_spans(plans, pricing_for("m4"))      to_svg(spans, title)      to_trace(spans, title)  ── opens in Perfetto
+    spans = predicted_spans(outlines, pricing_for("m4"))   to_svg(spans, title)      to_trace(spans, title)  ── opens in Perfetto
 
     engine  ░░░░████░████░░░      host work and dispatches follow each other as the runtime carries them out; PyTorch's own ops
     host    ████░░░░█░░░░███      have no price, and stand as spans of no length
@@ -12,15 +12,12 @@ from html import escape
 from typing import Any
 
 from torchane.chips.points import machine
-from torchane.mil.text import parse
 from torchane.plan.constants import Pricing
 from torchane.plan.cost import program_cost
-from torchane.plan.plan import Dispatch, HostCall, Plan, Stage, Step, Unstage
+from torchane.plan.outline import Act, Outline
 from torchane.plan.step import STAGED_BYTES_PER_S
-from torchane.plan.work import ProgramWork, work_of
 
 TRACKS = ("engine", "host")
-_KINDS: Mapping[type, str] = {Stage: "stage", Dispatch: "dispatch", Unstage: "unstage", HostCall: "host"}
 _COLOURS = {"stage": "#d08770", "unstage": "#ebcb8b", "host": "#b48ead", "dispatch": "#5e81ac"}
 #: Of the drawing, in its own units.
 _WIDTH, _LEFT, _ROW, _TOP = 1200, 70, 46, 56
@@ -38,45 +35,33 @@ class Span:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def predicted_spans(plans: Sequence[Plan], pricing: Pricing) -> tuple[Span, ...]:
-    """One run of the plans, one after the other. The spans of the engine add up to price_step's engine_ms, those of the host to its staging_ms."""
+def predicted_spans(graphs: Sequence[Outline], pricing: Pricing) -> tuple[Span, ...]:
+    """One run of the graphs, one after the other. The spans of the engine add up to price_step's engine_ms, those of the host to its staging_ms."""
     at, spans = 0.0, []
-    for plan in plans:
-        for track, kind, name, time_s, details in _steps(plan, pricing):
-            spans.append(Span(track, kind, name, at, time_s, {"graph": plan.name, **details}))
+    for graph in graphs:
+        for track, act, time_s, details in _acts(graph, pricing):
+            spans.append(Span(track, act.kind, act.name, at, time_s, {"graph": graph.name, **details}))
             at += time_s
     return tuple(spans)
 
 
-def _steps(plan: Plan, pricing: Pricing) -> Iterator[tuple[str, str, str, float, dict[str, Any]]]:
-    works: dict[int, ProgramWork] = {}
-    for step in plan.steps:
-        kind, name = named(step, plan)
-        if isinstance(step, Dispatch):
-            if step.program not in works:
-                spec = plan.programs[step.program]
-                works[step.program] = work_of(parse(spec.text, spec.name))
-            work = works[step.program]
-            cost = program_cost(
-                work.layers, work.bytes_in, work.bytes_out, machine(pricing.name), pricing.engine, pricing.shared,
-                fp32_surfaces=work.fp32_surfaces, in_a_loop=True,
-            )  # fmt: skip
-            yield "engine", kind, name, cost.time_s, {"bound": cost.bound, "mj": cost.energy_j * 1e3}
-        elif isinstance(step, HostCall):
-            yield "host", kind, name, 0.0, {"priced": False}
+def _acts(graph: Outline, pricing: Pricing) -> Iterator[tuple[str, Act, float, dict[str, Any]]]:
+    hardware = machine(pricing.name)
+    costs = [
+        program_cost(
+            work.layers, work.bytes_in, work.bytes_out, hardware, pricing.engine, pricing.shared,
+            fp32_surfaces=work.fp32_surfaces, in_a_loop=True,
+        )
+        for _, work in graph.programs
+    ]  # fmt: skip
+    for act in graph.acts:
+        if act.program is not None:
+            cost = costs[act.program]
+            yield "engine", act, cost.time_s, {"bound": cost.bound, "mj": cost.energy_j * 1e3}
+        elif act.kind == "host":
+            yield "host", act, 0.0, {"priced": False}
         else:
-            size = sum(copy.layout.type.size_bytes for copy in step.copies if not copy.is_constant)
-            yield "host", kind, name, size / STAGED_BYTES_PER_S, {"bytes": size}
-
-
-def named(step: Step, plan: Plan) -> tuple[str, str]:
-    """Its kind, and a name for people."""
-    kind = _KINDS[type(step)]
-    if isinstance(step, Dispatch):
-        return kind, f"{step.where or 'main'} ({plan.programs[step.program].name})"
-    if isinstance(step, HostCall):
-        return kind, ", ".join(dict.fromkeys(name for name, _ in step.ops)) or step.key
-    return kind, f"{kind} {len(step.copies)} values"
+            yield "host", act, act.size_bytes / STAGED_BYTES_PER_S, {"bytes": act.size_bytes}
 
 
 def to_trace(spans: Sequence[Span], title: str) -> dict[str, Any]:

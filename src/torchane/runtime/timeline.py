@@ -13,7 +13,8 @@ import time
 from bisect import insort
 
 from torchane.plan import Dispatch
-from torchane.plan.timeline import Span, named
+from torchane.plan.outline import named
+from torchane.plan.timeline import Span
 from torchane.runtime.observers import Moment, Observer
 
 
