@@ -162,6 +162,8 @@ ARITHMETICS = ("exact", "fast", "engine")
 RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")
 RECOMPUTE = ("none", "half", "all")
+_RECOMPUTED = ("What the backward of each equal layer computes again instead of reading it from memory: none, half (what is cheap to make again), all (a layer "
+               "keeps its inputs only)")  # fmt: skip
 FROZEN = ("inputs", "reused", "fp16", "int8", "int4")
 SWITCH = ("on", "off")
 GGUF_TYPES = ("f16", "bf16", "q8_0")
@@ -263,8 +265,7 @@ def _backend() -> tuple[Option, ...]:
         Option("buckets", here, "sizes", '"auto": where a size varies, a program serves a range of sizes; "off": one for each size; or the sizes that '
                "programs have, as in (64, 128, 512).", "auto"),
         Option("progress", here, "choice", '"on" says on standard error how far compiling is, where it takes more than five seconds.', "on", SWITCH),
-        Option("recompute", ("backend", "plan"), "choice", "What the backward of each equal layer computes again instead of reading it from memory: none, "
-               "half (what is cheap to make again), all (a layer keeps its inputs only).", "none", RECOMPUTE, show_default=True),
+        Option("recompute", here, "choice", f"{_RECOMPUTED}.", "none", RECOMPUTE, show_default=True),
         Option("frozen", ("backend", "plan"), "choice", 'What parameters that want no gradient are to programs. inputs: staged by every forward, as trained ones are; '
                "reused: staged before each program that reads them, into surfaces that the next programs take over, and again for the backward: memory for a layer's, not "
                "for all; fp16, int8, int4: constants, in as many bits (m4: int8; m5: both), with programs for each layer that are made anew where a checksum says that "
@@ -399,6 +400,10 @@ def _plan() -> tuple[Option, ...]:
                metavar="NAME"),
         Option("batch_size", here, "number", "Of --preset: sequences in a step.  [default: 1]"),
         Option("seq_len", here, "number", "Of --preset: tokens in a sequence.  [default: 256]", least=2),
+        Option("grad_accum", here, "number", "Of --preset: micro-steps in a step, merged into one batch as `torchane train` does, and priced beside calls of "
+               "loss.backward() for each.  [default: 1]"),
+        Option("recompute", here, "choice", f"{_RECOMPUTED}; auto: of these the one that is predicted to take the least time, and fits into --memory-gb.", "none",
+               (*RECOMPUTE, "auto"), show_default=True),
         Option("timeline", here, "path", "Of --preset: draw what engine and host do over a step.", allowed=("new file",), metavar="OUT.svg"),
         Option("trace", here, "path", "Of --preset: the same as trace events, which Perfetto opens.", allowed=("new file",), metavar="OUT.json"),
         Option("schedule", here, "text", "A schedule that others published: maderix-static, maderix-dynamic, pull-request-22, slv.", metavar="NAME"),

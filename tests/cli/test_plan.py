@@ -16,6 +16,16 @@ TEXT = """program(1.3)
 }
 """
 
+#: A weight beyond the longest axis and the longest sum of every chip.
+LARGE = """program(1.3)
+{
+    func main<ios18>(tensor<fp16, [1, 1, 64, 70016]> a00_x, tensor<fp16, [1, 1, 70016, 90016]> a01_weight) {
+        bool no = const()[name = string("no"), val = bool(false)];
+        tensor<fp16, [1, 1, 64, 90016]> z00 = matmul(x = a00_x, y = a01_weight, transpose_x = no, transpose_y = no)[name = string("z00")];
+    } -> (z00);
+}
+"""
+
 
 @pytest.fixture
 def plan(capsys, tmp_path, monkeypatch):
@@ -23,6 +33,7 @@ def plan(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("x.mil").write_text(TEXT)
     Path("refused.mil").write_text(TEXT.replace("add(", "floor_div("))
+    Path("large.mil").write_text(LARGE)
     Path("open.mil").write_text(TEXT.replace("[1, 64, 1, 32]", "[1, ?, 1, 32]"))
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -161,6 +172,11 @@ def test_what_doctor_measured_on_this_machine_is_taken_for_its_chip(plan, tmp_pa
         (("--preset", "tiny", "--chip", "m4", "--seq-len", "9999"), 2, "Its longest is 256: --seq-len 256"),
     (("none.mil", "--chip", "m4"), 1, "it cannot be read"),
     (("open.mil", "--chip", "m4", "--anyway"), 1, "has no price"),
+    (("large.mil", "--chip", "m4"), 1, "its inner size is 70016, above 32768"),
+    (("large.mil", "--chip", "m4"), 1, "Split the sum into several matmuls and add them"),
+    (("large.mil", "--chip", "m1"), 1, "90016 entries, above 16384"),
+    (("large.mil", "--chip", "m5"), 1, "No chip takes it as it is"),
+    (("--schedule", "slv", "--chip", "m4", "--grad-accum", "4"), 2, "--grad-accum goes with --preset"),
     (("refused.mil", "--chip", "m4"), 1, "floor_div is not taken"),
     (("refused.mil", "--chip", "m4"), 1, "No chip takes it as it is. --anyway"),
     (("x.mil", "--chip", "m4", "--function", "other"), 2, "no function 'other'"),

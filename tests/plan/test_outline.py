@@ -47,6 +47,14 @@ def test_a_price_counts_dispatches_bytes_and_host_ops(planned):
     assert price.flops == 6 * 2 * 64 * 64 * 1024
 
 
+def test_what_fills_up_a_surface_is_counted():
+    narrow = PortLayout((1, 64, 1, 20), (0, 1, 2, 3), (1, 64, 1, 32), 20)
+    wide = plan()
+    spec = replace(wide.programs[0], inputs=(PortSpec("x", narrow), PortSpec("y", WIDE)))
+    (line,) = price_step([outline_of(replace(wide, programs=(spec,)))], pricing_for("m4"), tokens=1).programs
+    assert line.padding_bytes == 2 * 64 * 12
+
+
 def test_one_program_with_other_constants_is_loaded_again():
     constant = Constant(1, WIDE, (64, 1024), False, "fp16", "fp16")
     alike = outline_of(plan(*(Dispatch(0, ("x",), ("z",), constants=(name,)) for name in ("w", "v", "w")), constants=(constant,)))
@@ -91,8 +99,8 @@ def test_what_is_no_planned_step_is_refused_though_its_digest_fits(planned, chan
 
 def test_every_number_of_a_work_is_kept(planned):
     """A field that the file left out would come back as its default."""
-    name, work = planned.graphs[0].programs[0]
-    layer = replace(work.layers[0], kernel=3, weight_bits=4.25, activation_bits=8, count=7)
-    odd = replace(work, ops=(replace(work.ops[0], layers=(layer,), unseen="never measured"),), fp32_surfaces=True)
-    graph = replace(planned.graphs[0], programs=((name, odd),))
+    one = planned.graphs[0].programs[0]
+    layer = replace(one.work.layers[0], kernel=3, weight_bits=4.25, activation_bits=8, count=7)
+    odd = replace(one.work, ops=(replace(one.work.ops[0], layers=(layer,), unseen="never measured"),), fp32_surfaces=True)
+    graph = replace(planned.graphs[0], programs=(replace(one, work=odd, padding_bytes=11),))
     assert from_bytes(to_bytes(replace(planned, graphs=(graph,)), KEY), KEY).graphs == (graph,)

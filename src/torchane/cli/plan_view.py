@@ -69,7 +69,7 @@ def _bound(op: Mapping[str, Any]) -> str:
 
 def _step(out: Console, price: Mapping[str, Any]) -> None:
     is_step = price["kind"] == "step"
-    what = f"{price['preset']}, {price['batch_size']} x {price['seq_len']} tokens" if is_step else price["title"]
+    what = f"{price['preset']}, {_sequences(price)} x {price['seq_len']} tokens" if is_step else price["title"]
     out.print(f"[bold]{escape(what)}[/bold] on {price['machine']}: predicted {_ms(price)} a step of {price['tokens']:,} tokens")
     out.print(
         f"engine {price['engine_ms']:.3g} ms ({price['dispatches_per_step']} dispatches of {price['loaded_programs']} programs, "
@@ -82,25 +82,40 @@ def _step(out: Console, price: Mapping[str, Any]) -> None:
         f"{scaled(int(price['flops'] / 2))} multiply-adds, {price['share_of_peak']:.1%} of the peak"
     )
     if is_step:
-        memory = price["memory_bytes"]
-        parts = ", ".join(f"{key} {size(count)}" for key, count in memory.items() if key != "total" and count)
-        out.print(f"memory of a step with AdamW {size(memory['total'])}: {parts}")
-        if price["lora"] is not None:
-            out.print(f"trained: adapters of rank {price['lora']}; frozen weights: {_FROZEN.get(price['frozen'], price['frozen'] + ' constants')}")
-        if price["recompute"] != "none":
-            out.print(f"computed again in the backward: {price['recompute']} of what a layer would keep")
-        out.print(f"not priced: the optimizer{', and on the host:' if price['host_ops'] else ''}")
-        for name, count in sorted(price["host_ops"].items()):
-            out.print(f"  {count} {escape(name)}: {escape(price['host_reasons'][name])}")
+        _preset(out, price)
     else:
         _published(out, price)
     rows = (
         (p["graph"], p["name"], str(p["dispatches"]), scaled(int(p["dispatches"] * p["flops"] / 2)), f"{p['predicted_ms']:.2f}",
-         f"{p['predicted_mj']:.2f}", p["bound"], f"{p['share_of_peak']:.0%}", size(p["bytes_in"]), size(p["bytes_out"]))
+         f"{p['predicted_mj']:.2f}", p["bound"], f"{p['share_of_peak']:.0%}", size(p["bytes_in"]), size(p["bytes_out"]), size(p["padding_bytes"]))
         for p in sorted(price["programs"], key=lambda p: -p["predicted_ms"])
     )  # fmt: skip
-    columns = ("graph", "program", ">dispatches", ">multiply-adds", ">ms", ">mJ", "bound", ">peak", ">in", ">out")
+    columns = ("graph", "program", ">dispatches", ">multiply-adds", ">ms", ">mJ", "bound", ">peak", ">in", ">out", ">padding")
     _table(out, "programs, all their dispatches together", columns, rows)
+
+
+def _preset(out: Console, price: Mapping[str, Any]) -> None:
+    memory = price["memory_bytes"]
+    parts = ", ".join(f"{key} {size(count)}" for key, count in memory.items() if key != "total" and count)
+    out.print(f"memory of a step with AdamW {size(memory['total'])}: {parts}")
+    if price["lora"] is not None:
+        out.print(f"trained: adapters of rank {price['lora']}; frozen weights: {_FROZEN.get(price['frozen'], price['frozen'] + ' constants')}")
+    if price["recompute"] != "none":
+        out.print(f"computed again in the backward: {price['recompute']} of what a layer would keep")
+    if len(price["recompute_ms"]) > 1:
+        out.print("compared: " + ", ".join(f"{recompute} {ms:.4g} ms" for recompute, ms in price["recompute_ms"].items()))
+    if (apart := price["apart"]) is not None:
+        out.print(
+            f"merged into one batch; with loss.backward() after each of the {price['grad_accum']}: {_ms(apart)}, {apart['mj_per_token']:.3g} mJ per token, "
+            f"{apart['dispatches_per_step']} dispatches, {size(apart['bytes_staged'])} staged, memory {size(apart['memory_bytes']['total'])}"
+        )
+    out.print(f"not priced: the optimizer{', and on the host:' if price['host_ops'] else ''}")
+    for name, count in sorted(price["host_ops"].items()):
+        out.print(f"  {count} {escape(name)}: {escape(price['host_reasons'][name])}")
+
+
+def _sequences(price: Mapping[str, Any]) -> str:
+    return str(price["batch_size"]) if price["grad_accum"] == 1 else f"{price['grad_accum']} micro-steps of {price['batch_size']}"
 
 
 def _published(out: Console, price: Mapping[str, Any]) -> None:

@@ -89,7 +89,9 @@ def _builder(config: Config, lora: int | None) -> Callable[[], Any]:
     trace_blocks_once = load("torchane.train.engine").trace_blocks_once
 
     def made() -> Any:
-        model = build(config) if with_adapters is None else with_adapters(build(config), lora)
+        model = build(config, is_fake=True)
+        if with_adapters is not None:
+            model = with_adapters(model, lora)
         trace_blocks_once(model)
         return model
 

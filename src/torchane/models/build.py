@@ -20,10 +20,11 @@ _MODELS: Mapping[type, type] = MappingProxyType({
 })  # fmt: skip
 
 
-def build_model(config: Config, *, seed: int = 0) -> CausalLM:
-    """The model of a config, with random weights. Raises UsageError where this machine's memory cannot hold it."""
+def build_model(config: Config, *, seed: int = 0, is_fake: bool = False) -> CausalLM:
+    """The model of a config, with random weights. is_fake: its weights are fake tensors, which take no memory.
+    Raises UsageError where this machine's memory cannot hold it."""
     needed, free = FP32_BYTES * (config.parameter_count + config.table_count), free_bytes()
-    if free is not None and needed > free:
+    if not is_fake and free is not None and needed > free:
         raise UsageError(
             f"The model has {config.parameter_count:,} parameters and needs {needed / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB of "
             "memory are free. Choose a smaller one; if you did not expect one so large, its config.json is damaged."

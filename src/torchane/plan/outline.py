@@ -9,6 +9,7 @@ another key, is refused.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,10 +18,12 @@ from torchane.chips.points import Layer
 from torchane.errors import ParseError
 from torchane.mil.text import parse
 from torchane.plan.memory import Forecast
-from torchane.plan.plan import Dispatch, HostCall, Plan, Stage, Step, Unstage
+from torchane.plan.plan import Dispatch, HostCall, Plan, ProgramSpec, Stage, Step, Unstage
 from torchane.plan.work import OpWork, ProgramWork, work_of
 
 KINDS: Mapping[type, str] = {Stage: "stage", Dispatch: "dispatch", Unstage: "unstage", HostCall: "host"}
+#: Bytes of a number in a surface.
+_FP16 = 2
 _MAGIC = b"torchane planned step 1\n"
 _DIGEST_SIZE = 64
 
@@ -39,11 +42,20 @@ class Act:
 
 
 @dataclass(frozen=True)
-class Outline:
-    """A graph: its programs by name with their work, its steps in order."""
+class Outlined:
+    """One program. padding_bytes: of its surfaces, what holds no number of a value."""
 
     name: str
-    programs: tuple[tuple[str, ProgramWork], ...]
+    work: ProgramWork
+    padding_bytes: int
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A graph: its programs with their work, its steps in order."""
+
+    name: str
+    programs: tuple[Outlined, ...]
     acts: tuple[Act, ...]
 
 
@@ -59,8 +71,13 @@ class PlannedStep:
 def outline_of(plan: Plan) -> Outline:
     """Raises CompileError for a program that has no price."""
     texts = [hashlib.sha256(spec.text.encode()).hexdigest() for spec in plan.programs]
-    programs = tuple((spec.name, work_of(parse(spec.text, spec.name))) for spec in plan.programs)
+    programs = tuple(Outlined(spec.name, work_of(parse(spec.text, spec.name)), _padding_of(spec)) for spec in plan.programs)
     return Outline(plan.name, programs, tuple(_act(step, plan, texts) for step in plan.steps))
+
+
+def _padding_of(spec: ProgramSpec) -> int:
+    layouts = [port.layout for port in (*spec.inputs, *spec.outputs)]
+    return sum(layout.type.size_bytes - _FP16 * math.prod(layout.logical) for layout in layouts)
 
 
 def _act(step: Step, plan: Plan, texts: Sequence[str]) -> Act:
@@ -85,7 +102,7 @@ def named(step: Step, plan: Plan) -> tuple[str, str]:
 
 def to_bytes(planned: PlannedStep, key: str) -> bytes:
     """key: what it is found by; only who asks for the same is given it."""
-    graphs = [[one.name, [[name, _work_to_json(work)] for name, work in one.programs], [_values(act) for act in one.acts]] for one in planned.graphs]
+    graphs = [[one.name, [[program.name, _work_to_json(program.work), program.padding_bytes] for program in one.programs], [_values(act) for act in one.acts]] for one in planned.graphs]
     memory = {field.name: getattr(planned.memory, field.name) for field in fields(Forecast)}
     body = json.dumps({"key": key, "graphs": graphs, "memory": memory, "share": planned.share_in_programs}).encode()
     return b"".join((_MAGIC, hashlib.sha256(body).hexdigest().encode(), b"\n", body))
@@ -104,7 +121,7 @@ def from_bytes(data: bytes, key: str) -> PlannedStep:
         if said["key"] != key:
             raise ValueError(f"it is of {said['key']}, and lies under {key}")
         graphs = tuple(
-            Outline(name, tuple((program, _work(work)) for program, work in programs), tuple(map(_act_of, acts)))
+            Outline(name, tuple(Outlined(program, _work(work), padding) for program, work, padding in programs), tuple(map(_act_of, acts)))
             for name, programs, acts in said["graphs"]
         )
         _require_numbers(graphs, said["memory"], said["share"])
@@ -137,9 +154,9 @@ def _require_numbers(graphs: Sequence[Outline], memory: Mapping[str, Any], share
     """Raises TypeError or ValueError for what would give a price of nothing."""
     numbers = [*memory.values(), *(act.size_bytes for graph in graphs for act in graph.acts)]
     for graph in graphs:
-        for _, work in graph.programs:
-            numbers += [work.bytes_in, work.bytes_out]
-            numbers += [number for layer in work.layers for number in (layer.count, layer.inner, layer.outer, layer.columns, layer.kernel)]
+        for program in graph.programs:
+            numbers += [program.work.bytes_in, program.work.bytes_out, program.padding_bytes]
+            numbers += [number for layer in program.work.layers for number in (layer.count, layer.inner, layer.outer, layer.columns, layer.kernel)]
         for act in graph.acts:
             if act.kind not in KINDS.values() or (act.program is not None) != (act.kind == "dispatch"):
                 raise ValueError(f"{act!r} is no step")

@@ -9,7 +9,7 @@ crosses the boundary. Host ops (the loss, the embedding, the optimizer) are list
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -29,7 +29,7 @@ STAGED_BYTES_PER_S = 69e9
 
 @dataclass(frozen=True)
 class ProgramLine:
-    """One program of a step, all its dispatches together. bound: of one run."""
+    """One program of a step, all its dispatches together. bound: of one run. padding_bytes: of the surfaces of one run, what holds no number."""
 
     graph: str
     name: str
@@ -41,6 +41,7 @@ class ProgramLine:
     predicted_mj: float
     bound: str
     share_of_peak: float
+    padding_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,13 @@ def price_step(graphs: Sequence[Outline], pricing: Pricing, *, tokens: int) -> S
     for graph in graphs:
         counts = Counter(act.program for act in graph.acts)
         loaded |= {act.loaded for act in graph.acts if act.program is not None}
-        programs += [(graph.name, name, counts[index], work) for index, (name, work) in enumerate(graph.programs)]
+        programs += [(graph.name, one.name, counts[index], one.work) for index, one in enumerate(graph.programs)]
     acts = [act for graph in graphs for act in graph.acts]
-    return price_programs(
+    price = price_programs(
         programs, pricing, tokens=tokens, staged=sum(act.size_bytes for act in acts if act.kind == "stage"),
         unstaged=sum(act.size_bytes for act in acts if act.kind == "unstage"),
         host_ops=[op for act in acts for op in act.host_ops], loaded=len(loaded),
     )  # fmt: skip
+    padding = [one.padding_bytes for graph in graphs for one in graph.programs]
+    lines = tuple(replace(line, padding_bytes=size) for line, size in zip(price.programs, padding, strict=True))
+    return replace(price, programs=lines)

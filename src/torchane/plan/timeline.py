@@ -52,7 +52,7 @@ def _acts(graph: Outline, pricing: Pricing) -> Iterator[tuple[str, Act, float, d
             work.layers, work.bytes_in, work.bytes_out, hardware, pricing.engine, pricing.shared,
             fp32_surfaces=work.fp32_surfaces, in_a_loop=True,
         )
-        for _, work in graph.programs
+        for work in (program.work for program in graph.programs)
     ]  # fmt: skip
     for act in graph.acts:
         if act.program is not None:
