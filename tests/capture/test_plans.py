@@ -9,6 +9,7 @@ from torchane.models.build import build_model
 from torchane.models.presets import preset
 from torchane.plan import pricing_for
 from torchane.plan.step import price_step
+from torchane.runtime.twin import device as twin
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,12 @@ def test_weights_of_any_size_take_no_memory():
 
     compile_step(build, batch_size=1, seq_len=32)
     assert set(seen) == {"FakeTensor"}
+
+
+def test_no_program_is_loaded(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(twin, "load_program", None)  # calling it would fail
+    assert compile_step(lambda: build_model(preset("tiny").config), batch_size=1, seq_len=32).plans[0].programs
 
 
 def test_the_share_in_programs_is_that_of_the_rows(captured):

@@ -20,6 +20,15 @@ from torchane.errors import CaptureError, DeviceError, TorchaneError, TorchaneWa
 from torchane.plan import Plan
 from torchane.plan.memory import Forecast, forecast
 from torchane.plan.outline import PlannedStep, outline_of
+from torchane.runtime.device import ProgramStats
+from torchane.runtime.twin.device import TwinDevice, TwinProgram
+
+
+class _Unloaded(TwinDevice):
+    """Takes every program and makes nothing of it: none will run."""
+
+    def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> TwinProgram:
+        return TwinProgram(name, (), (), ProgramStats(0, {}, 0, 0, 0), None)
 
 
 class _Compiled(Exception):
@@ -54,7 +63,7 @@ def compile_step(
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build()
         tokens = torch.zeros(batch_size, seq_len, dtype=torch.long)
-    chosen = {"device": "twin", **(options or {})}
+    chosen = {"device": _Unloaded(), **(options or {})}
     vocab_size = getattr(getattr(model, "config", None), "vocab_size", None) or 0
     found: list[Compiled] = []
     if vocabulary.is_worth_it(tokens.numel(), vocab_size):
