@@ -69,11 +69,11 @@ bool is_finite(const Kernels& table, const Side& side, int64_t k) {
 
 // The end of a row's last number that is not +0, at least `least`.
 int64_t end_of(const half_t* row, int64_t least, int64_t n) {
-    while (n > least && n % 4 != 0 && row[n - 1] == 0) --n;
-    for (; n >= least + 4; n -= 4) {
-        uint64_t four;
-        std::memcpy(&four, row + n - 4, sizeof four);
-        if (four != 0) break;
+    for (; n >= least + 32; n -= 32) {
+        uint64_t words[8], any = 0;
+        std::memcpy(words, row + n - 32, sizeof words);
+        for (uint64_t word : words) any |= word;
+        if (any != 0) break;
     }
     while (n > least && row[n - 1] == 0) --n;
     return n;
