@@ -1,7 +1,7 @@
-"""A process that fine-tunes and dies: python dying.py reads lines of JSON, [folder, base, data, at, what], and forks a child for each.
+"""A process that fine-tunes and dies: python dying.py [twin] reads lines of JSON, [folder, base, data, at, what], and forks a child for each.
 
-It answers with the child's exit code; how a child dies: tests/train/crashing.py, or "after": killed `at` seconds after it began. The model is PyTorch's own: what the twin computes is
-tested elsewhere.
+It answers with the child's exit code; how a child dies: tests/train/crashing.py, or by SIGKILL, `at` seconds after it began ("after") or after its first iteration ("step"). Without
+"twin" the model is PyTorch's own.
 """
 
 import json
@@ -19,7 +19,10 @@ from crashing import ENDED, FAILED, FULL, Calls
 
 from torchane.cli import tuning
 from torchane.errors import RunFolderError
+from torchane.train.engine import EngineModel
 from torchane.train.forward import HostModel
+
+TIMED = ("after", "step")
 
 
 class Silent:
@@ -37,14 +40,14 @@ def eager(model, device, **options):
 
 def tune(folder: Path, base: str, data: str, at: int | None, what: str) -> int:
     """Begins the run or resumes it; where it comes to its end, FOLDER.count says how many calls it made."""
-    calls = Calls(None if what == "after" else at, what)
+    calls = Calls(None if what in TIMED else at, what)
     request = partial(tuning.Request, device="twin", threads=1)
     if (folder / "training.json").exists():
         made = request(resume=folder)
     else:
         made = request(model=base, data=Path(data), train=True, adapter_path=str(folder), config=Path(data) / "settings.yaml")
     try:
-        tuning.tune(made, Silent(), eager)
+        tuning.tune(made, Silent(), EngineModel if "twin" in sys.argv else eager)
     except RunFolderError as error:
         if "disk is full" not in str(error):
             raise
@@ -52,6 +55,19 @@ def tune(folder: Path, base: str, data: str, at: int | None, what: str) -> int:
     calls.at = None
     Path(f"{folder}.count").write_text(str(calls.count))
     return ENDED
+
+
+def wait_for_an_iteration(child: int, folder: Path) -> None:
+    """Until it has made one, or ends. A validation's line comes before the training graph is compiled."""
+    before = iterations(folder)
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None and iterations(folder) <= before:
+        before = min(before, iterations(folder))  # resuming takes away what came after the checkpoint
+        time.sleep(0.01)
+
+
+def iterations(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count('"kind": "step"') if path.exists() else 0
 
 
 def main() -> None:
@@ -71,7 +87,9 @@ def main() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
-        if what == "after":
+        if what == "step":
+            wait_for_an_iteration(child, Path(folder))
+        if what in TIMED:
             time.sleep(at)
             os.kill(child, signal.SIGKILL)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

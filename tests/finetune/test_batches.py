@@ -4,12 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
+from torchane.capture.compiled import COMPILED
 from torchane.data.batches import IGNORE
 from torchane.errors import DataError
-from torchane.finetune.batches import TrainBatches, bucket_lengths, fixed_batches, pad
+from torchane.finetune.batches import MOST_LENGTHS, TrainBatches, bucket_lengths, fixed_batches, pad
 from torchane.finetune.data import Example
+from torchane.finetune.loop import Logits, accumulate
+from torchane.finetune.packing import PackedBatches
+from torchane.train.engine import EngineModel
 
 RNG = np.random.default_rng(0)
 EXAMPLES = [Example(np.arange(1, n + 1, dtype=np.int32), 0) for n in RNG.integers(2, 400, 53)]
@@ -65,6 +70,19 @@ def test_validation_counts_every_token_once_in_batches_of_one_size():
     assert sum(batch.target_count for batch in batches) == sum(len(example.ids) - 1 for example in EXAMPLES)
     assert {batch.tokens.shape[0] for batch in batches} == {4} and len(batches) == 14
     assert len(list(fixed_batches(EXAMPLES, batch_size=4, lengths=(128, 416), most=5))) == 5
+
+
+@pytest.mark.long
+def test_an_epoch_compiles_a_graph_for_each_length():
+    """Of some fifty lengths; packed, one."""
+    lengths = bucket_lengths(EXAMPLES, 512)
+    padded, packed = TrainBatches(EXAMPLES, batch_size=4, lengths=lengths, seed=0), PackedBatches(EXAMPLES, batch_size=4, length=416, seed=0)
+    for batches, count in ((padded, len(lengths)), (packed, 1)):
+        model = EngineModel(Logits(tiny.model("llama")), "twin")
+        before = len(COMPILED)
+        for iteration in range(batches.batches_per_epoch + 1):
+            accumulate(model, batches.batch(iteration), 1)
+        assert len(COMPILED) - before == count <= MOST_LENGTHS
 
 
 def test_fewer_examples_than_a_batch_are_refused():

@@ -1,6 +1,6 @@
 """A fine-tuning process dies, or the disk fills, at every call that it makes of its files; resumed, it ends with the same bits.
 
-dying.py tunes and dies, between two updates as well, with dropout. The long tier kills the command itself on the twin, at random moments.
+dying.py tunes and dies, between two updates as well, with dropout. The long tier kills it at random moments, on the twin as well, and the command itself.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import tiny
 from crashing import ENDED, FULL, GONE
+from dying import iterations
 
 from torchane.train.run_folder import RunFolder
 
@@ -51,9 +52,9 @@ def tune(places):
 
 
 @contextmanager
-def tuning(base: Path, data: Path):
+def tuning(base: Path, data: Path, *arguments: str):
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("dying.py"))]
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("dying.py")), *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=here, text=True) as process:
 
         def call(folder: Path, at: int | None = None, what: str = "kill") -> int:
@@ -148,45 +149,46 @@ def copies(changes) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(6000)
-@pytest.mark.parametrize("changes", [{}, {"packing": True, "max_seq_length": 64}], ids=["lora", "packing"])
-def test_thirty_kills_at_random_moments_leave_the_adapter_of_a_run_that_nothing_stopped(changes, places, tmp_path):
-    """The command itself, on the twin, in a process of its own each time."""
-    base, data = tmp_path / "base", tmp_path / "data"
-    shutil.copytree(places[0], base)
-    write_data(data, {**SETTINGS, **changes, "iters": 300, "save_every": 3, "steps_per_eval": 100})
-    begin = ["--model", str(base), "--train", "--data", str(data), "-c", str(data / "settings.yaml")]
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("changes", [{}, {"packing": True, "max_seq_length": 64}, {"quantize": 4}], ids=["lora", "packing", "quantized"])
+def test_thirty_kills_at_random_moments_leave_the_bits_of_a_run_that_nothing_stopped(places, tmp_path, changes):
+    """On the twin, whose loss scale and programs must come back, too."""
+    data, whole, folder = tmp_path / "data", tmp_path / "whole", tmp_path / "run"
+    write_data(data, {**SETTINGS, "max_seq_length": 33, **changes, "iters": 400, "save_every": 3, "steps_per_eval": 150})  # one length: one compilation
+    rng, kills, met = random.Random(0), 0, set()
+    with tuning(places[0], data, "twin") as tune:
+        assert tune(whole) == ENDED
+        rows = [row["time_s"] for row in RunFolder(whole).read_metrics() if row["kind"] == "step"]
+        while kills < 30:
+            code = tune(folder, rng.random() * 100 * sorted(rows)[len(rows) // 2], "step")
+            kills += code == -signal.SIGKILL
+            assert code in (ENDED, -signal.SIGKILL)
+            met.add(iterations(folder))
+            if code == ENDED:  # it ended first: begin again
+                ended_as(folder, whole, 400 // 3)
+                shutil.rmtree(folder)
+        assert tune(folder) == ENDED
+    ended_as(folder, whole, 400 // 3)
+    assert len(met) > 10  # they met the run at different iterations
+
+
+@pytest.mark.long
+def test_kills_of_the_command_leave_the_adapter_of_a_run_that_nothing_stopped(places, tmp_path):
+    """On the twin, in a process of its own each time."""
+    data = tmp_path / "data"
+    write_data(data, {**SETTINGS, "max_seq_length": 33, "iters": 100, "save_every": 3, "steps_per_eval": 50})
+    begin = ["--model", str(places[0]), "--train", "--data", str(data), "-c", str(data / "settings.yaml")]
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TORCHANE_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-W", "ignore", "-m", "torchane", "lora", "--device", "twin"]
-    whole, folder, met = tmp_path / "whole", tmp_path / "run", set()
+    whole, folder = tmp_path / "whole", tmp_path / "run"
     subprocess.run([*command, *begin, "--adapter-path", str(whole)], env=here, check=True, capture_output=True)
-    rng, kills = random.Random(0), 0
-    while kills < 30:
-        begun = (folder / "training.json").exists()
-        arguments = ["--resume", str(folder)] if begun else [*begin, "--adapter-path", str(folder)]
+    for number in range(3):
+        arguments = ["--resume", str(folder)] if number else [*begin, "--adapter-path", str(folder)]
         process = subprocess.Popen([*command, *arguments], env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for_an_iteration(process, folder)
-        time.sleep(rng.random() * 0.6)
+        while process.poll() is None and iterations(folder) < 25 * (number + 1):
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        met.add(iterations(folder))
-        if process.returncode == 0:  # it ended first: begin again
-            assert (folder / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
-            shutil.rmtree(folder)
-    assert len(met) > 5  # they met the run at different iterations
-    subprocess.run([*command, *(["--resume", str(folder)] if folder.exists() else [*begin, "--adapter-path", str(folder)])], env=here, check=True)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run([*command, "--resume", str(folder)], env=here, check=True, capture_output=True)
     for name in ("adapter_model.safetensors", "state/training.safetensors"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-
-
-def wait_for_an_iteration(process, folder: Path) -> None:
-    """Until it has made one, or ends. A validation's line comes before the training graph is compiled."""
-    before = iterations(folder)
-    while process.poll() is None and iterations(folder) <= before:
-        before = min(before, iterations(folder))  # resuming takes away what came after the checkpoint
-        time.sleep(0.02)
-
-
-def iterations(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_text().count('"kind": "step"') if path.exists() else 0

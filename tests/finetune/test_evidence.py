@@ -88,7 +88,7 @@ def test_a_hundred_iterations_have_the_losses_and_gradients_of_peft(kind, how):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["mistral", "phi3", "gemma2"])
+@pytest.mark.parametrize("kind", ["mistral", "phi3", "gemma2", "gemma3", "qwen2", "smollm"])
 def test_other_architectures_have_the_losses_and_gradients_of_peft(kind):
     loss, gradient = gaps(kind, "lora", 10)
     print(f"\n{kind}: loss within {100 * loss:.3f} %, gradients within {100 * gradient:.3f} %")

@@ -17,10 +17,15 @@ _COMMON = dict(vocab_size=VOCAB, max_position_embeddings=512, bos_token_id=256, 
 _SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
 CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**_COMMON, **_SIZES, tie_word_embeddings=False),
+    "smollm": lambda: transformers.LlamaConfig(**_COMMON, **{**_SIZES, "hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 1}, tie_word_embeddings=True),
+    "qwen2": lambda: transformers.Qwen2Config(**_COMMON, **_SIZES, tie_word_embeddings=True),
     "qwen3": lambda: transformers.Qwen3Config(**_COMMON, **_SIZES, head_dim=32, tie_word_embeddings=True),
     "mistral": lambda: transformers.MistralConfig(**_COMMON, **_SIZES, head_dim=32, sliding_window=64),
     "phi3": lambda: transformers.Phi3Config(**_COMMON, **_SIZES),
     "gemma2": lambda: transformers.Gemma2Config(**_COMMON, **_SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=64),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **_COMMON, **_SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=64, layer_types=["sliding_attention", "sliding_attention", "full_attention"]
+    ),
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=VOCAB, n_positions=512, n_embd=64, n_layer=3, n_head=4, bos_token_id=256, eos_token_id=256, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
     ),

@@ -1,5 +1,6 @@
 """Where in the user's code a graph node comes from: the module's name, the file and the line."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -18,7 +19,12 @@ def module_of(node: fx.Node) -> str:
 
 def line_of(node: fx.Node) -> str:
     """`llama.py:72`, the innermost line outside of torch that made the node; empty where none is known."""
-    frames = [match for match in _FRAME.finditer(node.meta.get("stack_trace") or "") if is_users(match["file"])]
+    return _innermost(node.meta.get("stack_trace") or "")
+
+
+@functools.lru_cache(4096)  # a traceback is a page of text, and most are asked for several times in each of a model's layers
+def _innermost(trace: str) -> str:
+    frames = [match for match in _FRAME.finditer(trace) if is_users(match["file"])]
     return f"{Path(frames[-1]['file']).name}:{frames[-1]['line']}" if frames else ""
 
 
