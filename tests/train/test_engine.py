@@ -124,7 +124,7 @@ def test_range_control_is_resumed_to_the_bit_and_does_not_depend_on_threads(tmp_
 
 
 @pytest.mark.parametrize("arithmetic", ["exact", "fast"])
-@pytest.mark.parametrize("config", [WIDE, replace(GPT2, n_embd=128, n_positions=64)], ids=["llama", "gpt2 with dropout"])
+@pytest.mark.parametrize("config", [WIDE, pytest.param(replace(GPT2, n_embd=128, n_positions=64), marks=pytest.mark.long)], ids=["llama", "gpt2 with dropout"])
 def test_whole_steps_have_the_same_bits_on_one_to_four_threads(arithmetic, config):
     """Loss, norm and every weight after three steps of a model that is wide enough for work to be cut."""
     if arithmetic == "fast" and not native.has_fast():
