@@ -220,7 +220,7 @@ void bind_machine(nb::module_& m) {
 void bind_tape(nb::module_& m) {
     nb::class_<Tape>(m, "Tape", "A loaded program as steps; see csrc/steps.h. Places are (space, offset), sizes count numbers.")
         .def("__init__", [](Tape* tape, std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs,
-                            nb::handle constants, int64_t scratch, const std::string& arithmetic) {
+                            nb::handle constants, int64_t scratch, const std::string& arithmetic, const nb::tuple& shared) {
             static const std::map<std::string, Arithmetic> known{
                 {"exact", Arithmetic::exact}, {"engine", Arithmetic::engine}, {"fast", Arithmetic::fast}};
             const auto chosen = known.find(arithmetic);
@@ -230,9 +230,15 @@ void bind_tape(nb::module_& m) {
                 throw DeviceFault("no kernel here multiplies bf16 numbers, as \"fast\" does.");
             const View numbers = view(constants, "constants", false);
             const half_t* data = dense_half(constants, numbers.sizes, "constants", false);
+            std::vector<Tape::Shared> outside;
+            for (nb::handle one : shared) {
+                const Sizes sizes = view(one, "a shared constant", false).sizes;
+                outside.push_back({dense_half(one, sizes, "a shared constant", false), product(sizes)});
+            }
             new (tape) Tape(std::move(name), std::move(inputs), std::move(outputs), data, product(numbers.sizes), scratch,
-                            chosen->second);
-        }, "name"_a, "inputs"_a, "outputs"_a, "constants"_a, "scratch"_a, "arithmetic"_a = "exact")
+                            chosen->second, std::move(outside));
+        }, "name"_a, "inputs"_a, "outputs"_a, "constants"_a, "scratch"_a, "arithmetic"_a = "exact", "shared"_a = nb::make_tuple(),
+             nb::keep_alive<1, 8>())
         .def("chain", &add_chain, "ops"_a, nb::kw_only(), "sizes"_a, "row"_a, "whole_rows"_a, "registers"_a, "operands"_a, "micros"_a)
         .def("matmul", &add_matmul, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a,
              "exact"_a, "batch"_a, "x_strides"_a, "y_strides"_a)

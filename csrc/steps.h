@@ -1,7 +1,7 @@
 // The steps of a tape: what a loaded program does, one after the other, all sizes known.
 //
 // A step reads and writes fp16 arrays in numbered spaces: 0 the scratch arena, 1 the constants, then the
-// inputs and the outputs of the program. Arrays are dense and row-major unless strides are given; sizes,
+// inputs and the outputs of the program, then constants that other programs hold, too. Arrays are dense and row-major unless strides are given; sizes,
 // strides and offsets count numbers, not bytes. A step's result may not overlap what it reads, except
 // that a chain may write onto an operand of the same geometry.
 #pragma once

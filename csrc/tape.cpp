@@ -7,9 +7,9 @@
 namespace torchane {
 
 Tape::Tape(std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs, const half_t* constants,
-           int64_t constants_size, int64_t scratch_size, Arithmetic arithmetic)
+           int64_t constants_size, int64_t scratch_size, Arithmetic arithmetic, std::vector<Shared> shared)
     : name_(std::move(name)), inputs_(std::move(inputs)), outputs_(std::move(outputs)), constants_size_(constants_size),
-      scratch_size_(scratch_size), arithmetic_(arithmetic) {
+      scratch_size_(scratch_size), arithmetic_(arithmetic), shared_(std::move(shared)) {
     const size_t bytes = static_cast<size_t>(constants_size) * sizeof(half_t);
     if (bytes > 0) std::memcpy(constants_.take(bytes), constants, bytes);
 }
@@ -19,7 +19,9 @@ int64_t Tape::space_size(int space) const {
     if (space == 1) return constants_size_;
     const size_t port = static_cast<size_t>(space) - 2;
     if (space >= 2 && port < inputs_.size()) return product(inputs_[port]);
-    if (space >= 2 && port < inputs_.size() + outputs_.size()) return product(outputs_[port - inputs_.size()]);
+    const size_t ports = inputs_.size() + outputs_.size();
+    if (space >= 2 && port < ports) return product(outputs_[port - inputs_.size()]);
+    if (space >= 2 && port < ports + shared_.size()) return shared_[port - ports].size;
     throw std::invalid_argument("tape " + name_ + ": there is no space " + std::to_string(space));
 }
 
@@ -44,6 +46,7 @@ void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const s
                                 static_cast<half_t*>(tape.constants_.data())};
     spaces.insert(spaces.end(), inputs.begin(), inputs.end());
     spaces.insert(spaces.end(), outputs.begin(), outputs.end());
+    for (const Tape::Shared& shared : tape.shared_) spaces.push_back(const_cast<half_t*>(shared.data));  // no step writes there
     const Run run{spaces, shared_, tape.arithmetic_};
     for (const Tape::Entry& entry : tape.steps_) {
         const auto start = std::chrono::steady_clock::now();

@@ -15,9 +15,14 @@ namespace torchane {
 
 class Tape {
 public:
-    // Sizes in numbers. The constants are copied.
+    // A constant that lies outside of the tape, and its size.
+    struct Shared {
+        const half_t* data;
+        int64_t size;
+    };
+    // Sizes in numbers. The constants are copied; the shared ones are not, and outlive the tape.
     Tape(std::string name, std::vector<Sizes> inputs, std::vector<Sizes> outputs, const half_t* constants,
-         int64_t constants_size, int64_t scratch_size, Arithmetic arithmetic = Arithmetic::exact);
+         int64_t constants_size, int64_t scratch_size, Arithmetic arithmetic = Arithmetic::exact, std::vector<Shared> shared = {});
 
     // Appends a step that computes the named MIL ops; null where an op only gives its operand another name.
     // Throws std::invalid_argument for a step that leaves its spaces.
@@ -42,6 +47,7 @@ private:
     Memory constants_;
     int64_t constants_size_, scratch_size_;
     Arithmetic arithmetic_;
+    std::vector<Shared> shared_;
     std::vector<Entry> steps_;
 };
 

@@ -5,6 +5,7 @@
     arrays    where values lie                                 arena     values that never live at once share memory
     attention  attention and its gradient as one step           turned    constants in the order that products read
     engine    the engine's functions as tables, for its own arithmetic
+    shared    constants that several programs hold, once in memory
 """
 
 from torchane.runtime.twin.device import ARITHMETICS, TwinBuffer, TwinDevice, TwinProgram, load_program, read_program

@@ -39,7 +39,8 @@ from torchane.runtime.twin.chain import Micro
 from torchane.runtime.twin.engine import prepare, require_known
 from torchane.runtime.twin.ops import RULES, Unsupported
 from torchane.runtime.twin.schedule import Call, Schedule
-from torchane.runtime.twin.turned import turn_constants
+from torchane.runtime.twin.shared import SHARED, is_large
+from torchane.runtime.twin.turned import turn, turnable
 
 #: What numbers may mean; see mil/evaluate.py, mil/engine and mil/fast.py.
 ARITHMETICS = ("exact", "engine", "fast")
@@ -197,7 +198,7 @@ class _Loader:
                 macs += op.kind.macs({key: typed(op.kind, key, arg) for key, arg in arguments(op).items()})
         for index, var in enumerate(program.outputs):
             self._output(self.values[var], FIRST_PORT + len(program.inputs) + index)
-        turned = {} if self.schedule.arithmetic == "engine" else turn_constants(self.constants.values())
+        held, packed = self._placed_constants(FIRST_PORT + len(program.inputs) + len(program.outputs))
         numbers = {array.root: literal.value for literal, array in self.constants.items()}
         steps = fuse_attention(self.schedule.ordered(), numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
         scratch = place_scratch(steps)
@@ -205,9 +206,10 @@ class _Loader:
             name=self.name,
             inputs=[var.shape for var in program.inputs],
             outputs=[var.shape for var in program.outputs],
-            constants=self._constants_array(turned),
+            constants=packed,
             scratch=scratch,
             arithmetic=self.schedule.arithmetic,
+            shared=held,
         )
         for step in steps:
             step.emit(tape)
@@ -271,21 +273,32 @@ class _Loader:
         array = literal.value
         assert isinstance(array, np.ndarray), "constants are in memory"
         if literal not in self.constants:
-            self.constants[literal] = Array(Root(array.size, CONSTANTS, self.constants_size), array.shape)
+            self.constants[literal] = Array(Root(array.size, CONSTANTS), array.shape)
             self.constants_size += -(-array.size // ALIGNMENT) * ALIGNMENT
         return self.constants[literal]
 
-    def _constants_array(self, turned: Mapping[Array, tuple[int, int]]) -> np.ndarray:
-        packed = np.zeros(self.constants_size, np.float16)
+    def _placed_constants(self, first_space: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Large constants, which programs share, each in a space of its own from this one on; and all others one behind the other."""
+        turns = {} if self.schedule.arithmetic == "engine" else turnable(self.constants.values())
+        held: list[np.ndarray] = []
+        small: list[tuple[Array, np.ndarray]] = []
+        size = 0
         for literal, array in self.constants.items():
             value: np.ndarray = literal.value  # type: ignore[assignment]
-            room = packed[array.root.offset :][: array.size]
-            if array in turned:
-                rows, columns = turned[array]
-                native.stage(room.reshape(columns, rows), value.reshape(rows, columns).T)
+            found, is_turned = SHARED.of(value, turns.get(array))
+            if is_turned:
+                turn(array)
+            if is_large(found):
+                array.root.space = first_space + len(held)
+                held.append(found)
             else:
-                room[...] = value.reshape(-1)
-        return packed
+                array.root.offset = size
+                small.append((array, found))
+                size += -(-array.size // ALIGNMENT) * ALIGNMENT
+        packed = np.zeros(size, np.float16)
+        for array, found in small:
+            packed[array.root.offset :][: array.size] = found.reshape(-1)
+        return tuple(held), packed
 
     def _output(self, value: Array, space: int) -> None:
         """The value is computed in the port itself; one that is an input, a constant, a part, or leaves twice is copied."""

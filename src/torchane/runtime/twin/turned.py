@@ -11,18 +11,21 @@ from torchane.runtime.twin.arrays import Array, TapeStep
 from torchane.runtime.twin.schedule import Call
 
 
-def turn_constants(constants: Iterable[Array]) -> dict[Array, tuple[int, int]]:
-    """Constants that nothing but products read, by their rows, with the number of rows and columns: from now on these steps expect each with the
-    two exchanged."""
-    turned = {}
+def turnable(constants: Iterable[Array]) -> dict[Array, tuple[int, int]]:
+    """Constants that nothing but products read, by their rows, with the number of rows and columns."""
+    found = {}
     for array in constants:
         shapes = {_rows_of(step, array) for step in array.root.readers}
         shape = shapes.pop() if len(shapes) == 1 else None
         if shape is not None and 1 not in shape:
-            turned[array] = shape
-            for step in array.root.readers:
-                _exchange(step, array)
-    return turned
+            found[array] = shape
+    return found
+
+
+def turn(array: Array) -> None:
+    """From now on its readers expect it with rows and columns exchanged."""
+    for step in array.root.readers:
+        _exchange(step, array)
 
 
 def _rows_of(step: TapeStep, array: Array) -> tuple[int, int] | None:
