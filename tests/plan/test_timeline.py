@@ -66,3 +66,20 @@ def test_a_drawing_is_well_formed_and_says_what_has_no_price(graph):
 def test_nothing_is_an_empty_drawing():
     ET.fromstring(to_svg((), "nothing"))
     assert to_svg([Span("host", "host", "x", 0, 0)], "none").count("<rect") == 2
+
+
+def test_staging_beside_a_dispatch_is_drawn_below_it_and_taken_from_the_price():
+    """4 MiB of weights for the second dispatch, staged while the first runs."""
+    large = PortLayout((1, 64, 1, 1 << 15), (0, 1, 2, 3), (1, 64, 1, 1 << 15), 1 << 15)
+    b = Builder()
+    text, blobs = emit(b.program(b.exp(x=b.input("x", (1, 64, 1, 1 << 15)))))
+    spec = ProgramSpec("00_main", text, blobs, (PortSpec("x", large),), (PortSpec("y", large),), {"exp": 1}, 0)
+    steps = (Stage((Copy("x", large),)), Dispatch(0, ("x",), ("y",)), Stage((Copy("w", large),)), Dispatch(0, ("w",), ("z",)), Unstage((Copy("z", large),)))
+    graph = outline_of(Plan("forward", ("x", "w"), ("z",), (spec,), steps))
+    price, spans = price_step([graph], M4, tokens=2), predicted_spans([graph], M4)
+    first, beside = spans[1:3] if spans[1].track == "engine" else spans[2:0:-1]
+    assert (first.track, beside.track) == ("engine", "host") and beside.start_s == first.start_s
+    assert price.hidden_ms == pytest.approx(1e3 * min(first.time_s, beside.time_s)) and price.hidden_ms > 0
+    assert price.predicted_ms == pytest.approx(price.engine_ms + price.staging_ms - price.hidden_ms)
+    assert price.predicted_ms == pytest.approx(1e3 * max(span.start_s + span.time_s for span in spans))
+    require_valid_trace(to_trace(spans, "predicted"))

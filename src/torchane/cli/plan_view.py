@@ -73,8 +73,8 @@ def _step(out: Console, price: Mapping[str, Any]) -> None:
     out.print(f"[bold]{escape(what)}[/bold] on {price['machine']}: predicted {_ms(price)} a step of {price['tokens']:,} tokens")
     out.print(
         f"engine {price['engine_ms']:.3g} ms ({price['dispatches_per_step']} dispatches of {price['loaded_programs']} programs, "
-        f"{price['dispatch_ms']:.3g} ms to start them), staging on the host {price['staging_ms']:.3g} ms "
-        f"({size(price['bytes_staged'])} in, {size(price['bytes_unstaged'])} out)"
+        f"{price['dispatch_ms']:.3g} ms to start them), staging on the host {price['staging_ms']:.3g} ms, of which "
+        f"{price['hidden_ms']:.3g} beside dispatches ({size(price['bytes_staged'])} in, {size(price['bytes_unstaged'])} out)"
     )
     out.print(
         f"{price['ms_per_256_tokens']:.3g} ms per 256 tokens ({_range(price['interval_ms_per_256_tokens'])}), "

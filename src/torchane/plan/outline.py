@@ -11,27 +11,29 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torchane.chips.points import Layer
 from torchane.errors import ParseError
 from torchane.mil.text import parse
 from torchane.plan.memory import Forecast
+from torchane.plan.overlap import overlapped
 from torchane.plan.plan import Dispatch, HostCall, Plan, ProgramSpec, Stage, Step, Unstage
 from torchane.plan.work import OpWork, ProgramWork, work_of
 
 KINDS: Mapping[type, str] = {Stage: "stage", Dispatch: "dispatch", Unstage: "unstage", HostCall: "host"}
 #: Bytes of a number in a surface.
 _FP16 = 2
-_MAGIC = b"torchane planned step 1\n"
+_MAGIC = b"torchane planned step 2\n"
 _DIGEST_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Act:
     """One step of a plan. name: for people. program: its number, of a dispatch. loaded: what tells the loaded program from others, its text and the
-    frozen weights in it. size_bytes: of the surfaces that the host fills or reads. host_ops: by name, with the reason."""
+    frozen weights in it. size_bytes: of the surfaces that the host fills or reads. host_ops: by name, with the reason. is_beside: it goes on while the
+    next dispatch runs (overlap.py)."""
 
     kind: str
     name: str
@@ -39,6 +41,7 @@ class Act:
     loaded: str = ""
     size_bytes: int = 0
     host_ops: tuple[tuple[str, str], ...] = ()
+    is_beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,11 @@ def outline_of(plan: Plan) -> Outline:
     """Raises CompileError for a program that has no price."""
     texts = [hashlib.sha256(spec.text.encode()).hexdigest() for spec in plan.programs]
     programs = tuple(Outlined(spec.name, work_of(parse(spec.text, spec.name)), _padding_of(spec)) for spec in plan.programs)
-    return Outline(plan.name, programs, tuple(_act(step, plan, texts) for step in plan.steps))
+    acts: list[Act] = []
+    for turn in overlapped(plan):
+        acts += [replace(_act(plan.steps[index], plan, texts), is_beside=True) for index in turn.beside]
+        acts.append(_act(plan.steps[turn.step], plan, texts))
+    return Outline(plan.name, programs, tuple(acts))
 
 
 def _padding_of(spec: ProgramSpec) -> int:
@@ -146,8 +153,8 @@ def _work(said: Sequence[Any]) -> ProgramWork:
 
 
 def _act_of(said: Sequence[Any]) -> Act:
-    kind, name, program, loaded, size_bytes, host_ops = said
-    return Act(kind, name, program, loaded, size_bytes, tuple((op, reason) for op, reason in host_ops))
+    kind, name, program, loaded, size_bytes, host_ops, is_beside = said
+    return Act(kind, name, program, loaded, size_bytes, tuple((op, reason) for op, reason in host_ops), bool(is_beside))
 
 
 def _require_numbers(graphs: Sequence[Outline], memory: Mapping[str, Any], share: Any) -> None:

@@ -1,10 +1,10 @@
 """What a training step is predicted to take: the Plan that the runtime executes, priced dispatch by dispatch.
 
     price = price_step([outline_of(plan) for plan in (forward, backward)], pricing_for("m4"), tokens=2048)
-    price.predicted_ms = engine_ms + staging_ms;  price.programs says where it goes
+    price.predicted_ms = engine_ms + staging_ms - hidden_ms;  price.programs says where it goes
 
 The engine's part is a loop of programs whose surfaces stay where they are. Staging is the host's rounding and widening of what
-crosses the boundary. Host ops (the loss, the embedding, the optimizer) are listed and not priced.
+crosses the boundary; what goes on beside a dispatch (overlap.py) is hidden as far as that lasts. Host ops (the loss, the embedding, the optimizer) are listed and not priced.
 """
 
 from collections import Counter
@@ -46,8 +46,8 @@ class ProgramLine:
 
 @dataclass(frozen=True)
 class StepPrice:
-    """A forward and a backward of so many tokens, predicted. predicted_ms = engine_ms + staging_ms; engine_ms is the sum of
-    the programs. predicted_mj is of the engine's rail. loaded_programs: different ones. host_ops: by name, not priced; host_reasons:
+    """A forward and a backward of so many tokens, predicted. predicted_ms = engine_ms + staging_ms - hidden_ms; engine_ms is the sum of
+    the programs, hidden_ms what of the staging goes on beside dispatches. predicted_mj is of the engine's rail. loaded_programs: different ones. host_ops: by name, not priced; host_reasons:
     why no program holds them."""
 
     machine: str
@@ -64,6 +64,7 @@ class StepPrice:
     engine_ms: float
     dispatch_ms: float
     staging_ms: float
+    hidden_ms: float
     share_of_peak: float
     flops: float
     dispatches_per_step: int
@@ -83,9 +84,10 @@ class StepPrice:
 
 def price_programs(
     programs: Sequence[tuple[str, str, int, ProgramWork]], pricing: Pricing, *, tokens: int, staged: int, unstaged: int,
-    host_ops: Sequence[tuple[str, str]], loaded: int,
+    host_ops: Sequence[tuple[str, str]], loaded: int, hidden_s: float = 0.0,
 ) -> StepPrice:  # fmt: skip
-    """Programs as (graph, name, dispatches, work), in a loop; bytes that the host stages and unstages; its ops with their reasons."""
+    """Programs as (graph, name, dispatches, work), in a loop; bytes that the host stages and unstages; its ops with their reasons; hidden_s: of the
+    staging, beside dispatches."""
     hardware = machine(pricing.name)
     lines, dispatch_s, energy_j, unseen_s = [], 0.0, 0.0, 0.0
     for graph, name, count, work in programs:
@@ -105,7 +107,7 @@ def price_programs(
         )  # fmt: skip
     engine_ms = sum(line.predicted_ms for line in lines)
     staging_ms = (staged + unstaged) / STAGED_BYTES_PER_S * 1e3
-    total_ms, total_mj, flops = engine_ms + staging_ms, energy_j * 1e3, sum(line.flops * line.dispatches for line in lines)
+    total_ms, total_mj, flops = engine_ms + staging_ms - hidden_s * 1e3, energy_j * 1e3, sum(line.flops * line.dispatches for line in lines)
     is_unseen = unseen_s * 1e3 > 0.2 * engine_ms
     low, high = loop_interval(pricing, is_unseen)
     energy_low, energy_high = energy_interval(low, high)
@@ -120,7 +122,7 @@ def price_programs(
         predicted_mj=total_mj, interval_mj=(total_mj * energy_low, total_mj * energy_high),
         mj_per_token=total_mj * per_token,
         interval_mj_per_token=(total_mj * energy_low * per_token, total_mj * energy_high * per_token),
-        engine_ms=engine_ms, dispatch_ms=dispatch_s * 1e3, staging_ms=staging_ms,
+        engine_ms=engine_ms, dispatch_ms=dispatch_s * 1e3, staging_ms=staging_ms, hidden_ms=hidden_s * 1e3,
         share_of_peak=flops / (engine_ms / 1e3) / hardware.peak_flops_per_s if engine_ms else 0.0, flops=flops,
         dispatches_per_step=sum(line.dispatches for line in lines), loaded_programs=loaded,
         bytes_staged=staged, bytes_unstaged=unstaged, outside=said,
@@ -170,8 +172,24 @@ def price_step(graphs: Sequence[Outline], pricing: Pricing, *, tokens: int) -> S
     price = price_programs(
         programs, pricing, tokens=tokens, staged=sum(act.size_bytes for act in acts if act.kind == "stage"),
         unstaged=sum(act.size_bytes for act in acts if act.kind == "unstage"),
-        host_ops=[op for act in acts for op in act.host_ops], loaded=len(loaded),
+        host_ops=[op for act in acts for op in act.host_ops], loaded=len(loaded), hidden_s=sum(_hidden_s(graph, pricing) for graph in graphs),
     )  # fmt: skip
     padding = [one.padding_bytes for graph in graphs for one in graph.programs]
     lines = tuple(replace(line, padding_bytes=size) for line, size in zip(price.programs, padding, strict=True))
     return replace(price, programs=lines)
+
+
+def _hidden_s(graph: Outline, pricing: Pricing) -> float:
+    """Seconds of staging that nobody waits for, since a dispatch runs meanwhile."""
+    found = beside_s = 0.0
+    for act in graph.acts:
+        if act.is_beside:
+            beside_s += act.size_bytes / STAGED_BYTES_PER_S
+        elif act.program is not None and beside_s:
+            work = graph.programs[act.program].work
+            cost = program_cost(
+                work.layers, work.bytes_in, work.bytes_out, machine(pricing.name), pricing.engine, pricing.shared,
+                fp32_surfaces=work.fp32_surfaces, in_a_loop=True,
+            )  # fmt: skip
+            found, beside_s = found + min(beside_s, cost.time_s), 0.0
+    return found

@@ -2,8 +2,8 @@
 
     spans = predicted_spans(outlines, pricing_for("m4"))   to_svg(spans, title)      to_trace(spans, title)  ── opens in Perfetto
 
-    engine  ░░░░████░████░░░      host work and dispatches follow each other as the runtime carries them out; PyTorch's own ops
-    host    ████░░░░█░░░░███      have no price, and stand as spans of no length
+    engine  ░░░░████████░░░░      host work and dispatches as the runtime carries them out, some beside each other (overlap.py); PyTorch's own ops
+    host    ████░██░░██░░███      have no price, and stand as spans of no length
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,12 +37,16 @@ class Span:
 
 def predicted_spans(graphs: Sequence[Outline], pricing: Pricing) -> tuple[Span, ...]:
     """One run of the graphs, one after the other. The spans of the engine add up to price_step's engine_ms, those of the host to its staging_ms."""
-    at, spans = 0.0, []
+    at, beside_s, spans = 0.0, 0.0, []
     for graph in graphs:
         for track, act, time_s, details in _acts(graph, pricing):
-            spans.append(Span(track, act.kind, act.name, at, time_s, {"graph": graph.name, **details}))
-            at += time_s
-    return tuple(spans)
+            begun_s = at + beside_s if act.is_beside else at
+            spans.append(Span(track, act.kind, act.name, begun_s, time_s, {"graph": graph.name, **details}))
+            if act.is_beside:
+                beside_s += time_s
+            else:
+                at, beside_s = at + max(time_s, beside_s), 0.0
+    return tuple(sorted(spans, key=lambda span: span.start_s))
 
 
 def _acts(graph: Outline, pricing: Pricing) -> Iterator[tuple[str, Act, float, dict[str, Any]]]:
