@@ -39,11 +39,13 @@ class Waiting(TwinDevice):
     def __init__(self) -> None:
         super().__init__()
         self.wait_s = 0.0
+        self.first: Callable[[], None] = lambda: None
         self.then: Callable[[], None] = lambda: None
         self.threads: set[str] = set()
 
     def run(self, program, inputs, outputs):
         self.threads.add(threading.current_thread().name)
+        self.first()
         super().run(program, inputs, outputs)
         time.sleep(self.wait_s)
         self.then()
@@ -101,7 +103,8 @@ def compiled() -> Trained:
 def run(compiled: Trained) -> Iterator[Trained]:
     """Its device waits for nothing, before the test and after it."""
     yield compiled
-    compiled.device.wait_s, compiled.device.then, TOLD.running = 0.0, lambda: None, 0
+    compiled.device.wait_s, TOLD.running = 0.0, 0
+    compiled.device.first = compiled.device.then = lambda: None
     TOLD.inside.clear()
 
 
@@ -179,17 +182,42 @@ def test_of_two_errors_the_one_is_raised_that_comes_first_in_the_plan(run, kind,
 
 
 def test_ctrl_c_waits_for_the_dispatch_and_then_ends_the_step(run):
-    ended = []
-    run.device.wait_s = 0.3
-    run.device.then = lambda: ended.append(time.perf_counter())
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    begun, ended = [], []
+
+    def interrupt():
+        begun.append(threading.current_thread().name)
+        if begun[-1] == "torchane-dispatch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run.device.wait_s, run.device.first = 0.2, interrupt
+    run.device.then = lambda: ended.append(1)
     with pytest.raises(KeyboardInterrupt):
         run.step(0)
-    assert ended and time.perf_counter() >= ended[-1]
-    timer.join()
-    run.device.wait_s = 0.0
+    assert begun == ["torchane-dispatch"] and len(ended) == 1
+    run.device.wait_s, run.device.first = 0.0, lambda: None
     assert run.step(0) > 0
+
+
+def test_a_dispatch_that_is_interrupted_while_its_thread_starts_is_called_off_or_waited_for(run, monkeypatch):
+    real, ended, interrupted = threading.Thread.start, [], []
+
+    def start(self):
+        if self.name == "torchane-dispatch" and interrupted == [False]:
+            interrupted[:] = [True]
+            real(self)
+            time.sleep(0.05)
+            raise KeyboardInterrupt
+        if self.name == "torchane-dispatch" and not interrupted:
+            interrupted.append(False)
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    run.device.wait_s, run.device.then = 0.2, lambda: ended.append(1)
+    for dispatches in (0, 1):  # it never began; it had begun
+        with pytest.raises(KeyboardInterrupt):
+            run.step(0)
+        assert len(ended) == dispatches
 
 
 def test_an_overflow_beside_a_dispatch_runs_the_backward_again_with_a_smaller_scale(run, monkeypatch):

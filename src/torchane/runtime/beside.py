@@ -41,6 +41,9 @@ class Beside:
             dispatch.start()
         except RuntimeError:  # no thread is to be had, as when the interpreter ends: one after the other
             return _one_by_one(before, after, lambda: self.device.run(program, inputs, outputs))
+        except BaseException:  # interrupted on the way
+            dispatch.call_off()
+            raise
         earlier, goes_on = _carried_out(before)
         later, _ = _carried_out(after) if goes_on else (None, False)
         interrupt = dispatch.wait()
@@ -70,11 +73,17 @@ class _Dispatch(threading.Thread):
     def __init__(self, run: Callable[[], None]):
         super().__init__(name="torchane-dispatch", daemon=True)
         self._run_device = run
+        self._lock = threading.Lock()
+        self._has_begun = self._is_off = False
         self._ended = threading.Event()  # not `join`: interrupted, Python 3.11's takes the thread for ended
         self.error: BaseException | None = None
         self.time_s = 0.0
 
     def run(self) -> None:
+        with self._lock:
+            if self._is_off:
+                return
+            self._has_begun = True
         start = time.perf_counter()
         try:
             self._run_device()
@@ -82,6 +91,13 @@ class _Dispatch(threading.Thread):
             self.error = error
         self.time_s = time.perf_counter() - start
         self._ended.set()
+
+    def call_off(self) -> None:
+        """It does not run; if it has begun, until it has ended."""
+        with self._lock:
+            self._is_off = not self._has_begun
+        if self._has_begun:
+            self.wait()
 
     def wait(self) -> BaseException | None:
         """Until it has ended; what interrupted the waiting meanwhile, as Ctrl-C does."""
