@@ -154,7 +154,7 @@ def copies(changes) -> int:
 def test_thirty_kills_at_random_moments_leave_the_bits_of_a_run_that_nothing_stopped(places, tmp_path, changes):
     """On the twin, whose loss scale and programs must come back, too."""
     data, whole, folder = tmp_path / "data", tmp_path / "whole", tmp_path / "run"
-    write_data(data, {**SETTINGS, "max_seq_length": 33, **changes, "iters": 400, "save_every": 3, "steps_per_eval": 150})  # one length: one compilation
+    write_data(data, {**SETTINGS, "max_seq_length": 33, **changes, "iters": 400, "save_every": 3, "steps_per_eval": 1000})  # one length and no validation: one compilation
     rng, kills, met = random.Random(0), 0, set()
     with tuning(places[0], data, "twin") as tune:
         assert tune(whole) == ENDED

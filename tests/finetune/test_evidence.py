@@ -21,8 +21,6 @@ from torchane.train.engine import EngineModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 LOSS, GRADIENT = 0.01, 0.02  # of itself; of its norm
-# 2.3 % is the largest gap of any gradient in a hundred iterations (tiny Llama): the magnitudes of a k_proj, a sum over tokens that cancels, a 400th of all gradients' norm.
-DORA = 0.03
 
 
 def batches(length):
@@ -84,7 +82,7 @@ def test_three_iterations_have_the_losses_and_gradients_of_peft():
 def test_a_hundred_iterations_have_the_losses_and_gradients_of_peft(kind, how):
     loss, gradient = gaps(kind, how, 100)
     print(f"\n{kind} {how}: loss within {100 * loss:.3f} %, gradients within {100 * gradient:.3f} %")
-    assert loss < LOSS and gradient < (DORA if how == "dora" else GRADIENT), (loss, gradient)
+    assert loss < LOSS and gradient < GRADIENT, (loss, gradient)
 
 
 @pytest.mark.long
