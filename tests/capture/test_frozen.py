@@ -360,3 +360,23 @@ def test_weights_staged_for_each_use_have_the_bits_of_those_that_stay(model: Blo
         held.append(len(COMPILED[-1].weights.held))
     assert all(map(torch.equal, *found))
     assert held[1] == 2 * 3 < held[0]
+
+
+class Positions(nn.Module):
+    """A frozen table, of which the first rows are added to what a trained layer makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(256, 64), requires_grad=False)
+        self.layer = nn.Linear(64, 64)
+        self.fixed = nn.Linear(64, 64, bias=False).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fixed(self.layer(x) + self.table[: x.shape[1]])
+
+
+def test_a_part_of_a_frozen_table_is_read() -> None:
+    torch.manual_seed(0)
+    model, x = Positions(), torch.randn(2, 32, 64)
+    ours = compile_for_twin(copy.deepcopy(model), frozen="fp16", chip="m4")(x)
+    assert distance(ours, model(x)) < CLOSE

@@ -26,6 +26,20 @@ LARGE = """program(1.3)
 }
 """
 
+#: A convolution with more channels than m4 and m5 take; of m3 it is not reported.
+UNTRIED = """program(1.3)
+{
+    func main<ios18>(tensor<fp16, [1, 64, 1, 32]> a00_x) {
+        string valid = const()[name = string("valid"), val = string("valid")];
+        tensor<int32, [2]> ones = const()[name = string("ones"), val = tensor<int32, [2]>([1, 1])];
+        tensor<int32, [4]> none = const()[name = string("none"), val = tensor<int32, [4]>([0, 0, 0, 0])];
+        int32 one = const()[name = string("one"), val = int32(1)];
+        tensor<fp16, [124160, 64, 1, 1]> w = const()[name = string("w"), val = tensor<fp16, [124160, 64, 1, 1]>(BLOBFILE(path = string("@model_path/weights/weight.bin"), offset = uint64(64)))];
+        tensor<fp16, [1, 124160, 1, 32]> z00 = conv(x = a00_x, weight = w, strides = ones, pad = none, pad_type = valid, dilations = ones, groups = one)[name = string("z00")];
+    } -> (z00);
+}
+"""
+
 
 @pytest.fixture
 def plan(capsys, tmp_path, monkeypatch):
@@ -34,6 +48,8 @@ def plan(capsys, tmp_path, monkeypatch):
     Path("x.mil").write_text(TEXT)
     Path("refused.mil").write_text(TEXT.replace("add(", "floor_div("))
     Path("large.mil").write_text(LARGE)
+    Path("wide.mil").write_text(LARGE.replace("70016", "20480").replace("90016", "64"))
+    Path("untried.mil").write_text(UNTRIED)
     Path("open.mil").write_text(TEXT.replace("[1, 64, 1, 32]", "[1, ?, 1, 32]"))
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -176,6 +192,8 @@ def test_what_doctor_measured_on_this_machine_is_taken_for_its_chip(plan, tmp_pa
     (("large.mil", "--chip", "m4"), 1, "Split the sum into several matmuls and add them"),
     (("large.mil", "--chip", "m1"), 1, "90016 entries, above 16384"),
     (("large.mil", "--chip", "m5"), 1, "No chip takes it as it is"),
+    (("wide.mil", "--chip", "m1"), 1, "Taken by m4, m5: --chip m4."),
+    (("untried.mil", "--chip", "m4"), 1, "No chip is known to take it as it is. Reports on m3 are missing or disagree."),
     (("--schedule", "slv", "--chip", "m4", "--grad-accum", "4"), 2, "--grad-accum goes with --preset"),
     (("refused.mil", "--chip", "m4"), 1, "floor_div is not taken"),
     (("refused.mil", "--chip", "m4"), 1, "No chip takes it as it is. --anyway"),

@@ -54,6 +54,15 @@ def test_auto_leaves_out_what_does_not_fit(asked):
     assert (price["recompute"], list(price["recompute_ms"])) == ("all", ["all"])
 
 
+def test_auto_leaves_out_what_the_host_would_do_and_asked_for_by_name_it_is_refused(asked, monkeypatch):
+    plan = plan_preset.planned_step
+    monkeypatch.setattr(plan_preset, "planned_step", lambda request, **cache: replace(plan(request), share_in_programs=0.95 if request.options["recompute"] == "half" else 1.0))
+    (price,), _ = price_preset(replace(STEP, recompute="auto"), [M4])
+    assert (price["recompute"], list(price["recompute_ms"])) == ("none", ["none", "all"])
+    with pytest.raises(LegalityError, match="95%.*Try --recompute none"):
+        price_preset(replace(STEP, recompute="half"), [M4])
+
+
 def test_where_none_fits_the_batch_that_would_is_named(asked):
     with pytest.raises(DeviceError, match="Try --batch-size 1"):
         price_preset(replace(STEP, recompute="auto", memory_gb=3), [M4])

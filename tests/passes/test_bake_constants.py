@@ -102,3 +102,15 @@ def test_few_bits_are_spelled_as_the_chip_takes_them(chip: str, form: str, kind:
     assert kinds(baked).count(kind) == 1  # W; its transpose has its rows along the other axis, and is held in fp16
     assert [(one.form, one.rounded) for one in constants if one.position == 1] == [(form, form), ("fp16", form)]
     assert run(baked, constants)[0].shape == (1, 64, 1, 32)
+
+
+def test_a_weight_of_which_a_part_is_read_stays_an_input():
+    """A table of positions, of which the first rows are added: a slice of a view of it."""
+    b = Builder()
+    x, v = b.input("x", (1, 64, 1, 32)), b.input("v", (1, 1, 1, 64))
+    rows = b.slice_by_size(x=b.reshape(x=v, shape=(1, 2, 1, 32)), begin=(0, 0, 0, 0), size=(1, 1, 1, 32))
+    made = b.program(b.add(x=x, y=rows))
+    baked, constants = bake(made)
+    assert not constants and [var.name for var in baked.inputs] == ["x", "v"]
+    for ours, theirs in zip(run(baked), run(made), strict=True):
+        assert np.array_equal(ours, theirs)

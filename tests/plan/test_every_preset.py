@@ -1,6 +1,7 @@
 """Every preset, trained whole and by adapters, plans for every machine that is known: no refusal, and a price of sense."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,14 @@ def test_no_layer_has_more_ports_than_an_engine_takes(preset: str) -> None:
         assert max(len(spec.inputs) + len(spec.outputs) for spec in plan.programs) <= most
         layers = [dispatch.where for dispatch in plan.dispatches if "layers" in dispatch.where]
         assert layers and len(layers) == len(set(layers))  # none is cut into pieces
+
+
+def test_a_small_gpt2_with_adapters_and_constants_has_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part of its frozen table of positions is read."""
+    small = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256, "vocab_size": 512}
+    (tmp_path / "config.json").write_text(json.dumps({**PRESETS["gpt2"].config.to_dict(), **small}))
+    code = torchane.cli.run(["plan", "--preset", str(tmp_path), "--seq-len", "32", "--chip", "m5", "--lora", "4", "--frozen", "fp16", "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    price = json.loads(out.splitlines()[-1])
+    assert price["predicted_ms"] > 0 and price["memory_bytes"]["constants"] > 0

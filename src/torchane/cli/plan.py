@@ -106,18 +106,28 @@ def _price_file(file: Path, function: str | None, pricing: Any, anyway: bool) ->
     chip = load("torchane.runtime.ane.doctor.record").probed(pricing.name)
     refused, doubtful = chips.refusals(chosen, chip), chips.doubts(chosen, chip)
     if refused and not anyway:
-        taken = [name for name in chips.names() if name != chips.DEFAULT and not chips.refusals(chosen, chips.load(name))]
         shown = "\n".join(f"  {finding}" for finding in _each_rule_first(refused)[:4])
         more = f"\n  and {len(refused) - 4} more" if len(refused) > 4 else ""
-        other = f"Not refused by {', '.join(taken)}: --chip {taken[0]}." if taken else "No chip takes it as it is."
         raise LegalityError(
-            f"{file}: {pricing.name} does not take this program.\n{shown}{more}\n{other} --anyway prices it all the same."
+            f"{file}: {pricing.name} does not take this program.\n{shown}{more}\n{_elsewhere(chosen)} --anyway prices it all the same."
         )
     price = load("torchane.plan").price_program(chosen, pricing)
     return {
         "kind": "program", "predicted": True, "file": str(file), "verdict": _verdict(refused, doubtful),
         "refusals": [str(finding) for finding in refused], "doubts": [str(finding) for finding in doubtful], **price.to_dict(),
     }  # fmt: skip
+
+
+def _elsewhere(program: Any) -> str:
+    """Which chips take the program as it is. Where nobody has tried it is no advice, and is said to be so."""
+    chips = load("torchane.chips")
+    others = {name: chips.load(name) for name in chips.names() if name != chips.DEFAULT}
+    open_to_it = [name for name, chip in others.items() if not chips.refusals(program, chip)]
+    taken = [name for name in open_to_it if not chips.doubts(program, others[name])]
+    if taken:
+        return f"Taken by {', '.join(taken)}: --chip {taken[0]}."
+    unknown = f" Reports on {', '.join(open_to_it)} are missing or disagree." if open_to_it else ""
+    return f"No chip is known to take it as it is.{unknown}" if open_to_it else "No chip takes it as it is."
 
 
 def _each_rule_first(findings: Sequence[Any]) -> list[Any]:

@@ -108,15 +108,15 @@ def _require_settings(step: Step) -> None:
 
 
 def _ways(step: Step, pricing: Pricing) -> Iterator[_Priced]:
-    """Raises DeviceError where none fits."""
-    refused: list[DeviceError] = []
+    """Those that have a price and fit. Raises LegalityError or DeviceError where none does."""
+    refused: list[DeviceError | LegalityError] = []
     asked = RECOMPUTE if step.recompute == AUTO else (step.recompute,)
     for recompute in asked:
         planned = step.planned(pricing, step.merged, recompute)
-        _require_in_programs(step, machine(pricing.name).chip, planned.share_in_programs)
         try:
+            _require_in_programs(step, machine(pricing.name).chip, planned.share_in_programs, recompute)
             _require_memory(step, planned.memory, recompute)
-        except DeviceError as error:
+        except (DeviceError, LegalityError) as error:
             refused.append(error)
         else:
             yield _Priced(recompute, planned, price_step(planned.graphs, pricing, tokens=step.merged * step.seq_len))
@@ -160,7 +160,7 @@ def _require_length(step: Step, chip: str) -> None:
     )
 
 
-def _require_in_programs(step: Step, chip: str, share: float) -> None:
+def _require_in_programs(step: Step, chip: str, share: float, recompute: str) -> None:
     """A step whose products the host does has no price: only programs have one."""
     if share >= _LEAST_IN_PROGRAMS:
         return
@@ -169,7 +169,7 @@ def _require_in_programs(step: Step, chip: str, share: float) -> None:
     if 0 < fits < step.merged:
         smaller = f"--batch-size {fits}" if step.grad_accum == 1 else f"--grad-accum {fits // step.batch_size}" if fits >= step.batch_size else f"--batch-size {fits} --grad-accum 1"
     else:
-        smaller = f"--seq-len {limit}" if fits == 0 else "another chip, or --preset"
+        smaller = f"--seq-len {limit}" if fits == 0 else "another chip, or --preset" if recompute == "none" else "--recompute none"
     raise LegalityError(
         f"{step.name} at {step.merged:,} x {step.seq_len:,} tokens: programs of {chip} hold {share:.0%} of the multiply-adds, and PyTorch on the host would "
         f"do the rest, which has no price. {chip} takes {limit:,} rows or columns of a matrix. Try {smaller}."

@@ -118,8 +118,8 @@ class _Baking:
         """It gives the weight another shape, or leaves out what filled its port up."""
         if op.kind.name == "reshape":
             return True
-        if op.kind.name != "slice_by_size" or not var.name == self._name(op):
-            return False
+        if op.kind.name != "slice_by_size" or self._name(op) != var.name or var not in self.program.inputs:
+            return False  # a slice of a view is a part of the weight
         layout = self.layouts[var.name]
         return layout.is_padded and shape_of(op.output) == (*layout.shape[:3], layout.used)
 
