@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-#: Relative norm of the difference of each tensor's gradient: one rounding to fp16 of what passes between programs, and of the sums over slices.
+#: Relative norm of the difference of all gradients together: roundings to fp16 that fall otherwise, in either of the two.
 BAR = 2e-3
-#: Of what makes queries and keys: a softmax's gradient is the small rest of what cancels, so that roundings count there for more.
-SCORES_BAR = 3e-3
+#: Of each tensor's: those of what makes queries and keys apart, since a softmax's gradient is the small rest of what cancels, so that roundings
+#: count there for more. By preset: each of its layers adds roundings, and those of 28 are further apart than those of 12.
+TENSORS = {"stories110m": (2e-3, 3e-3), "qwen3-0.6b": (2.5e-3, 5e-3)}
 MAKE_SCORES = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
 #: Of all gradients together, beside float32: weights and activations that fp16 rounds, through all layers.
 WHOLE = 1e-2
 #: Tokens of a step: few, and enough that the loss is computed in slices.
-TOKENS = {"stories110m": 256, "qwen3-0.6b": 32}
+TOKENS = {"stories110m": 256, "qwen3-0.6b": 64}
 
 
 def step(out: Path, preset: str, chip: str | None, planned: bool = False) -> dict[str, Any]:
@@ -67,5 +68,5 @@ def test_a_planned_step_has_the_gradients_of_the_graph_that_nobody_planned(refer
     print(f"{preset} {chip}: beside the unplanned {whole:.2e}, worst {', '.join(f'{name} {value:.2e}' for name, value in worst)}; beside float32 {beside[0]:.2e} and {beside[1]:.2e}")
     planned.unlink()
     plain.unlink()
-    assert all(value < (SCORES_BAR if name.endswith(MAKE_SCORES) else BAR) for name, value in apart.items())
+    assert all(value < TENSORS[preset][name.endswith(MAKE_SCORES)] for name, value in apart.items())
     assert whole < BAR and max(beside) < WHOLE
