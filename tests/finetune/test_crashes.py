@@ -1,6 +1,6 @@
 """A fine-tuning process dies, or the disk fills, at every call that it makes of its files; resumed, it ends with the same bits.
 
-dying.py tunes and dies, between two updates as well, with dropout. The long tier kills it at random moments, on the twin as well, and the command itself.
+dying_tuner.py tunes and dies, between two updates as well, with dropout. The long tier kills it at random moments, on the twin as well, and the command itself.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import tiny
 from crashing import ENDED, FULL, GONE
-from dying import iterations
+from dying_tuner import iterations
 
 from torchane.train.run_folder import RunFolder
 
@@ -54,7 +54,7 @@ def tune(places):
 @contextmanager
 def tuning(base: Path, data: Path, *arguments: str):
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("dying.py")), *arguments]
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("dying_tuner.py")), *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=here, text=True) as process:
 
         def call(folder: Path, at: int | None = None, what: str = "kill") -> int:

@@ -1,4 +1,4 @@
-"""A process that fine-tunes and dies: python dying.py [twin] reads lines of JSON, [folder, base, data, at, what], and forks a child for each.
+"""A process that fine-tunes and dies: python dying_tuner.py [twin] reads lines of JSON, [folder, base, data, at, what], and forks a child for each.
 
 It answers with the child's exit code; how a child dies: tests/train/crashing.py, or by SIGKILL, `at` seconds after it began ("after") or after its first iteration ("step"). Without
 "twin" the model is PyTorch's own.
