@@ -132,6 +132,14 @@ def test_five_runs_of_marks_fit_no_view():
     assert fit((2, 2, 2, 2, 2), "ababa") is None
 
 
+def test_a_joined_axis_is_no_longer_than_a_chip_takes():
+    """(8 heads, 2 that share each, 128 numbers, 8 x 256 tokens): three axes would be one of 262,144."""
+    assert fit((8, 2, 128, 2048), "abcc")[0] == (8, 2, 128, 2048)
+    assert fit((8, 2, 128, 128), "abcc")[0] == (1, 8, 2, 16384)
+    assert fit((2, 8, 2, 128, 2048), "aabcc")[0] == (16, 2, 128, 2048)
+    assert fit((2, 2, 128, 2048, 2), "abccd")[0] == (2, 2, 262144, 2)  # five are too many
+
+
 def test_a_template_is_kept_if_it_cuts_between_marks():
     assert fit((4, 16, 32), "aab", [(1, 64, 1, 32)]) == ((1, 64, 1, 32), (None, "a", None, "b"))
     assert fit((4, 16, 32), "abb", [(1, 64, 1, 32)])[0] == (1, 4, 16, 32)

@@ -14,6 +14,9 @@ Order = tuple[int, ...]
 Shape = tuple[int, ...]
 Shape4 = tuple[int, int, int, int]
 
+#: As many entries of an axis as every chip takes (GDE M1, chips/m1.toml); from M4 on 65,536.
+LONGEST = 16384
+
 #: A run of axes before a reshape and the run that it becomes, of equally many elements.
 Block = tuple[Order, Order]
 
@@ -143,7 +146,7 @@ def fit(
     (None where the dimension has one entry). None if more than four runs of marks must stay apart.
 
     The first template that keeps them apart, else [1, a, 1, 1], [1, a, 1, b], [1, a, b, c], [a, b, c, d], axes
-    of equal mark joined from the front until three are left.
+    of equal mark joined from the front until three are left; four stay where a joined one would be longer than a chip takes.
     """
     for template in templates:
         cut = _marked(template, shape, marks)
@@ -151,7 +154,8 @@ def fit(
             return template, cut
     kept = list(zip(shape, marks))
     while len(kept) > 3:
-        pair = next((i for i in range(len(kept) - 1) if kept[i][1] == kept[i + 1][1]), None)
+        pairs = [i for i in range(len(kept) - 1) if kept[i][1] == kept[i + 1][1]]
+        pair = next((i for i in pairs if kept[i][0] * kept[i + 1][0] <= LONGEST), pairs[0] if pairs and len(kept) > 4 else None)
         if pair is None:
             break
         kept[pair : pair + 2] = [(kept[pair][0] * kept[pair + 1][0], kept[pair][1])]
