@@ -83,6 +83,15 @@ def test_losses_that_part_from_pytorchs_fp32_by_more_than_a_hundredth_end_it():
             loss_gaps([process("twin-fast", losses=[2.0, wrong]), theirs], "inductor-fp32")
 
 
+def test_products_of_bf16_numbers_may_be_as_far_as_autocast_is():
+    theirs, autocast = process("eager-fp32", losses=[2.0, 1.0]), process("eager-bf16", losses=[2.0, 1.03])
+    fast = process("twin-fast", losses=[2.0, 1.02])
+    assert loss_gaps([fast, theirs, autocast], "eager-fp32") == {"twin-fast": pytest.approx(0.02), "eager-bf16": pytest.approx(0.03)}
+    for ours in (process("twin-fast", losses=[2.0, 1.04]), process("twin", losses=[2.0, 1.02])):
+        with pytest.raises(NumericsError, match="apart, so that their times cannot be compared"):
+            loss_gaps([ours, theirs, autocast], "eager-fp32")
+
+
 def test_twenty_losses_are_compared_however_few_steps_are_timed():
     turns = Turns(1, 1, 1, ["eager-fp32"], lambda text: None)
     with ExitStack() as stack:

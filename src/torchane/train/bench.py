@@ -33,6 +33,7 @@ Said = Callable[[str], None]
 
 #: What a variant of ours is called in a ratio.
 _ARITHMETIC = {"twin": "exact", "twin-fast": "fast", "ane": "ane"}
+FAST, AUTOCAST = "twin-fast", "eager-bf16"
 LARGEST_GAP = 0.01
 
 
@@ -59,7 +60,7 @@ def bench_train_step(
     load = [os.getloadavg()[0]]
     peak = Peak(sizes[2])
     reference = reference_of(variants, draws_masks(name))
-    turns = Turns(warmup, rounds, steps, [reference or ""], said, peak.measure)
+    turns = Turns(warmup, rounds, steps, [reference or "", *([AUTOCAST] if FAST in variants else [])], said, peak.measure)
     with ExitStack() as stack:
         turns.take([Work(variant, name, *sizes) for variant in variants], stack)
         gaps = loss_gaps(turns.timed, reference)
@@ -116,21 +117,27 @@ def reference_of(variants: Sequence[str], draws: bool) -> str | None:
 
 
 def loss_gaps(timed: Sequence[Process], reference: str | None) -> dict[str, float]:
-    """The largest relative gap between a loss of ours and the reference's of the same step, by variant.
-    Raises NumericsError where one is more than 1 %."""
+    """The largest relative gap between a loss and the reference's of the same step, of ours and of eager-bf16, by variant.
+    Raises NumericsError where one of ours is more than 1 %; products of bf16 numbers may be as far as PyTorch's own autocast to bf16 is."""
     theirs = next((process for process in timed if process.work.variant == reference), None)
-    gaps = {}
-    for process in timed if theirs is not None else ():
-        if process.work.variant not in _ARITHMETIC:
-            continue
-        for step, (our, their) in enumerate(zip(process.losses[:COMPARED_STEPS], theirs.losses)):
-            if not abs(our - their) <= LARGEST_GAP * abs(their):
-                raise NumericsError(
-                    f"{process.work.variant}: the loss of step {step} is {our:.6g}, and {reference} has {their:.6g}: more than "
-                    f"{LARGEST_GAP:.0%} apart, so that their times cannot be compared. Please report it with the command."
-                )
-            gaps[process.work.variant] = max(gaps.get(process.work.variant, 0.0), abs(our - their) / abs(their))
-    return gaps
+    if theirs is None:
+        return {}
+    compared = [one for one in timed if one is not theirs and one.work.variant in (*_ARITHMETIC, AUTOCAST)]
+    gaps = {one.work.variant: _gaps(one, theirs) for one in compared}
+    for process in compared:
+        variant = process.work.variant
+        bar = max([LARGEST_GAP, *gaps.get(AUTOCAST, ())]) if variant == FAST else LARGEST_GAP
+        step = next((step for step, gap in enumerate(gaps[variant]) if not gap <= bar), None)
+        if step is not None and variant != AUTOCAST:
+            raise NumericsError(
+                f"{variant}: the loss of step {step} is {process.losses[step]:.6g}, and {reference} has {theirs.losses[step]:.6g}: more than "
+                f"{100 * bar:.2g}% apart, so that their times cannot be compared. Please report it with the command."
+            )
+    return {variant: max(by_step) for variant, by_step in gaps.items()}
+
+
+def _gaps(process: Process, theirs: Process) -> list[float]:
+    return [abs(our - their) / abs(their) for our, their in zip(process.losses[:COMPARED_STEPS], theirs.losses)]
 
 
 def ratios(timed: Sequence[Process]) -> dict[str, dict[str, Any]]:
