@@ -60,6 +60,7 @@ from torchane.runtime.ane.doctor import record
 from torchane.runtime.execute import Executor
 from torchane.runtime.loss_scale import LossScale, Reading
 
+
 def ane(gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None) -> Callable[..., Any]:
     """The backend. Raises UsageError for unknown options, CompileError where a graph has no legal form."""
     check_mode(mode)

@@ -9,7 +9,7 @@ PyTorch would run it; it is said, since it costs the time that programs were to 
 that is how the backward knows.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
