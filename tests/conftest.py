@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from torchane import native
 from torchane.train.interrupt import SIGNALS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,15 @@ def nothing_traced() -> Iterator[None]:
     yield
     if "torch._dynamo" in sys.modules:
         sys.modules["torch._dynamo"].reset()
+
+
+@pytest.fixture(params=native.isas() if native.is_built() else ["not built"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this processor has, one after the other."""
+    before = native.get_isa()
+    native.set_isa(request.param)
+    yield request.param
+    native.set_isa(before)
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,7 @@ def test_auto_leaves_out_what_the_host_would_do_and_asked_for_by_name_it_is_refu
     monkeypatch.setattr(plan_preset, "planned_step", lambda request, **cache: replace(plan(request), share_in_programs=0.95 if request.options["recompute"] == "half" else 1.0))
     (price,), _ = price_preset(replace(STEP, recompute="auto"), [M4])
     assert (price["recompute"], list(price["recompute_ms"])) == ("none", ["none", "all"])
+    assert list(price["recompute_refused"]) == ["half"] and "95%" in price["recompute_refused"]["half"]
     with pytest.raises(LegalityError, match="95%.*Try --recompute none"):
         price_preset(replace(STEP, recompute="half"), [M4])
 

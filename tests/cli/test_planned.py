@@ -1,6 +1,7 @@
 """Plans on disk: found again by all that they depend on, never trusted when damaged, and priced anew."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,9 +103,18 @@ def test_a_damaged_file_is_said_removed_and_made_anew(worked_out, damage):
     planned_step(REQUEST)
     (file,) = default_root().glob("*/*")
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.warns(TorchaneWarning, match="is damaged.*was removed, and the step is planned anew"):
+    with pytest.warns(TorchaneWarning, match="cannot be used: .*was removed, and the step is planned anew"):
         assert planned_step(REQUEST).memory.weights == 2
     assert planned_step(REQUEST).memory.weights == 2
+
+
+def test_the_file_of_another_user_is_said_and_made_anew(worked_out, monkeypatch):
+    planned_step(REQUEST)
+    real = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: real + 1)
+    with pytest.warns(TorchaneWarning, match="it belongs to another user. It was removed, and the step is planned anew"):
+        planned_step(REQUEST)
+    assert len(worked_out) == 2
 
 
 def test_the_file_of_another_request_is_not_taken_for_this_one(worked_out):

@@ -5,7 +5,7 @@
     --grad-accum N        N micro-steps merged into one batch; beside it what N calls of loss.backward() would take
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,9 @@ def price_preset(step: Step, pricings: Sequence[Pricing]) -> tuple[list[dict[str
         _require_length(step, machine(pricing.name).chip)
     found = []
     for pricing in pricings:
-        ways = list(_ways(step, pricing))
+        ways, refused = _ways(step, pricing)
         best = min(ways, key=lambda way: way.price.predicted_ms)
-        found.append(_told(step, pricing, best, ways))
+        found.append({**_told(step, pricing, best, ways), "recompute_refused": refused})
     return found, best.planned
 
 
@@ -107,21 +107,22 @@ def _require_settings(step: Step) -> None:
         )
 
 
-def _ways(step: Step, pricing: Pricing) -> Iterator[_Priced]:
-    """Those that have a price and fit. Raises LegalityError or DeviceError where none does."""
-    refused: list[DeviceError | LegalityError] = []
-    asked = RECOMPUTE if step.recompute == AUTO else (step.recompute,)
-    for recompute in asked:
+def _ways(step: Step, pricing: Pricing) -> tuple[list[_Priced], dict[str, str]]:
+    """Those that have a price and fit, and why others do not. Raises LegalityError or DeviceError where none does."""
+    priced: list[_Priced] = []
+    refused: dict[str, str] = {}
+    for recompute in RECOMPUTE if step.recompute == AUTO else (step.recompute,):
         planned = step.planned(pricing, step.merged, recompute)
         try:
             _require_in_programs(step, machine(pricing.name).chip, planned.share_in_programs, recompute)
             _require_memory(step, planned.memory, recompute)
         except (DeviceError, LegalityError) as error:
-            refused.append(error)
+            refused[recompute], last = str(error), error
         else:
-            yield _Priced(recompute, planned, price_step(planned.graphs, pricing, tokens=step.merged * step.seq_len))
-    if len(refused) == len(asked):
-        raise refused[-1]
+            priced.append(_Priced(recompute, planned, price_step(planned.graphs, pricing, tokens=step.merged * step.seq_len)))
+    if not priced:
+        raise last
+    return priced, refused
 
 
 def _told(step: Step, pricing: Pricing, best: _Priced, ways: Sequence[_Priced]) -> dict[str, Any]:

@@ -104,6 +104,8 @@ def _preset(out: Console, price: Mapping[str, Any]) -> None:
         out.print(f"computed again in the backward: {price['recompute']} of what a layer would keep")
     if len(price["recompute_ms"]) > 1:
         out.print("compared: " + ", ".join(f"{recompute} {ms:.4g} ms" for recompute, ms in price["recompute_ms"].items()))
+    for recompute, why in price["recompute_refused"].items():
+        out.print(f"left out, --recompute {recompute}: {why}")
     if (apart := price["apart"]) is not None:
         out.print(
             f"merged into one batch; with loss.backward() after each of the {price['grad_accum']}: {_ms(apart)}, {apart['mj_per_token']:.3g} mJ per token, "

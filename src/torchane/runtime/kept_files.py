@@ -89,8 +89,8 @@ class KeptFiles:
                 return None
             found = parse(data)
         except ParseError as error:
-            _say(f"{path} is damaged: {error} It was removed, and {self._instead}.")
-            _removed(path)
+            removed = "It was removed" if _removed(path) else "It could not be removed"
+            _say(f"{path} cannot be used: {error} {removed}, and {self._instead}.")
             return None
         except OSError as error:
             self._give_up("read", error)
@@ -121,13 +121,15 @@ class KeptFiles:
         return self.root / version() / f"{key}{self._suffix}"
 
     def _read(self, path: Path) -> bytes | None:
-        """None where there is nothing, or nothing of this user's."""
+        """None where there is nothing. Raises ParseError for what is another user's."""
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         with os.fdopen(file, "rb") as opened:
-            return opened.read() if os.fstat(file).st_uid == os.geteuid() else None
+            if os.fstat(file).st_uid != os.geteuid():
+                raise ParseError("it belongs to another user.")
+            return opened.read()
 
     def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,6 +1,6 @@
 """Attention in one step has the bits of its parts as steps of their own, and is taken only where it may be."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,6 @@ from torchane.runtime.twin import TwinDevice, device, load_program
 Bits = list[np.ndarray]
 
 FAR_BELOW = -30000.0
-
-
-@pytest.fixture(params=native.isas() if native.is_built() else ["not built"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.get_isa()
-    native.set_isa(request.param)
-    yield request.param
-    native.set_isa(before)
 
 
 def results(program: Program, inputs: dict[str, np.ndarray], arithmetic: str, threads: int) -> tuple[Bits, int, int]:
