@@ -46,7 +46,8 @@ def test_it_learns_and_says_so_in_mlx_lms_lines(lora, base):
     done = lora("--train", "--test", "--iters", 30, "--steps-per-eval", 15, "--json")
     assert done.code == 0 and len(done.out.splitlines()) == 1
     assert "Iter 0: Val loss" in done.err and "Iter 30: Train loss" in done.err and "Learning Rate 1.000e-02, It/sec" in done.err
-    assert "Trainable parameters: 14.677% (0.022M/0.152M)" in done.err and "Test loss" in done.err and "Saved adapter weights to adapters" in done.err
+    assert "Trainable parameters: 14.677% (0.022M/0.152M)" in done.err and "lora of the last 3 of 3 blocks" in done.err and "Test loss" in done.err and "Saved adapter weights to adapters" in done.err
+    assert re.search(r"Memory, estimated before anything is loaded: \d+\.\d MiB \(weights \d+ KiB, ", done.err) and "positions" not in done.err  # it has 512; 2,048 were not asked for
     assert f"torchane generate {base} --adapter-path adapters" in done.err and "torchane export adapters --to mlx,gguf-lora" in done.err
     rows = [json.loads(line) for line in Path("adapters/metrics.jsonl").read_text().splitlines()]
     valid = [row["valid_loss"] for row in rows if row["kind"] == "validation"]
@@ -169,6 +170,8 @@ def test_trackers_get_the_numbers_under_mlx_lms_names(lora, monkeypatch):
         (("--test",), 1, "adapters holds no adapter"),
         (("--train", "-c", "no.yaml"), 2, "no.yaml: there is no such file"),
         (("--train", "--optimizer", "lion"), 2, "lion"),
+        (("--train", "--trust-remote-code"), 2, "--trust-remote-code is not supported: code that comes with a model is never run. Leave it out"),
+        (("--train", "--clear-cache-threshold", "1GB"), 2, "--clear-cache-threshold is not supported: it empties Metal's cache"),
     ],
 )
 def test_a_call_that_cannot_be_carried_out_says_why(lora, arguments, code, said):
@@ -207,6 +210,9 @@ def test_a_run_is_resumed_on_its_own_base_alone_and_as_it_was_begun(lora, tmp_pa
     assert done.code == 1 and "is not the base that adapters was begun with" in done.err
     done = lora("--resume", "adapters", "--batch-size", 2)
     assert done.code == 2 and "so --batch-size cannot be given with it" in done.err
+    done = lora("--resume", "adapters")
+    assert done.code == 0 and "adapters has made its 2 iterations, and nothing is left to train. It goes on with --iters of more than 2." in done.out
+    assert "Compiling" not in done.out
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ SETTINGS = {
     "iters": 5, "batch_size": 2, "steps_per_report": 2, "steps_per_eval": 2, "save_every": 1, "learning_rate": 1e-2,
     "grad_accumulation_steps": 2, "num_layers": 2, "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.1},
 }  # fmt: skip
+DORA = {"fine_tune_type": "dora", "lora_parameters": {"rank": 4, "scale": 2.0}}
+FULL, PACKING = {"fine_tune_type": "full", "num_layers": 1}, {"packing": True, "max_seq_length": 64}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def test_a_run_that_dies_at_any_call_ends_with_the_same_bits(tune, tmp_path, who
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("changes", [{}, {"fine_tune_type": "dora", "lora_parameters": {"rank": 4}}, {"fine_tune_type": "full"}, {"packing": True, "max_seq_length": 64}], ids=["lora", "dora", "full", "packing"])
+@pytest.mark.parametrize("changes", [{}, DORA, FULL, PACKING], ids=["lora", "dora", "full", "packing"])
 def test_thirty_kills_at_random_seconds_end_with_the_same_bits(places, tmp_path, changes):
     """A checkpoint after each iteration, so that many of the kills meet one that is being written."""
     data, whole, folder = tmp_path / "data", tmp_path / "whole", tmp_path / "run"
@@ -144,19 +146,21 @@ def test_thirty_kills_at_random_seconds_end_with_the_same_bits(places, tmp_path,
     assert len(met) > 5  # kills met the run at different iterations
 
 
-def copies(changes) -> int:
-    return 0 if changes.get("fine_tune_type") == "full" else 30
+def copies(changes, saves: int = 30) -> int:
+    return 0 if changes.get("fine_tune_type") == "full" else saves
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("changes", [{}, {"packing": True, "max_seq_length": 64}, {"quantize": 4}], ids=["lora", "packing", "quantized"])
-def test_thirty_kills_at_random_moments_leave_the_bits_of_a_run_that_nothing_stopped(places, tmp_path, changes):
-    """On the twin, whose loss scale and programs must come back, too."""
+@pytest.mark.parametrize("changes", [{}, DORA, FULL, PACKING, {"quantize": 4}], ids=["lora", "dora", "full", "packing", "quantized"])
+def test_thirty_kills_at_random_moments_leave_the_bits_of_a_run_that_nothing_stopped(tmp_path, changes):
+    """On the twin, whose loss scale and programs must come back, too. A base of one block, which each resumed run compiles anew."""
     data, whole, folder = tmp_path / "data", tmp_path / "whole", tmp_path / "run"
-    write_data(data, {**SETTINGS, "max_seq_length": 33, **changes, "iters": 400, "save_every": 3, "steps_per_eval": 1000})  # one length and no validation: one compilation
+    base = tiny.folder(tmp_path / "base", "llama", num_hidden_layers=1)
+    write_data(data, {**SETTINGS, "max_seq_length": 33, **changes, "iters": 400, "save_every": 3})
+    (data / "valid.jsonl").unlink()  # one length and no validation: one compilation
     rng, kills, met = random.Random(0), 0, set()
-    with tuning(places[0], data, "twin") as tune:
+    with tuning(base, data, "twin") as tune:
         assert tune(whole) == ENDED
         rows = [row["time_s"] for row in RunFolder(whole).read_metrics() if row["kind"] == "step"]
         while kills < 30:
@@ -165,10 +169,10 @@ def test_thirty_kills_at_random_moments_leave_the_bits_of_a_run_that_nothing_sto
             assert code in (ENDED, -signal.SIGKILL)
             met.add(iterations(folder))
             if code == ENDED:  # it ended first: begin again
-                ended_as(folder, whole, 400 // 3)
+                ended_as(folder, whole, copies(changes, 400 // 3))
                 shutil.rmtree(folder)
         assert tune(folder) == ENDED
-    ended_as(folder, whole, 400 // 3)
+    ended_as(folder, whole, copies(changes, 400 // 3))
     assert len(met) > 10  # they met the run at different iterations
 
 

@@ -68,7 +68,7 @@ def test_where_a_template_ends_a_prompt_otherwise_nothing_of_the_answer_is_maske
 def test_long_examples_lose_their_ends_and_it_is_said(tmp_path):
     splits = read(lines(tmp_path, {"text": "a" * 50}, {"text": "b"}), max_seq_length=16)
     assert [len(example.ids) for example in splits.train] == [16, 2]
-    assert "1 of 2 examples have more than 16 tokens (the longest 51), and lose their ends" in splits.notes[0]
+    assert "1 of 2 examples have more than 16 tokens (the longest has 51 tokens), and lose their ends. Split them or raise --max-seq-length" in splits.notes[0]
 
 
 def test_examples_without_a_token_to_learn_are_left_out_and_it_is_said(tmp_path):
@@ -78,7 +78,8 @@ def test_examples_without_a_token_to_learn_are_left_out_and_it_is_said(tmp_path)
 
 def test_no_example_is_longer_than_the_models_positions(tmp_path):
     splits = read(lines(tmp_path, {"text": "a" * 50}), positions=32)
-    assert len(splits.train[0].ids) == 32 and "the model has 32 positions" in splits.notes[0]
+    assert len(splits.train[0].ids) == 32 and "have more than the model's 32 positions (the longest has 51 tokens)" in splits.notes[0]
+    assert "--max-seq-length" not in splits.notes[0]  # which would not help
 
 
 def test_a_text_is_cut_into_windows_that_overlap_by_a_token(tmp_path):

@@ -43,14 +43,17 @@ def tokenizer(*, template: str | None = TEMPLATE) -> transformers.PreTrainedToke
     return made
 
 
-def model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> transformers.PreTrainedModel:
+def model(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -> transformers.PreTrainedModel:
+    """changes: of its config."""
+    config = CONFIGS[kind]()
+    config.update(changes)
     torch.manual_seed(seed)
-    return transformers.AutoModelForCausalLM.from_config(CONFIGS[kind](), dtype=dtype)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
-def folder(path: Path, kind: str, *, dtype: torch.dtype = torch.float32, shard: str = "1GB", template: str | None = TEMPLATE) -> Path:
+def folder(path: Path, kind: str, *, dtype: torch.dtype = torch.float32, shard: str = "1GB", template: str | None = TEMPLATE, **changes: object) -> Path:
     """The model `kind` with its tokenizer, saved in `path`, which is given back."""
-    made = model(kind, dtype=dtype)
+    made = model(kind, dtype=dtype, **changes)
     made.save_pretrained(path, max_shard_size=shard)
     tokenizer(template=template).save_pretrained(path)
     return path

@@ -5,7 +5,7 @@ import pytest
 from torchane.abi.ports import PortLayout
 from torchane.errors import DeviceError
 from torchane.plan import Copy, Dispatch, Plan, PortSpec, ProgramSpec, Stage, Unstage
-from torchane.plan.memory import RESERVE_BYTES, forecast, free_bytes, largest_batch, peak_of, require_fits
+from torchane.plan.memory import RESERVE_BYTES, forecast, free_bytes, largest_batch, peak_of, require_fits, size_text
 
 WIDE = PortLayout((1, 64, 1, 1024), (0, 1, 2, 3), (1, 64, 1, 1024), 1024)  # 128 KiB of fp16
 SIZE = 64 * 1024 * 2
@@ -49,6 +49,13 @@ def test_what_cannot_fit_is_refused_with_its_numbers() -> None:
     with pytest.raises(DeviceError, match="Use --max-seq-length 64"):
         require_fits(needed, available_bytes=8 << 30, advice="Use --max-seq-length 64.")
     require_fits(needed, available_bytes=32 << 30)
+
+
+def test_sizes_are_said_in_the_unit_that_fits_and_with_the_optimizer_that_they_are_for() -> None:
+    assert [size_text(size) for size in (0, 1, 4096, 3 << 20, 5 << 30)] == ["0 KiB", "1 KiB", "4 KiB", "3.0 MiB", "5.00 GiB"]
+    found = forecast([make_plan(True)], parameters=1000, optimizer_states=1, frozen_bytes=1 << 20)
+    assert found.said("SGD").startswith("memory of a training step with SGD: ") and "weights 1.0 MiB, gradients 4 KiB, optimizer 4 KiB" in found.said("SGD")
+    assert "constants" not in str(found)  # there are none
 
 
 def test_this_machine_says_what_is_free() -> None:

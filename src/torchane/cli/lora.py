@@ -10,7 +10,20 @@ from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
 
 
-@click.command("lora", cls=Command)
+class LoraCommand(Command):
+    """Answers for the flags of mlx_lm.lora that are not taken."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            why = load("torchane.finetune.settings").UNSUPPORTED.get(error.option_name.lstrip("-").replace("-", "_"))
+            if why is None:
+                raise
+            raise click.UsageError(f"{error.option_name} is not supported: {why}. Leave it out.", ctx) from None
+
+
+@click.command("lora", cls=LoraCommand)
 @takes("lora")
 def command(as_json: bool, **options: Any) -> None:
     """Fine-tune a model that you have, on your data, and keep the adapter.

@@ -19,7 +19,7 @@ from torchane import options
 from torchane.cli.training import said_rules, set_threads
 from torchane.errors import DataError, RunFolderError, UsageError
 from torchane.finetune import memory
-from torchane.finetune.adapters import adapted, add_adapter, free_blocks, is_adapted, load_adapter_file, trained
+from torchane.finetune.adapters import adapted, add_adapter, blocks_of, first_of, free_blocks, is_adapted, load_adapter_file, trained
 from torchane.finetune.batches import Batches, TrainBatches, bucket_lengths, fixed_batches, padding_share
 from torchane.finetune.data import Example, Splits, load_splits
 from torchane.finetune.folder import AdapterFolder
@@ -171,7 +171,7 @@ def _prepare(plan: Plan, progress: Progress) -> tuple[Base, Splits]:
         sizes = memory.sizes_of(path, plan.settings) if base is None else memory.measure(base.model, plan.settings, _bytes_of(base.model))
         if sizes is not None:
             needed_bytes = memory.require_room(sizes, plan.settings, _longest(plan, splits, positions))
-            progress.said(f"A step takes about {needed_bytes}.")
+            progress.said(f"Memory, estimated before anything is loaded: {needed_bytes}.")
     return base or replace(load_base(path), kind=kind), splits
 
 
@@ -288,6 +288,7 @@ def _compile(model: nn.Module, settings: LoraSettings, request: Any, progress: P
             said.add(text)
 
         compiled.announce, compiled.advice = announce, ADVICE
+        compiled.optimizer = (settings.optimizer, memory.OPTIMIZER_STATES[settings.optimizer])
     return compiled
 
 
@@ -300,7 +301,11 @@ def _describe(base: Base, model: nn.Module, settings: LoraSettings, compiled: Co
     line = f"{base.path}: {count / 1e6:.1f} M parameters in {kind}, on device {compiled.device}{said_rules(settings.arithmetic)}{why}"
     if not own:
         return line
-    return f"{line}\nTrainable parameters: {100 * own / count:.3f}% ({own / 1e6:.3f}M/{count / 1e6:.3f}M), {settings.fine_tune_type}"
+    blocks = len(blocks_of(base.model).modules)
+    return (
+        f"{line}\nTrainable parameters: {100 * own / count:.3f}% ({own / 1e6:.3f}M/{count / 1e6:.3f}M), {settings.fine_tune_type} of the last "
+        f"{blocks - first_of(blocks, settings.num_layers)} of {blocks} blocks"
+    )
 
 
 def _train(
@@ -335,7 +340,7 @@ def _train(
             progress.said(line)
         here["step"] = tuner.state.step
         folder.write_about({**about, "settings": settings.to_dict(), "provenance": [*about["provenance"], here]})
-        progress.said(f"Resuming {folder.path} after iteration {tuner.state.step} of {settings.iters}.")
+        progress.said(_resuming(folder.path, tuner.state.step, settings.iters))
     if not is_adapted(model):
         folder.keep_tokenizer(base.tokenizer)
     for line in wakeful.state():
@@ -348,6 +353,12 @@ def _train(
     else:
         progress.said(_next(plan.model, folder.path, is_adapted(model)))
     return result, stop.signal
+
+
+def _resuming(path: Path, step: int, iters: int) -> str:
+    if step < iters:
+        return f"Resuming {path} after iteration {step} of {iters}."
+    return f"{path} has made its {step} iterations, and nothing is left to train. It goes on with --iters of more than {step}."
 
 
 def _next(model: str, path: Path, is_adapter: bool) -> str:

@@ -68,13 +68,11 @@ def load_splits(path: Path, tokenizer: Any, settings: LoraSettings, needed: Sequ
     if path.is_file() and path.suffix == ".jsonl":
         files = {"train" if "train" in needed else "test": path}
     splits = Splits()
-    if longest < settings.max_seq_length:
-        splits.notes.append(f"--max-seq-length {settings.max_seq_length}: the model has {positions:,} positions, and so many are used.")
     if not files:
         _read_text(path, tokenizer, settings, longest, splits)
     for name in files:
         wanted = name in needed or name == "valid" and "train" in needed
-        setattr(splits, name, _read_jsonl(files[name], tokenizer, settings, longest, splits.notes) if wanted else [])
+        setattr(splits, name, _read_jsonl(files[name], tokenizer, settings, positions, splits.notes) if wanted else [])
     for name in needed:
         if not getattr(splits, name):
             where = files.get(name, path / f"{name}.jsonl")
@@ -84,17 +82,18 @@ def load_splits(path: Path, tokenizer: Any, settings: LoraSettings, needed: Sequ
     return splits
 
 
-def _read_jsonl(path: Path, tokenizer: Any, settings: LoraSettings, longest: int, notes: list[str]) -> list[Example]:
-    reader = Lines(path, tokenizer, settings)
+def _read_jsonl(path: Path, tokenizer: Any, settings: LoraSettings, positions: int, notes: list[str]) -> list[Example]:
+    reader, longest = Lines(path, tokenizer, settings), min(settings.max_seq_length, positions)
     found = [reader.example(number, record) for number, record in _records(path)]
     lengths = [len(example.ids) for example in found]
     cut = [_cut(example, longest) for example in found]
     kept = [example for example in cut if example is not None]
     too_long = sum(length > longest for length in lengths)
     if too_long:
+        limit, advice = (f"{longest:,} tokens", " or raise --max-seq-length") if longest < positions else (f"the model's {positions:,} positions", "")
         notes.append(
-            f"{path}: {too_long:,} of {len(found):,} examples have more than {longest:,} tokens (the longest {max(lengths):,}), and lose "
-            "their ends. Split them, or raise --max-seq-length."
+            f"{path}: {too_long:,} of {len(found):,} examples have more than {limit} (the longest has {max(lengths):,} tokens), and lose their ends. "
+            f"Split them{advice}."
         )
     if len(kept) < len(found):
         notes.append(f"{path}: {len(found) - len(kept):,} of {len(found):,} examples have no token to learn from, and are left out.")

@@ -124,9 +124,10 @@ class Tuner:
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> TuneResult:
         """Trains until the last iteration or until should_stop(), and saves. Raises NumericsError where training has gone wrong; the
         checkpoint written last is good then."""
-        self.reporter.compiling()
-        self.model.train()
         settings, state = self.settings, self.state
+        if state.step < settings.iters:
+            self.reporter.compiling()
+        self.model.train()
         valid_loss = self.validate() if self.saved_step is None else None
         train_loss, time_s = None, 0.0
         while state.step < settings.iters and not should_stop():

@@ -25,10 +25,10 @@ from torchane.finetune.extras import quiet_transformers, require
 from torchane.finetune.models import weight_files
 from torchane.finetune.quantize import targets as in_few_bits
 from torchane.finetune.settings import LoraSettings
-from torchane.plan.memory import RESERVE_BYTES, free_bytes
+from torchane.plan.memory import RESERVE_BYTES, free_bytes, size_text
 
 #: Numbers that the optimizer keeps for each trained one.
-_OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1, "muon": 1, "adafactor": 1}
+OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1, "muon": 1, "adafactor": 1}
 _LOGITS = 2
 #: A wide head is cut into blocks of at most so many rows (capture/wide.py).
 _HEAD_ROWS = 1 << 14
@@ -49,8 +49,8 @@ class Estimate:
         return sum(getattr(self, each.name) for each in fields(self))
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{each.name} {getattr(self, each.name) / 2**30:.2f}" for each in fields(self))
-        return f"{self.total / 2**30:.1f} GiB ({parts})"
+        sizes = {each.name: getattr(self, each.name) for each in fields(self)}
+        return f"{size_text(self.total)} ({', '.join(f'{name} {size_text(size)}' for name, size in sizes.items() if size)})"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Sizes:
 
     def estimate(self, settings: LoraSettings, length: int) -> Estimate:
         full = settings.fine_tune_type == "full"
-        copies = 1 + _OPTIMIZER_STATES[settings.optimizer] + (0 if full else 1)
+        copies = 1 + OPTIMIZER_STATES[settings.optimizer] + (0 if full else 1)
         tokens = settings.batch_size * length
         kept = 0 if settings.grad_checkpoint else tokens * (self.per_token + self.squared * length)
         few = 0 if settings.quantize is None else self.linear * (self.weight_bytes / self.numbers - settings.quantize / 8 - 2 * self.weight_bytes / self.numbers / GROUP)
@@ -145,7 +145,7 @@ def require_room(sizes: Sizes, settings: LoraSettings, length: int, free: int | 
     fits = next((said for said, tried, size in _smaller(settings, length) if sizes.estimate(tried, size).total + RESERVE_BYTES <= free), None)
     advice = f"It would fit with {fits}." if fits else "Nothing smaller of this model would fit: use a smaller model, or a machine with more memory."
     raise UsageError(
-        f"A step needs about {needed} and {RESERVE_BYTES / 2**30:.0f} GiB to work in; {free / 2**30:.1f} GiB of memory are free. {advice}"
+        f"A step needs about {needed} and {size_text(RESERVE_BYTES)} to work in; {size_text(free)} of memory are free. {advice}"
     )
 
 

@@ -1,8 +1,8 @@
 """How much memory a training step will take, before it runs.
 
-    weights      fp32, the caller's         4 bytes a parameter
+    weights      fp32, the caller's         4 bytes a parameter; frozen ones as they are
     gradients    fp32                       4 a parameter that is trained
-    optimizer    AdamW's two averages       8 a parameter that is trained
+    optimizer    what it keeps, fp32        8 a parameter that is trained, for AdamW's two averages
     staged       fp16 surfaces of weights, alive as long as the model
     constants    frozen weights in programs, as each holds them
     saved        surfaces that the forward keeps for the backward
@@ -51,8 +51,14 @@ class Forecast:
         return {**asdict(self), "total": self.total}
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {_size(size)}" for name, size in asdict(self).items())
-        return f"memory of a training step with AdamW: {_size(self.total)} ({parts})"
+        return self.said("AdamW")
+
+    def said(self, optimizer: str) -> str:
+        """For a step of this optimizer, whose numbers are counted."""
+        return f"memory of a training step with {optimizer}: {size_text(self.total)} ({self.parts()})"
+
+    def parts(self) -> str:
+        return ", ".join(f"{name} {size_text(size)}" for name, size in asdict(self).items() if size)
 
 
 def forecast(
@@ -63,13 +69,14 @@ def forecast(
     optimizer_states: int = 2,
     param_copies: int = 1,
     trained: int | None = None,
+    frozen_bytes: int = 0,
     result_copies: int = RESULT_COPIES,
 ) -> Forecast:
     """The memory that these plans and their parameters take.
 
     parameters: how many numbers there are; trained: how many of them are, if not all. host_bytes: of what PyTorch computes on the host in one graph.
     optimizer_states: numbers that the optimizer keeps for each (AdamW 2, SGD 0). param_copies: how many times the
-    weights are there in fp32. result_copies: how many tensors of the results' size the loss has at once, them included.
+    weights are there in fp32. frozen_bytes: of weights that are not among the parameters. result_copies: how many tensors of the results' size the loss has at once, them included.
     """
     weights: dict[str, int] = {}
     for plan in plans:
@@ -77,7 +84,7 @@ def forecast(
             weights[copy.value] = copy.layout.type.size_bytes
     trained = parameters if trained is None else trained
     return Forecast(
-        weights=FP32 * parameters * param_copies,
+        weights=FP32 * parameters * param_copies + frozen_bytes,
         gradients=FP32 * trained,
         optimizer=FP32 * trained * optimizer_states,
         staged=sum(weights.values()),
@@ -98,8 +105,8 @@ def require_fits(needed: Forecast, available_bytes: int | None = None, advice: s
     free = free_bytes() if available_bytes is None else available_bytes
     if free is not None and needed.total + RESERVE_BYTES > free:
         raise DeviceError(
-            f"A training step needs about {_size(needed.total)} and {_size(RESERVE_BYTES)} to work in, and "
-            f"{_size(free)} of memory are free. It would hold: {needed}. {advice}"
+            f"A training step needs about {size_text(needed.total)} and {size_text(RESERVE_BYTES)} to work in, and "
+            f"{size_text(free)} of memory are free. It would hold: {needed}. {advice}"
         )
 
 
@@ -165,5 +172,8 @@ def results_of(plan: Plan) -> int:
     return sum(FP32 * math.prod(copy.layout.logical) for copy in copies)
 
 
-def _size(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+def size_text(size: int) -> str:
+    """1.25 GiB, 1.2 MiB, 3 KiB: in the unit that fits."""
+    if size >= 2**30:
+        return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{-(-size // 2**10):,} KiB"

@@ -70,13 +70,15 @@ class EngineModel:
     graph of its own, and its loss scale.
     Raises UsageError for an unknown device, DeviceError for one that is not there or where gradients and optimizer
     cannot fit into memory. The first training call tells `announce` what a step will take, before it runs, and
-    raises DeviceError, with `advice`, where that cannot fit.
+    raises DeviceError, with `advice`, where that cannot fit. optimizer: its name, and how many numbers it keeps for each that is trained.
     """
 
     def __init__(self, model: nn.Module, device: str = "auto", **options: Any) -> None:
         self._options = {"device": device, "progress": "off", **options}  # the command says it
         self.device = open_device(device, Options.parse(self._options).arithmetic).name
         self._parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        self._frozen_bytes = sum(one.numel() * one.element_size() for one in model.parameters() if not one.requires_grad)
+        self.optimizer: tuple[str, int] = ("AdamW", 2)
         self.announce: Callable[[str], None] = lambda text: None
         self.advice = ADVICE
         require_fits(forecast((), self._parameters, param_copies=0))
@@ -162,10 +164,11 @@ class EngineModel:
             key = str([tuple(one.shape) for one in example_inputs if isinstance(one, Tensor) and not one.is_floating_point()])
             for compiled in graphs:
                 plans = tuple(compiled.plans.values())
+                optimizer, states = self.optimizer
                 needed = functools.partial(
-                    forecast, plans, self._parameters, host_bytes=compiled.host_bytes, result_copies=LOGITS_COPIES
+                    forecast, plans, self._parameters, host_bytes=compiled.host_bytes, optimizer_states=states, result_copies=LOGITS_COPIES
                 )
-                self.announce(str(needed()))
+                self.announce(needed(frozen_bytes=self._frozen_bytes).said(optimizer))
                 require_fits(needed(param_copies=0), advice=self.advice)  # the weights are in memory already; the rest is to come
                 saved = next((one for one in self._restored if one[0] == key), None)
                 if saved is not None:  # compiled only now, so the state of the checkpoint is due only now
