@@ -170,6 +170,9 @@ def test_trackers_get_the_numbers_under_mlx_lms_names(lora, monkeypatch):
         (("--test",), 1, "adapters holds no adapter"),
         (("--train", "-c", "no.yaml"), 2, "no.yaml: there is no such file"),
         (("--train", "--optimizer", "lion"), 2, "lion"),
+        (("--train", "--num-layers", 0), 2, "num_layers is 0, and then nothing is trained"),
+        (("--train", "--val-batches", 0), 2, "val_batches is 0"),
+        (("--train", "--learning-rate", 0), 2, "--learning-rate"),
         (("--train", "--trust-remote-code"), 2, "--trust-remote-code is not supported: code that comes with a model is never run. Leave it out"),
         (("--train", "--clear-cache-threshold", "1GB"), 2, "--clear-cache-threshold is not supported: it empties Metal's cache"),
     ],
@@ -178,6 +181,13 @@ def test_a_call_that_cannot_be_carried_out_says_why(lora, arguments, code, said)
     done = lora(*arguments)
     assert done.code == code and said in done.err, done.err
     assert not Path("adapters").exists()
+
+
+def test_a_zero_of_the_command_line_wins_over_the_file(lora):
+    """Python holds it equal to False, which is a flag that was not given."""
+    Path("c.yaml").write_text("seed: 7\nlearning_rate: 1e-3\n")
+    assert lora("--train", "--iters", 1, "-c", "c.yaml", "--seed", 0).code == 0
+    assert json.loads(Path("adapters/training.json").read_text())["settings"]["seed"] == 0
 
 
 def test_nothing_is_overwritten(lora, base):
@@ -210,6 +220,8 @@ def test_a_run_is_resumed_on_its_own_base_alone_and_as_it_was_begun(lora, tmp_pa
     assert done.code == 1 and "is not the base that adapters was begun with" in done.err
     done = lora("--resume", "adapters", "--batch-size", 2)
     assert done.code == 2 and "so --batch-size cannot be given with it" in done.err
+    done = lora("--resume", "adapters", "--seed", 0)
+    assert done.code == 2 and "so --seed cannot be given with it" in done.err
     done = lora("--resume", "adapters")
     assert done.code == 0 and "adapters has made its 2 iterations, and nothing is left to train. It goes on with --iters of more than 2." in done.out
     assert "Compiling" not in done.out

@@ -47,6 +47,11 @@ def test_a_run_that_ends_is_not_started_again(starts):
     assert made[0][:5] == ["train", "--device", "ane", "--steps", "5"] and "--json" in made[0] and "--audit" not in made[0]
 
 
+def test_a_number_of_zero_is_passed_on(starts):
+    _, made = starts(0, options={**OPTIONS, "seed": 0, "warmup_steps": 0})
+    assert "--seed 0 --warmup-steps 0" in " ".join(made[0])
+
+
 @pytest.mark.parametrize("code", [1, 2, 130])
 def test_an_error_is_the_runs_own(starts, code):
     assert starts(code)[0] == code

@@ -84,7 +84,7 @@ def _arguments(options: Mapping[str, Any]) -> list[str]:
         flag = "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
         if value is True:
             made.append(flag)
-        elif value not in (None, False):
+        elif value is not None and value is not False:  # 0 is a number that was said, and equal to False
             made += [flag, str(value)]
     return made
 
