@@ -11,6 +11,7 @@ from torchane.mil.build import Builder
 from torchane.mil.evaluate import evaluate
 from torchane.mil.ir import Program, literal
 from torchane.mil.name_constants import name_constants
+from torchane.mil.save import emit
 from torchane.mil.text import to_text
 from torchane.runtime.device import Limits
 from torchane.runtime.twin import TwinDevice, load_program
@@ -88,6 +89,17 @@ def test_with_a_chip_the_twin_refuses_what_the_chip_refuses() -> None:
     TwinDevice().load(text, {})
     with pytest.raises(DeviceError, match="layer3"):
         TwinDevice(chips.load("portable")).load(text, {}, name="layer3")
+
+
+@pytest.mark.parametrize("chip", chips.names())
+def test_with_a_chip_the_twin_takes_what_the_chip_takes(chip: str) -> None:
+    """As the text has it: constants have names there, and lie in a weight file."""
+    b = Builder()
+    x = b.input("a0_x", (1, 8, 1, 64))
+    weight = np.ones((1, 1, 64, 64), np.float16)
+    z = b.add(x=b.matmul(x=b.reshape(x=x, shape=(1, 1, 8, 64)), y=weight), y=1.0)
+    text, blobs = emit(name_constants(b.program(b.reshape(x=z, shape=(1, 8, 1, 64), name="z0_y"))))
+    assert TwinDevice(chips.load(chip)).load(text, blobs).stats.constant_bytes > 0
 
 
 def test_a_program_of_another_device_is_refused() -> None:

@@ -116,10 +116,11 @@ class TwinDevice:
 
     def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> TwinProgram:
         try:
-            program = read_packed(text, blobs, name)
+            parsed = parse(text, name)
+            if self.chip is not None:  # as an engine is given it: its constants have names still
+                require_legal(parsed, self.chip)
+            program = _packed(parsed, blobs)
             check(program)
-            if self.chip is not None:
-                require_legal(program, self.chip)
             program = unpack_constants(program)
         except TorchaneError as error:
             raise DeviceError(f"{name}: the twin cannot load this program. {error}") from error
@@ -160,7 +161,11 @@ class TwinDevice:
 
 def read_packed(text: str, blobs: Mapping[str, bytes], name: str) -> Program:
     """The program of a text, its constants inline and in memory; compressed ones as they are."""
-    return inline_constants(load_blobs(parse(text, name), lambda path: _weights(blobs, path)))
+    return _packed(parse(text, name), blobs)
+
+
+def _packed(program: Program, blobs: Mapping[str, bytes]) -> Program:
+    return inline_constants(load_blobs(program, lambda path: _weights(blobs, path)))
 
 
 def read_program(text: str, blobs: Mapping[str, bytes], name: str) -> Program:
