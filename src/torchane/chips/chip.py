@@ -140,6 +140,12 @@ class Chip:
         return min([*sizes, self.longest_sum or sys.maxsize])
 
     @property
+    def longest_axis(self) -> int:
+        """The most entries of each of the last two axes of rank 4 for which no op is refused."""
+        refused = [c.value for c in self.every_op if c.rule == "size_at_most" and c.level is Level.REFUSE]
+        return min((size for sizes in refused for size in sizes[2:] if size), default=sys.maxsize)
+
+    @property
     def longest_sum(self) -> int | None:
         """The most products that a matmul may add up; None where nothing is known."""
         conditions = self.op("matmul").conditions

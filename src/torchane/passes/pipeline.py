@@ -141,7 +141,7 @@ def _before_layout() -> tuple[Pass, ...]:
 def _layout() -> Pass:
     def apply(program: Program, job: Job) -> Program:
         multiple = job.chip.limit("port_row_multiple")
-        program, job.layouts = lower_layout(program, job.ports, weights=job.weights, multiple=multiple)
+        program, job.layouts = lower_layout(program, job.ports, weights=job.weights, multiple=multiple, longest=job.chip.longest_axis)
         return program
 
     return Pass(

@@ -156,9 +156,9 @@ def programs_and_ports(draw):
     return program, any_ports(draw, program), draw(st.lists(st.sampled_from(names), unique=True))
 
 
-def holds(program: Program, ports, weights, multiple: int) -> None:
+def holds(program: Program, ports, weights, multiple: int, **options: int) -> None:
     try:
-        assert_legal(*lowered_and_run(program, ports, weights=weights, multiple=multiple), multiple)
+        assert_legal(*lowered_and_run(program, ports, weights=weights, multiple=multiple, **options), multiple)
     except CompileError as error:
         assert "more than four separate axes" in str(error)
 
@@ -180,6 +180,13 @@ def test_a_random_program_meets_the_layouts_that_it_is_given(found):
 @given(programs())
 def test_a_random_program_has_wider_rows_for_chips_that_want_them(program):
     holds(program, {}, (), 64)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(programs_and_ports(), st.sampled_from((2, 4, 16)))
+def test_a_random_program_means_the_same_where_a_chip_takes_few_rows(found, longest):
+    program, ports, weights = found
+    holds(program, ports, weights, 32, longest=longest)
 
 
 @pytest.mark.long

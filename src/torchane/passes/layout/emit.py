@@ -7,6 +7,7 @@ axes move), in another view one `reshape`; either is emitted once and shared by 
 moved here and now instead, for nothing.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,10 +21,11 @@ from torchane.passes.layout.ways import Orders, Tensor, Way, keyed_operands
 
 
 class Emitter:
-    """The physical program so far."""
+    """The physical program so far. longest: the most entries of an axis that is not the channels'."""
 
-    def __init__(self, taken: list[str]):
+    def __init__(self, taken: list[str], longest: int = sys.maxsize):
         self.b = Builder(taken)
+        self.longest = longest
         self._lying: dict[Var, tuple[Order, Var]] = {}
         self._made: dict[tuple[object, ...], Var] = {}
         self._viewed: dict[Var, Var] = {}

@@ -12,6 +12,7 @@ remains where two readers of one value cannot agree.
 The numbers stay the same, to the bit where nothing is summed; sums may be taken in another order.
 """
 
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -36,18 +37,20 @@ def lower_layout(
     *,
     weights: Collection[str] = (),
     multiple: int = LAST_AXIS_MULTIPLE,
+    longest: int = sys.maxsize,
 ) -> tuple[Program, dict[str, PortLayout]]:
     """The program in rank 4, and the layout of every input and output by its name.
 
     ports: the layouts that are settled; None or absent leaves the choice to this pass. weights: the names of
     ports that hold trained tensors or their gradients, which keep torch's own order if they can. multiple: what
-    the last axis of a port is a multiple of. Names and order of inputs and outputs stay; an output that is
+    the last axis of a port is a multiple of. longest: the most entries of an axis that is not the channels', as far as rows of a product can be
+    written so. Names and order of inputs and outputs stay; an output that is
     named twice gets a new name the second time.
     Raises CompileError for a layout that does not fit, an op without a rank-4 form, an output that is an input.
     """
     layouts = _settled(program, ports, weights, multiple)
     assignment = _assigned(program, layouts, weights)
-    e = Emitter([var.name for var in program.inputs])
+    e = Emitter([var.name for var in program.inputs], longest)
     e.b.inputs.extend(_read_inputs(e, program, assignment, layouts, multiple))
     for op, way in zip(program.ops, assignment.ways, strict=True):
         rule_of(op).emit(e, op, way)

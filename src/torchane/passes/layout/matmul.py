@@ -6,7 +6,8 @@
 An operand is taken as it lies if its order is (batch..., M..., K) or (batch..., K, M...), where M... is any
 run of axes that only this operand has: (B, S, C) @ (C, O) takes B as part of M, and heads that share keys
 join the queries' rows. Axes of its own that lie among the batch are what the other operand broadcasts over.
-Which of K and M comes last is a flag, transpose_x or transpose_y; anything else is a transpose.
+Which of K and M comes last is a flag, transpose_x or transpose_y; anything else is a transpose. More rows of the
+left operand than a chip takes on an axis are written as a batch of fewer: [1, 1, M, K] as [1, n, M / n, K].
 """
 
 import itertools
@@ -90,12 +91,23 @@ def _emit(e: Emitter, op: Op, way: Way) -> None:
         rows, k = math.prod(size[name] for name in side.rows), size[K]
         batch = _batch_view(product.batch, has, own, size)
         views.append((*batch, rows, k) if is_left != flag else (*batch, k, rows))
-    x, y = (e.read(tensor, read, view) for tensor, read, view in zip(tensors, way.reads, views))
-    flag_x, flag_y = product.flags
+    reading, flags = [*zip(tensors, way.reads)], product.flags
     if product.swapped:
-        x, y, flag_x, flag_y = y, x, flag_y, flag_x
-    result = e.b.matmul(x=x, y=y, transpose_x=flag_x, transpose_y=flag_y, name=op.output.name)
+        reading, views, flags = reading[::-1], views[::-1], flags[::-1]
+    views = _in_pieces(views, flags, e.longest)
+    x, y = (e.read(tensor, read, view) for (tensor, read), view in zip(reading, views))
+    result = e.b.matmul(x=x, y=y, transpose_x=flags[0], transpose_y=flags[1], name=op.output.name)
     e.define(op.output, way.writes, result)
+
+
+def _in_pieces(views: list[Shape4], flags: Sequence[bool], longest: int) -> list[Shape4]:
+    """Rows of the left operand that are longer than a chip takes become a batch of equal pieces: the bytes of operands and result stay where
+    they are. Rows that no number divides so, or that lie last, stay as they are, and the chip's rules judge them."""
+    (outer, batch, rows, k), (outer_y, batch_y, *matrix) = views
+    if rows <= longest or flags[0] or (outer, outer_y) != (1, 1):
+        return views
+    count = next((n for n in range(-(-rows // longest), longest + 1) if rows % n == 0), 1)
+    return views if count == 1 else [(batch, count, rows // count, k), (batch_y, 1, *matrix)]
 
 
 MATMUL = Rule(_options, _emit)
