@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from torchane.capture import backend
 from torchane.capture.explain import explain
-from torchane.capture.plans import compile_step
+from torchane.capture.plans import compile_step, compile_steps
 from torchane.models.build import build_model
 from torchane.models.presets import preset
 from torchane.plan import pricing_for
@@ -36,6 +37,26 @@ def test_a_step_is_the_sum_of_its_programs(captured):
     assert price.dispatches_per_step == sum(len(plan.dispatches) for plan in captured.plans)
     assert price.flops == 2 * sum(plan.macs for plan in captured.plans)
     assert price.ms_per_256_tokens == pytest.approx(2 * price.predicted_ms)
+
+
+def test_steps_for_several_chips_are_those_for_each_from_one_trace(monkeypatch):
+    config, chosen, traced = preset("tiny").config, [{"chip": "m1", "ranges": "on", "cache": "off"}, {"chip": "m4", "cache": "off"}], []
+    trace = backend.aot_autograd
+    monkeypatch.setattr(backend, "aot_autograd", lambda **given: traced.append(given) or trace(**given))
+    torch._dynamo.reset()
+    together = compile_steps(lambda: build_model(config), batch_size=2, seq_len=64, options=chosen)
+    assert len(traced) == 1
+    for one, options in zip(together, chosen, strict=True):
+        torch._dynamo.reset()
+        alone = compile_step(lambda: build_model(config), batch_size=2, seq_len=64, options=options)
+        assert (one.plans, one.memory, one.parameters, one.share_in_programs) == (alone.plans, alone.memory, alone.parameters, alone.share_in_programs)
+    assert together[0].plans != together[1].plans
+
+
+def test_one_partition_serves_all_chips_so_what_is_computed_again_is_the_same():
+    torch._dynamo.reset()
+    with pytest.raises(AssertionError, match="one partition serves all"):
+        compile_steps(lambda: build_model(preset("tiny").config), batch_size=1, seq_len=32, options=[{"recompute": "none"}, {"recompute": "half"}])
 
 
 def test_what_the_host_does_is_listed(captured):

@@ -86,16 +86,16 @@ def test_chips_are_compared_a_line_each(plan):
 def test_machines_that_no_step_tells_apart_are_compiled_once(plan, monkeypatch):
     from torchane.capture import plans
 
-    chips, compile_step = [], plans.compile_step
+    chips, compile_steps = [], plans.compile_steps
 
     def counted(build, *, options, **given):
-        chips.append(options["chip"])
-        return compile_step(build, options=options, **given)
+        chips.append([one["chip"] for one in options])
+        return compile_steps(build, options=options, **given)
 
-    monkeypatch.setattr(plans, "compile_step", counted)
+    monkeypatch.setattr(plans, "compile_steps", counted)
     _, out, _ = plan("--preset", "tiny", "--seq-len", 32, "--compare", "m4,m4pro,m1,m4max,m1ultra", "--json")
     found = json.loads(out.splitlines()[-1])["compared"]
-    assert chips == ["m4", "m1", "m4max"]
+    assert chips == [["m4", "m1", "m4max"]]  # traced once
     assert [price["machine"] for price in found] == ["m4", "m4pro", "m1", "m4max", "m1ultra"]
     assert found[0]["predicted_ms"] == found[1]["predicted_ms"] != found[3]["predicted_ms"]
 
@@ -125,7 +125,7 @@ def test_a_training_step_is_priced_and_again_without_being_compiled(plan, monkey
     arguments = ("--preset", "tiny", "--batch-size", 1, "--seq-len", 32, "--chip", "m4", "--json", *drawn)
     code, out, _ = plan(*arguments)
     found = json.loads(out.splitlines()[-1])
-    monkeypatch.setattr(torchane.capture.plans, "compile_step", None)  # calling it would fail
+    monkeypatch.setattr(torchane.capture.plans, "compile_steps", None)  # calling it would fail
     assert plan(*arguments)[1] == out
     assert code == 0 and found["tokens"] == 32 and found["dispatches_per_step"] > 0
     assert {"ms_per_256_tokens", "mj_per_token", "loaded_programs", "memory_bytes"} <= set(found)

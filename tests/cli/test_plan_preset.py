@@ -28,7 +28,7 @@ def asked(monkeypatch) -> list[Request]:
     """Every request; its plan is one product, as wide as there are sequences."""
     requests: list[Request] = []
 
-    def plan(request: Request, *, cache: bool = True) -> PlannedStep:
+    def plan(request: Request) -> PlannedStep:
         requests.append(request)
         columns, saved = WAYS[request.options["recompute"]]
         work = ProgramWork((OpWork("mm", "matmul", (Layer("linear", 1, 2048, 2048, columns * request.batch_size),)),), 1 << 20, 1 << 20, False)
@@ -36,7 +36,7 @@ def asked(monkeypatch) -> list[Request]:
         memory = Forecast(1 << 30, 0, 0, 0, saved * request.batch_size << 30, 0)
         return PlannedStep((Outline("forward", (Outlined("00_main", work, 0),), acts),), memory, 1.0 if request.batch_size * request.seq_len <= 32768 else 0.3)
 
-    monkeypatch.setattr(plan_preset, "planned_step", plan)
+    monkeypatch.setattr(plan_preset, "planned_steps", lambda requests, **cache: [plan(request) for request in requests])
     return requests
 
 
@@ -55,8 +55,10 @@ def test_auto_leaves_out_what_does_not_fit(asked):
 
 
 def test_auto_leaves_out_what_the_host_would_do_and_asked_for_by_name_it_is_refused(asked, monkeypatch):
-    plan = plan_preset.planned_step
-    monkeypatch.setattr(plan_preset, "planned_step", lambda request, **cache: replace(plan(request), share_in_programs=0.95 if request.options["recompute"] == "half" else 1.0))
+    plan, shares = plan_preset.planned_steps, {"half": 0.95}
+    monkeypatch.setattr(
+        plan_preset, "planned_steps", lambda requests, **cache: [replace(plan([one])[0], share_in_programs=shares.get(one.options["recompute"], 1.0)) for one in requests]
+    )
     (price,), _ = price_preset(replace(STEP, recompute="auto"), [M4])
     assert (price["recompute"], list(price["recompute_ms"])) == ("none", ["none", "all"])
     assert list(price["recompute_refused"]) == ["half"] and "95%" in price["recompute_refused"]["half"]

@@ -4,14 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from torchane.cli import planned
-from torchane.cli.planned import Request, default_root, kept_plans, planned_step
+from torchane.cli.planned import Request, default_root, kept_plans, planned_step, planned_steps
 from torchane.errors import LegalityError, TorchaneWarning
 from torchane.models.presets import preset
 from torchane.plan.memory import Forecast
@@ -27,9 +27,10 @@ def worked_out(monkeypatch) -> list[Request]:
     """Each request that was worked out; its plan has as many bytes of weights as there were before it."""
     asked: list[Request] = []
 
-    def work_out(request: Request) -> PlannedStep:
-        asked.append(request)
-        return PlannedStep((), Forecast(len(asked), 0, 0, 0, 0, 0), 1.0)
+    def work_out(requests: Sequence[Request]) -> list[PlannedStep]:
+        first = len(asked)
+        asked.extend(requests)
+        return [PlannedStep((), Forecast(first + i + 1, 0, 0, 0, 0, 0), 1.0) for i in range(len(requests))]
 
     monkeypatch.setattr(planned, "_worked_out", work_out)
     return asked
@@ -38,6 +39,26 @@ def worked_out(monkeypatch) -> list[Request]:
 def test_the_second_time_it_is_read(worked_out):
     assert planned_step(REQUEST) == planned_step(REQUEST)
     assert len(worked_out) == 1
+
+
+def test_of_several_only_those_that_are_not_on_disk_are_worked_out_and_each_is_kept(worked_out):
+    m4, m5 = REQUEST, replace(REQUEST, options={**REQUEST.options, "chip": "m5"})
+    (second,) = planned_steps([m5])
+    assert [one.memory.weights for one in planned_steps([m4, m5, m4])] == [2, 1, 2]
+    assert worked_out == [m5, m4] and planned_step(m5) == second
+
+
+def test_requests_that_differ_in_the_chip_alone_are_worked_out_together(monkeypatch):
+    asked: list[list[Request]] = []
+
+    def work_out(requests: Sequence[Request]) -> list[PlannedStep]:
+        asked.append(list(requests))
+        return [PlannedStep((), Forecast(1, 0, 0, 0, 0, 0), 1.0)] * len(requests)
+
+    monkeypatch.setattr(planned, "_worked_out", work_out)
+    m5, longer = replace(REQUEST, options={**REQUEST.options, "chip": "m5"}), replace(REQUEST, seq_len=65)
+    planned_steps([REQUEST, longer, m5], cache=False)
+    assert asked == [[REQUEST, m5], [longer]]
 
 
 CHANGES: dict[str, Callable[[Request], Request]] = {
@@ -128,7 +149,7 @@ def test_the_file_of_another_request_is_not_taken_for_this_one(worked_out):
 
 
 def test_a_step_that_fails_is_not_kept(monkeypatch):
-    def refuse(request: Request) -> PlannedStep:
+    def refuse(requests: Sequence[Request]) -> list[PlannedStep]:
         raise LegalityError("no")
 
     monkeypatch.setattr(planned, "_worked_out", refuse)

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.compile_options import Options, check_mode
-from torchane.capture.compiled import COMPILED, Compiled, keep_warm, new_compiled
+from torchane.capture.compiled import COMPILED, Compiled, keep_warm, new_compiled, others
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.frozen import convolution_pays
 from torchane.capture.host import TorchHost, largest_of
@@ -29,7 +29,7 @@ from torchane.capture.planned import Planned
 from torchane.capture.planning import plan_graph
 from torchane.capture.progress import Progress, tracing
 from torchane.capture.region import RegionCompiler
-from torchane.capture.repeats import inline, partition, recomputed, share_layers, written_layers_known
+from torchane.capture.repeats import copied, inline, partition, recomputed, share_layers, written_layers_known
 from torchane.capture.report import host_bytes_of, rows_of
 from torchane.capture.resident import Resident
 from torchane.capture.roles import Roles, given, gradients_of, named, returned, users_names, written
@@ -81,7 +81,8 @@ def _compiled(gm: fx.GraphModule, example_inputs: Sequence[Any], parsed: Options
     ) -> tuple[Callable[..., Any], Compiled]:
         compiled = new_compiled(parsed, inputs.with_inputs(added, fixed))
         compiled.sizes = sizes
-        return _compile(compiled, graph, example_inputs), compiled
+        beside = [new_compiled(options, inputs.with_inputs(added, fixed)) for options in others()]
+        return _compile(compiled, graph, example_inputs, beside), compiled
 
     if has_symbols(example_inputs) or has_numbers(gm):
         return disable(Specialising(gm, example_inputs, compile_exact, record, buckets))
@@ -95,12 +96,18 @@ def _compiled(gm: fx.GraphModule, example_inputs: Sequence[Any], parsed: Options
     return disable(graph.__call__)  # a copy of its attributes would outlive what it lets go
 
 
-def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-    """Hands the graph to AOTAutograd, and its forward and backward to us."""
+def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[Any], beside: Sequence[Compiled] = ()) -> Callable[..., Any]:
+    """Hands the graph to AOTAutograd, and its forward and backward to us. beside: compiled from the same trace, and not called."""
+
+    def for_each(compile_one: Callable[[Compiled, fx.GraphModule], Callable[..., Any]], graph: fx.GraphModule) -> Callable[..., Any]:
+        for other in beside:
+            compile_one(other, copied(graph))
+        return compile_one(compiled, graph)
+
     compile_with = aot_autograd(
-        fw_compiler=lambda graph, inputs: _compile_forward(compiled, graph),
-        bw_compiler=lambda graph, inputs: _compile_backward(compiled, graph),
-        inference_compiler=lambda graph, inputs: _compile_forward(compiled, graph, inference=True),
+        fw_compiler=lambda graph, inputs: for_each(_compile_forward, graph),
+        bw_compiler=lambda graph, inputs: for_each(_compile_backward, graph),
+        inference_compiler=lambda graph, inputs: for_each(partial(_compile_forward, inference=True), graph),
         partition_fn=partial(partition, recompute=recomputed(compiled.options.recompute, gm, compiled.inputs.data)),
         decompositions=decompositions(),
     )
@@ -114,6 +121,8 @@ def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[An
         use_lazy_graph_module(True),  # Python code is written for graphs that are called, and ours are not
         tracing(compiled.options.progress == "on") as compiled.traced,
     ):
+        for other in beside:
+            other.traced = compiled.traced
         start = time.perf_counter()
         call = compile_with(gm, example_inputs)
         compiled.times_s["trace"] = time.perf_counter() - start - compiled.times_s["lower"] - compiled.times_s["load"]

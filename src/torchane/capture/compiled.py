@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -100,6 +100,25 @@ def told(listener: Callable[[Compiled], None], *, keeps: bool = True) -> Iterato
         _listeners.reset(before)
         if not keeps:
             del COMPILED[known:]
+
+
+#: What else a graph that this thread begins to compile is compiled for, from one trace.
+_others: ContextVar[tuple[Options, ...]] = ContextVar("others", default=())
+
+
+@contextmanager
+def also_for(others: Sequence[Options]) -> Iterator[None]:
+    """Within it, every graph is traced once and compiled for these options, too: their graphs are told of behind the first one."""
+    before = _others.set(tuple(others))
+    try:
+        yield
+    finally:
+        _others.reset(before)
+
+
+def others() -> tuple[Options, ...]:
+    """What `also_for` was given."""
+    return _others.get()
 
 
 def new_compiled(options: Options, inputs: Given) -> Compiled:

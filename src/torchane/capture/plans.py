@@ -14,7 +14,8 @@ import torch
 from torch import fx, nn
 
 from torchane.capture import backend, vocabulary
-from torchane.capture.compiled import Compiled, told
+from torchane.capture.compile_options import Options
+from torchane.capture.compiled import Compiled, also_for, told
 from torchane.capture.torch_private import BackendCompilerFailed, FakeTensorMode, functorch_config
 from torchane.errors import CaptureError, DeviceError, TorchaneError, TorchaneWarning
 from torchane.plan import Plan
@@ -54,16 +55,26 @@ class Captured:
 def compile_step(
     build: Callable[[], nn.Module], *, batch_size: int, seq_len: int, options: Mapping[str, Any] | None = None
 ) -> Captured:
-    """Compiles the model that `build` makes for tokens (batch_size, seq_len) and runs nothing. Where its loss can be computed in slices of the
+    """`compile_steps` for one set of options."""
+    return compile_steps(build, batch_size=batch_size, seq_len=seq_len, options=[options or {}])[0]
+
+
+def compile_steps(
+    build: Callable[[], nn.Module], *, batch_size: int, seq_len: int, options: Sequence[Mapping[str, Any]]
+) -> list[Captured]:
+    """A step for each set of options of the backend, which differ in anything but `recompute`: the model is traced once for all of them.
+
+    Compiles the model that `build` makes for tokens (batch_size, seq_len) and runs nothing. Where its loss can be computed in slices of the
     vocabulary, as `torchane train` does then, the loss is part of it.
 
     Raises CaptureError where its forward is more than one graph, for what follows the first would need the numbers of it;
     DeviceError where this machine cannot hold what is worked out while compiling.
     """
+    assert len({one.get("recompute", "none") for one in options}) == 1, "one partition serves all"
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build()
         tokens = torch.zeros(batch_size, seq_len, dtype=torch.long)
-    chosen = {"device": _Unloaded(), **(options or {})}
+    chosen = [{"device": _Unloaded(), **one} for one in options]
     vocab_size = getattr(getattr(model, "config", None), "vocab_size", None) or 0
     found: list[Compiled] = []
     if vocabulary.is_worth_it(tokens.numel(), vocab_size):
@@ -71,6 +82,10 @@ def compile_step(
     found = found or _compiled(model, (tokens,), chosen, lambda gm: None)
     if not found:
         raise CaptureError("the model compiled to no graph: its forward computes nothing that depends on its tokens.")
+    return [_captured(model, found[start :: len(chosen)]) for start in range(len(chosen))]
+
+
+def _captured(model: nn.Module, found: Sequence[Compiled]) -> Captured:
     plans = tuple(plan for compiled in found for plan in compiled.plans.values())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -82,15 +97,15 @@ def compile_step(
 
 
 def _compiled(
-    function: Callable[..., Any], inputs: Sequence[Any], options: Mapping[str, Any], require: Callable[[fx.GraphModule], None]
+    function: Callable[..., Any], inputs: Sequence[Any], options: Sequence[Mapping[str, Any]], require: Callable[[fx.GraphModule], None]
 ) -> list[Compiled]:
-    """The graphs of a call that ends when they are compiled. require: raises LogitsAreWhole for a graph that is not wanted: then none."""
+    """The graphs of a call that ends when they are compiled: of each one for each set of options. require: raises LogitsAreWhole for a graph that is not wanted: then none."""
     found: list[Compiled] = []
 
     def recording(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         require(gm)
-        with told(found.append, keeps=False):
-            backend.ane(gm, example_inputs, options=options)
+        with told(found.append, keeps=False), also_for([Options.parse(one) for one in options[1:]]):
+            backend.ane(gm, example_inputs, options=options[0])
         raise _Compiled
 
     try:

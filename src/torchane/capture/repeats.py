@@ -12,6 +12,7 @@ layer's name. torch calls such a call `invoke_subgraph`; its rules are that noth
 and that no result aliases an input.
 """
 
+import copy
 import inspect
 import operator
 import warnings
@@ -304,6 +305,13 @@ def _draws_kept_apart(graph: fx.Graph) -> Iterator[None]:
         yield
     finally:
         compile_utils.rand_ops = known
+
+
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """The same graph under the same names, to be changed by itself; constants are shared."""
+    graph = copy.deepcopy(module.graph)
+    assert [node.name for node in graph.nodes] == [node.name for node in module.graph.nodes]
+    return fx.GraphModule(module, graph)
 
 
 def _stacks(joint: fx.GraphModule) -> dict[int, Stack]:

@@ -5,14 +5,14 @@
     --grad-accum N        N micro-steps merged into one batch; beside it what N calls of loss.backward() would take
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torchane import chips, passes
 from torchane.chips.points import machine
-from torchane.cli.planned import Request, planned_step
+from torchane.cli.planned import Request, planned_steps
 from torchane.errors import DeviceError, LegalityError, UsageError
 from torchane.models.config import Config, read_config
 from torchane.models.files import read_json
@@ -45,22 +45,40 @@ class Step:
     frozen: str
     cache: str
     memory_gb: float | None
-    _planned: dict[Any, PlannedStep] = field(init=False, default_factory=dict, compare=False, repr=False)
+    _planned: dict[Hashable, PlannedStep] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     @property
     def merged(self) -> int:
         """Sequences in the batch that all micro-steps make."""
         return self.batch_size * self.grad_accum
 
+    def alike(self, pricing: Pricing, batch_size: int, recompute: str) -> Hashable:
+        """All that a cut and the form of a product depend on: machines that no step tells apart share a plan."""
+        hardware = machine(pricing.name)
+        return hardware.chip, hardware.clock_hz, pricing_for(pricing.name).engine, batch_size, recompute
+
+    def options(self, pricing: Pricing, recompute: str) -> dict[str, str]:
+        """The backend's. An engine's arithmetic needs range control."""
+        return {"chip": pricing.name, "ranges": "on", "recompute": recompute, "frozen": self.frozen, "cache": self.cache}
+
+    def have(self, alike: Hashable, planned: PlannedStep) -> None:
+        """It is planned already."""
+        self._planned[alike] = planned
+
+    def plan(self, pricings: Sequence[Pricing], batch_size: int, recompute: str) -> None:
+        """Plans it for all machines at once, which is traced once."""
+        missing: dict[Hashable, Pricing] = {}
+        for pricing in pricings:
+            alike = self.alike(pricing, batch_size, recompute)
+            if alike not in self._planned:
+                missing.setdefault(alike, pricing)
+        requests = [Request(self.config, batch_size, self.seq_len, self.lora, self.options(pricing, recompute)) for pricing in missing.values()]
+        if requests:
+            self._planned.update(zip(missing, planned_steps(requests, cache=self.cache == "on"), strict=True))
+
     def planned(self, pricing: Pricing, batch_size: int, recompute: str) -> PlannedStep:
-        """Machines that no step tells apart share a plan."""
-        hardware, engine = machine(pricing.name), pricing_for(pricing.name).engine
-        alike = hardware.chip, hardware.clock_hz, engine, batch_size, recompute  # all that a cut and the form of a product depend on
-        if alike not in self._planned:
-            # an engine's arithmetic needs range control
-            options = {"chip": pricing.name, "ranges": "on", "recompute": recompute, "frozen": self.frozen, "cache": self.cache}
-            self._planned[alike] = planned_step(Request(self.config, batch_size, self.seq_len, self.lora, options), cache=self.cache == "on")
-        return self._planned[alike]
+        self.plan([pricing], batch_size, recompute)
+        return self._planned[self.alike(pricing, batch_size, recompute)]
 
 
 @dataclass(frozen=True)
@@ -84,6 +102,8 @@ def price_preset(step: Step, pricings: Sequence[Pricing]) -> tuple[list[dict[str
     for pricing in pricings:  # said before anything is traced
         passes.require_form(step.frozen, probed(pricing.name))
         _require_length(step, machine(pricing.name).chip)
+    for recompute in RECOMPUTE if step.recompute == AUTO else (step.recompute,):
+        step.plan(pricings, step.merged, recompute)
     found = []
     for pricing in pricings:
         ways, refused = _ways(step, pricing)

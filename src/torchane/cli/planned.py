@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,24 +66,41 @@ def kept_plans(root: Path | None = None) -> KeptFiles:
 
 
 def planned_step(request: Request, *, cache: bool = True) -> PlannedStep:
-    """From disk, or worked out now and kept. Raises what `compile_step` does; a plan that failed is not kept."""
-    if not cache:
-        return _worked_out(request)
-    key, files = request.key, kept_plans()
-    found = files.get(key, lambda data: from_bytes(data, key))
-    if found is None:
-        found = _worked_out(request)
-        files.put(key, to_bytes(found, key))
-    return found
+    """From disk, or worked out now and kept. Raises what `compile_steps` does; a plan that failed is not kept."""
+    return planned_steps([request], cache=cache)[0]
 
 
-def _worked_out(request: Request) -> PlannedStep:
-    compile_step = load("torchane.capture.plans").compile_step
-    captured = compile_step(_builder(request.config, request.lora), batch_size=request.batch_size, seq_len=request.seq_len, options=request.options)
-    return captured.outline
+def planned_steps(requests: Sequence[Request], *, cache: bool = True) -> list[PlannedStep]:
+    """`planned_step` of each. Requests that differ in the chip alone are traced once for all that are not on disk."""
+    files = kept_plans() if cache else None
+    found = {key: files.get(key, partial(_read, key)) if files is not None else None for key in (request.key for request in requests)}
+    missing: dict[Any, dict[str, Request]] = {}
+    for request in requests:
+        if found[request.key] is None:
+            rest = request.config, request.batch_size, request.seq_len, request.lora, *sorted((name, value) for name, value in request.options.items() if name != "chip")
+            missing.setdefault(rest, {})[request.key] = request
+    for alike in missing.values():
+        for key, made in zip(alike, _worked_out(list(alike.values())), strict=True):
+            found[key] = made
+            if files is not None:
+                files.put(key, to_bytes(made, key))
+    return [found[request.key] for request in requests]  # type: ignore[misc]
 
 
-def _builder(config: Config, lora: int | None) -> Callable[[], Any]:
+def _read(key: str, data: bytes) -> PlannedStep:
+    return from_bytes(data, key)
+
+
+def _worked_out(requests: Sequence[Request]) -> list[PlannedStep]:
+    """Of requests that differ in their options alone."""
+    first, compile_steps = requests[0], load("torchane.capture.plans").compile_steps
+    captured = compile_steps(
+        builder(first.config, first.lora), batch_size=first.batch_size, seq_len=first.seq_len, options=[request.options for request in requests]
+    )
+    return [one.outline for one in captured]
+
+
+def builder(config: Config, lora: int | None) -> Callable[[], Any]:
     """What makes the model, with adapters where a rank is given."""
     build = load("torchane.models.build").build_model
     with_adapters = load("torchane.models.adapted").with_adapters if lora is not None else None
