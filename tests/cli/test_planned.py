@@ -48,6 +48,20 @@ def test_of_several_only_those_that_are_not_on_disk_are_worked_out_and_each_is_k
     assert worked_out == [m5, m4] and planned_step(m5) == second
 
 
+def test_a_variable_that_is_set_while_a_step_is_worked_out_counts_from_the_next_on(monkeypatch):
+    """As importing PyTorch does."""
+
+    def work_out(requests: Sequence[Request]) -> list[PlannedStep]:
+        monkeypatch.setenv("TORCH_SET_BY_AN_IMPORT", "1")
+        return [PlannedStep((), Forecast(7, 0, 0, 0, 0, 0), 1.0)]
+
+    monkeypatch.setattr(planned, "_worked_out", work_out)
+    assert planned_step(REQUEST).memory.weights == 7
+    monkeypatch.delenv("TORCH_SET_BY_AN_IMPORT")
+    monkeypatch.setattr(planned, "_worked_out", None)  # calling it would fail
+    assert planned_step(REQUEST).memory.weights == 7
+
+
 def test_requests_that_differ_in_the_chip_alone_are_worked_out_together(monkeypatch):
     asked: list[list[Request]] = []
 

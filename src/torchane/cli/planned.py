@@ -73,18 +73,19 @@ def planned_step(request: Request, *, cache: bool = True) -> PlannedStep:
 def planned_steps(requests: Sequence[Request], *, cache: bool = True) -> list[PlannedStep]:
     """`planned_step` of each. Requests that differ in the chip alone are traced once for all that are not on disk."""
     files = kept_plans() if cache else None
-    found = {key: files.get(key, partial(_read, key)) if files is not None else None for key in (request.key for request in requests)}
+    keys = [request.key for request in requests]  # now: PyTorch writes variables of the environment when it is imported
+    found = {key: files.get(key, partial(_read, key)) if files is not None else None for key in keys}
     missing: dict[Any, dict[str, Request]] = {}
-    for request in requests:
-        if found[request.key] is None:
+    for key, request in zip(keys, requests, strict=True):
+        if found[key] is None:
             rest = request.config, request.batch_size, request.seq_len, request.lora, *sorted((name, value) for name, value in request.options.items() if name != "chip")
-            missing.setdefault(rest, {})[request.key] = request
+            missing.setdefault(rest, {})[key] = request
     for alike in missing.values():
         for key, made in zip(alike, _worked_out(list(alike.values())), strict=True):
             found[key] = made
             if files is not None:
                 files.put(key, to_bytes(made, key))
-    return [found[request.key] for request in requests]  # type: ignore[misc]
+    return [found[key] for key in keys]  # type: ignore[misc]
 
 
 def _read(key: str, data: bytes) -> PlannedStep:
