@@ -1,5 +1,8 @@
 """Large arrays: where they begin, and that memory comes back."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ def address(array):
     return array.__array_interface__["data"][0]
 
 
-def test_a_large_array_begins_at_a_large_page_and_a_small_one_at_a_cache_line():
+def test_a_large_array_begins_at_a_large_page_and_a_small_one_at_a_cache_line(balloon):
     assert address(pages.empty(LARGE)) % pages.PAGE_BYTES == 0
     assert address(pages.zeros((3, 5), np.float16)) % pages.LINE_BYTES == 0
 
@@ -53,3 +56,43 @@ def test_trimmed_memory_is_not_given_out_again():
     assert not memory._free
     del kept
     assert sum(map(len, memory._free.values())) == 1
+
+
+@pytest.fixture
+def balloon(tmp_path, monkeypatch):
+    """A virtual machine whose balloon has the features that are written there."""
+    monkeypatch.setattr(pages, "BALLOONS", tmp_path)
+    pages.hands_memory_back.cache_clear()
+    (tmp_path / "virtio3").mkdir()
+    yield tmp_path / "virtio3" / "features"
+    pages.hands_memory_back.cache_clear()
+
+
+@pytest.mark.parametrize("features, hands_back", [("0110010100", True), ("0110000100", False), ("01", False), (None, False)])
+def test_a_balloon_that_reports_free_pages_is_seen_by_its_feature(balloon, features, hands_back):
+    if features is not None:
+        balloon.write_text(features)
+    assert pages.hands_memory_back() is hands_back
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_where_free_memory_goes_back_to_the_host_a_large_array_takes_small_pages(balloon):
+    balloon.write_text("0110010100")
+    array = pages.empty((4096, 1024))
+    array[:] = 1
+    assert large_pages_kb(array) == 0
+    np.testing.assert_array_equal(pages.zeros((2048, 1024)), np.zeros((2048, 1024), np.float32))
+    assert pages.zeros((2048, 2048), np.float16).flags.writeable
+
+
+def large_pages_kb(array):
+    """Of the mapping that an array lies in."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and not head.endswith(":"):
+            start, end = (int(one, 16) for one in head.split("-"))
+            inside = start <= address(array) < end
+        elif inside and head == "AnonHugePages:":
+            return int(line.split()[1])
+    raise AssertionError("no mapping holds it")

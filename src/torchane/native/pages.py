@@ -3,15 +3,22 @@
     | rest | 2 MiB page | 2 MiB page | ... |      NumPy asks Linux for large pages from 4 MiB on; an array gets them
            ^ the array begins                    only where a whole page fits, hence the beginning at one's border
 
-torch and NumPy begin an array anywhere, and torch asks for nothing. Elsewhere than on Linux nothing changes.
+torch and NumPy begin an array anywhere, and torch asks for nothing. Elsewhere than on Linux nothing changes. A virtual machine
+that hands its free memory back to its host is another matter: what it hands back are whole blocks of 2 MiB and more, and a fault in one
+waits for the host (5 s a GiB were measured), while small pages are first taken from smaller blocks, which it keeps. There arrays get small pages.
 `Reused` keeps what nobody refers to any more for the next step, instead of handing it back to the kernel and faulting it
-in anew. Source: numpy/_core/src/multiarray/alloc.c, indicate_hugepages.
+in anew. Sources: numpy/_core/src/multiarray/alloc.c, indicate_hugepages; Linux, Documentation/mm/free_page_reporting.rst; Virtual I/O Device
+1.2, 5.5.3.
 """
 
+import contextlib
+import functools
 import math
+import mmap
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +27,11 @@ from numpy.typing import DTypeLike
 PAGE_BYTES = 2 << 20
 #: Surfaces are promised to begin at a multiple of this (runtime/device.py).
 LINE_BYTES = 64
+#: From here on NumPy asks for large pages.
+LARGE_BYTES = 4 << 20
+#: Where Linux lists the balloons of a virtual machine, and the feature bit of one that hands free memory back.
+BALLOONS = Path("/sys/bus/virtio/drivers/virtio_balloon")
+REPORTS_FREE_PAGES = 5
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray[Any, Any]:
@@ -34,11 +46,30 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray[A
 
 def _aligned(make: Callable[..., np.ndarray[Any, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     size = math.prod(shape) * dtype.itemsize
+    if size >= LARGE_BYTES and hands_memory_back():
+        return _in_small_pages(size).view(dtype).reshape(shape)
     is_worth_it = size >= PAGE_BYTES and -size % PAGE_BYTES <= size // 8  # the last page is taken whole
     border = PAGE_BYTES if is_worth_it else LINE_BYTES
     memory = make(size + border, np.uint8)
     start = -memory.ctypes.data % border
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _in_small_pages(size_bytes: int) -> np.ndarray[Any, Any]:
+    """Zeros, which take no memory before they are written."""
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel that knows no large pages
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+@functools.cache
+def hands_memory_back() -> bool:
+    """Whether this is a virtual machine whose balloon reports free pages to the host (VIRTIO_BALLOON_F_REPORTING)."""
+    try:
+        return any(file.read_text()[REPORTS_FREE_PAGES] == "1" for file in BALLOONS.glob("virtio*/features"))
+    except (OSError, IndexError):
+        return False
 
 
 class Reused:
