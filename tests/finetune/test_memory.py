@@ -6,9 +6,11 @@ import pytest
 import tiny
 import torch
 
+from torchane.convert import gguf, hf
 from torchane.errors import UsageError
 from torchane.finetune.adapters import add_adapter, free_blocks, trained
 from torchane.finetune.memory import measure, require_room, sizes_of
+from torchane.finetune.models import load_base, outline
 from torchane.finetune.settings import LoraSettings
 
 SETTINGS = LoraSettings(batch_size=8)
@@ -26,9 +28,17 @@ def test_what_is_trained_is_counted_exactly(kind, how):
 
 def test_a_folder_is_measured_without_its_weights(tmp_path):
     path = tiny.folder(tmp_path / "m", "qwen3", dtype=torch.bfloat16)
-    sizes = sizes_of(path, SETTINGS)
+    sizes = sizes_of(outline(path), SETTINGS)
     count = sum(param.numel() for param in tiny.model("qwen3").parameters())
     assert sizes.numbers == count and 2 * count <= sizes.weight_bytes <= 2 * count + 10_000
+
+
+@pytest.mark.parametrize("kind", ["bf16", "q8_0"])
+def test_a_file_is_measured_without_its_weights(tmp_path, kind):
+    gguf.write(hf.read(tiny.folder(tmp_path / "m", "qwen3", dtype=torch.bfloat16)), tmp_path / "m.gguf", kind)
+    sizes = sizes_of(outline(tmp_path / "m.gguf"), SETTINGS)
+    loaded = list(load_base(tmp_path / "m.gguf").model.parameters())
+    assert sizes.numbers == sum(param.numel() for param in loaded) and sizes.weight_bytes == sum(param.numel() * param.element_size() for param in loaded)
 
 
 def test_too_little_memory_names_what_would_fit():

@@ -24,15 +24,13 @@ from torchane.finetune.batches import Batches, TrainBatches, bucket_lengths, fix
 from torchane.finetune.data import Example, Splits, load_splits
 from torchane.finetune.folder import AdapterFolder
 from torchane.finetune.loop import Logits, Reporter, TrainReport, Tuner, TuneResult, mean_loss
-from torchane.finetune.models import Base, check_folder, fingerprint, load_base, load_tokenizer, locate, require_tokenizer
+from torchane.finetune.models import Base, fingerprint, load_base, locate, outline, require_tokenizer
 from torchane.finetune.optimizers import make_optimizer, make_schedule
 from torchane.finetune.packing import PackedBatches, require_apart, row_length
 from torchane.finetune.quantize import Rounded, quantize, recorded
 from torchane.finetune.settings import LoraSettings, read_config, resolve
 from torchane.finetune.trackers import Trackers, split_names
 from torchane.finetune.trackers import check as check_trackers
-from torchane.models.files import read_json
-from torchane.models.folder import CONFIG
 from torchane.runtime import wakeful
 from torchane.runtime.devices import auto_choice
 from torchane.train.engine import EngineModel
@@ -150,34 +148,32 @@ def _resumed(request: Any) -> Plan:
 
 
 def _prepare(plan: Plan, progress: Progress) -> tuple[Base, Splits]:
-    """The base and the data's tokens. Of a folder, no weight is loaded before data and memory are known to do."""
+    """The base and the data's tokens. No weight is loaded before data and memory are known to do."""
     path, kind = locate(plan.model)
-    base = None
-    if kind in ("gguf", "llama2c"):
-        base = load_base(path)
-        tokenizer, config = base.tokenizer, base.model.config.to_dict()
-    else:
-        check_folder(path)
-        tokenizer, config = load_tokenizer(path), read_json(path / CONFIG)
+    known = outline(path)
+    config = known.config.get_text_config()
     if plan.train and plan.adapter is not None and plan.adapter.resolve() == path.resolve():
         raise UsageError(f"--adapter-path {plan.adapter} is the model's own folder, and nothing is overwritten. Choose another.")
     if plan.about is not None and fingerprint(path) != plan.about["base"]["fingerprint"]:
         raise RunFolderError(f"{path} is not the base that {plan.adapter} was begun with. Put that one back (--model names its new place).")
     needed = [name for name, wanted in (("train", plan.train), ("test", plan.test)) if wanted]
-    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    positions = next((inner[key] for key in ("max_position_embeddings", "n_positions") if isinstance(inner.get(key), int)), NO_LIMIT)
-    splits = load_splits(plan.data, require_tokenizer(path, tokenizer), plan.settings, needed, positions)
+    positions = _positions(config)
+    splits = load_splits(plan.data, require_tokenizer(path, known.tokenizer), plan.settings, needed, positions)
     for note in splits.notes:
         progress.said(note)
     if plan.about is not None and splits.digest() != plan.about["data"]["sha256"]:
         raise DataError(f"{plan.data} no longer gives the examples that {plan.adapter} was begun with. Restore them (--data names their new place), or begin a new run.")
-    _check_ids(splits, inner.get("vocab_size"), path)
+    _check_ids(splits, getattr(config, "vocab_size", None), path)
     if plan.train:
-        sizes = memory.sizes_of(path, plan.settings) if base is None else memory.measure(base.model, plan.settings, _bytes_of(base.model))
-        if sizes is not None:
-            needed_bytes = memory.require_room(sizes, plan.settings, _longest(plan, splits, positions))
-            progress.said(f"Memory, estimated before anything is loaded: {needed_bytes}.")
-    return base or replace(load_base(path), kind=kind), splits
+        needed_bytes = memory.require_room(memory.sizes_of(known, plan.settings), plan.settings, _longest(plan, splits, positions))
+        progress.said(f"Memory, estimated before anything is loaded: {needed_bytes}.")
+    return replace(load_base(path), kind=kind), splits
+
+
+def _positions(config: Any) -> int:
+    """The most tokens that a model takes."""
+    found = getattr(config, "max_position_embeddings", None)
+    return found if isinstance(found, int) else NO_LIMIT
 
 
 def _check_ids(splits: Splits, vocab: Any, path: Path) -> None:
@@ -201,10 +197,6 @@ def _longest(plan: Plan, splits: Splits, positions: int) -> int:
     return max((*_lengths(plan, splits, positions), row_length(min(plan.settings.max_seq_length, positions), positions) if _is_packed(plan) else 0))
 
 
-def _bytes_of(model: nn.Module) -> int:
-    return sum(param.numel() * param.element_size() for param in model.parameters())
-
-
 def _carry_out(
     plan: Plan, base: Base, splits: Splits, folder: AdapterFolder | None, request: Any, progress: Progress, compile_model: CompileModel, held: ExitStack
 ) -> dict[str, Any]:
@@ -216,7 +208,7 @@ def _carry_out(
     model = _with_adapter(plan, base)
     compiled = _compile(model, settings, request, progress, compile_model)
     progress.said(_describe(base, model, settings, compiled, request, count))
-    positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", NO_LIMIT)
+    positions = _positions(base.model.config.get_text_config())
     lengths = _lengths(plan, splits, positions)
     summary: dict[str, Any] = {"adapter": None if folder is None else str(folder.path), "model": plan.model, "device": compiled.device}
     result, stop = TuneResult(0, None, None, 0, False), None

@@ -1,4 +1,4 @@
-"""How a fine-tuning run looks: mlx-lm's lines, and on a terminal one that moves below them."""
+"""How a fine-tuning run looks: the lines that mlx-lm printed before 0.32 drew a table of them, and on a terminal one that moves below them."""
 
 from typing import TextIO
 

@@ -11,7 +11,6 @@ Compiling tells the exact sizes later (plan/memory.py); this refuses what cannot
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torchane.capture.vocabulary import SCORES, is_worth_it
 from torchane.errors import UsageError
 from torchane.finetune.adapters import adapter_numbers, blocks_of, first_of, linear_kinds, targets_of
 from torchane.finetune.extras import quiet_transformers, require
-from torchane.finetune.models import weight_files
+from torchane.finetune.models import Outline
 from torchane.finetune.quantize import targets as in_few_bits
 from torchane.finetune.settings import LoraSettings
 from torchane.plan.memory import RESERVE_BYTES, free_bytes, size_text
@@ -85,15 +84,11 @@ class Sizes:
         )
 
 
-def sizes_of(path: Path, settings: LoraSettings) -> Sizes | None:
-    """From a folder's config.json, with the model built without memory; None for a single file, whose reader builds it."""
-    if not path.is_dir():
-        return None
-    transformers = require("transformers")
+def sizes_of(known: Outline, settings: LoraSettings) -> Sizes:
+    """From a config, with the model built without memory."""
     with torch.device("meta"), quiet_transformers():
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    return measure(model, settings, sum(file.stat().st_size for file in weight_files(path)))
+        model = require("transformers").AutoModelForCausalLM.from_config(known.config)
+    return measure(model, settings, known.weight_bytes)
 
 
 def measure(model: nn.Module, settings: LoraSettings, weight_bytes: int) -> Sizes:

@@ -10,6 +10,7 @@ holds) is refused, and so is what only unpickling or foreign code could load.
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -246,11 +247,44 @@ def _run_tokenizer(transformers: Any, path: Path) -> Any:
     return tokenizer
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model before its weights are loaded. config: transformers'. tokenizer: None where the files bring none. weight_bytes: that its weights will take."""
+
+    config: Any
+    tokenizer: Any
+    weight_bytes: int
+
+
+def outline(path: Path) -> Outline:
+    """Of a folder or a file. Raises RunFolderError, UsageError."""
+    transformers = require("transformers")
+    if path.is_file():
+        held = _held(path)
+        numbers = sum(math.prod(shape) for shape in held.weights.shapes.values())
+        return Outline(transformers.AutoConfig.for_model(**held.config), _tokenizer_of(held, transformers), numbers * _own_dtype(held).itemsize)
+    check_folder(path)
+    with quiet_transformers():
+        try:
+            config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise RunFolderError(f"{path}: transformers does not know what its {CONFIG} says: {str(error).strip()[:600]}") from error
+    return Outline(config, load_tokenizer(path), sum(file.stat().st_size for file in weight_files(path)))
+
+
+def _held(path: Path) -> Model:
+    """A model in one file, whose weights are read when they are asked for. Raises RunFolderError."""
+    try:
+        return recognize.read_model(path)
+    except ParseError as error:
+        raise RunFolderError(str(error)) from error
+
+
 def _load_file(path: Path, kind: str, dtype: torch.dtype | None) -> Base:
     """A model in one file, by its reader in torchane.convert, as transformers' own module. Raises RunFolderError, UsageError."""
     transformers = require("transformers")
+    held = _held(path)
     try:
-        held = recognize.read_model(path)
         own = _own_dtype(held)
         weights = {name: weight.to(dtype or own) for name, weight in held.weights.items()}
     except ParseError as error:
