@@ -76,6 +76,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType({
     "temperature": real(0, 1000),
     "top_k": Range(0, BILLION),
     "limit": Range(1, BILLION),
+    "num_shots": Range(0, 1 << 20),
     "top_p": real(0, 1, above=True),
     "min_p": real(0, 1),
     "repetition_penalty": real(0, 1000, above=True),
@@ -159,6 +160,7 @@ class Option:
 #: Of the backend and of every command that runs programs.
 DEVICES = ("auto", "twin", "ane")
 ARITHMETICS = ("exact", "fast", "engine")
+_OF_THE_TWIN = "Of the twin. exact: exact products, fp32 sums; fast: bf16 products, where the CPU has them; engine: the chip's own rules."
 RANGES = ("auto", "on", "off")
 PRECISIONS = ("auto", "fp16")
 RECOMPUTE = ("none", "half", "all")
@@ -192,9 +194,7 @@ def _train() -> tuple[Option, ...]:
         Option("checkpoint_interval", here, "number", "Save every so often.", metavar="STEPS"),
         Option("device", here, "choice", "ane: Apple's Neural Engine; twin: the same programs on the CPU; auto: the engine where torchane doctor, or a quick "
                "look, has seen it compute.", "auto", DEVICES, show_default=True),
-        Option("arithmetic", here, "choice", "Of the twin. exact: exact products, fp32 sums; fast: bf16 products, where the CPU has them; engine: the chip's own "
-               "rules.  [default: exact]",
-               allowed=ARITHMETICS),
+        Option("arithmetic", here, "choice", f"{_OF_THE_TWIN}  [default: exact]", allowed=ARITHMETICS),
         Option("ranges", here, "choice", "Powers of two that keep every product inside the engine's window. auto: for an engine and its arithmetic.  "
                "[default: auto]", allowed=RANGES),
         Option("audit", here, "flag", "At the end, show what the engine's arithmetic does to one batch; audit.json, audit.svg."),
@@ -234,8 +234,7 @@ def _lora() -> tuple[Option, ...]:
                allowed=("new file",), metavar="FILE", short="-c"),
         Option("grad_checkpoint", here, "flag", "Compute each block again in the backward instead of keeping it: less memory, more time."),
         Option("quantize", here, "choice", "Keep the linear layers of the base in so many bits, rounded (QLoRA). Not with full.", allowed=("4", "8")),
-        Option("arithmetic", here, "choice", "Of the twin. exact: exact products, fp32 sums; fast: bf16 products, where the CPU has them; engine: the chip's own "
-               "rules.  [default: exact]", allowed=ARITHMETICS),
+        Option("arithmetic", here, "choice", f"{_OF_THE_TWIN}  [default: exact]", allowed=ARITHMETICS),
         Option("report_to", here, "text", "wandb, swanlab, or both, joined by a comma.", metavar="NAME"),
         Option("project_name", here, "text", "The project of --report-to.", metavar="NAME"),
         Option("seed", here, "number", "Fixes the adapter's first numbers, batches and dropout.  [default: 0]"),
@@ -329,6 +328,7 @@ def _generate() -> tuple[Option, ...]:
         Option("seed", both, "number", "The same seed draws the same text.", 0, show_default=True),
         Option("device", both, "choice", "host: PyTorch; twin, ane: Neural Engine programs on the CPU or the engine; auto: the engine where torchane doctor has seen it "
                "compute, else host, whose first text waits for no compilation.", "auto", ("auto", "host", "twin", "ane"), show_default=True),
+        Option("arithmetic", (*both, "eval"), "choice", _OF_THE_TWIN, "exact", ARITHMETICS, show_default=True),
         Option("json", here, "flag", "One JSON object on standard output instead of the text.", dest="as_json"),
     )  # fmt: skip
 
@@ -339,6 +339,8 @@ def _eval() -> tuple[Option, ...]:
         Option("data", here, "path", "A text, or a .jsonl file.", allowed=("new file",), metavar="FILE"),
         Option("tasks", here, "text", "Instead of --data: tasks of lm-evaluation-harness, joined by commas. Needs: pip install lm-eval", metavar="TASK,TASK"),
         Option("adapter_path", here, "path", "An adapter on the model: a folder of PEFT or mlx-lm, a LoRA as .gguf.", metavar="DIR"),
+        Option("num_shots", here, "number", "Of --tasks: solved examples before each question.  [default: the task's]", metavar="N"),
+        Option("apply_chat_template", here, "flag", "Of --tasks: questions are messages to a model with a chat template."),
         Option("limit", here, "number", "Only so many lines, or of each task.", metavar="N"),
         Option("batch_size", here, "number", "Windows, prompts or choices at once.", 8, show_default=True),
         Option("seq_len", here, "number", "Tokens of a window of text.  [default: the model's positions, at most 1024]", least=2),

@@ -6,6 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+
+from torchane import native
 
 
 @pytest.fixture
@@ -115,6 +118,33 @@ def test_an_answer_begins_as_it_is_told_and_ends_at_a_token_more(torchane_comman
     assert told.json["text"] == plain.json["text"]
     unknown = torchane_command("generate", "m", "--prompt", "The", "--extra-eos-token", "<nothing>")
     assert unknown.code == 2 and "'<nothing>' is no token of m" in unknown.err
+
+
+@pytest.mark.parametrize("arguments", [("--device", "host", "--arithmetic", "fast"), ("--device", "ane", "--arithmetic", "engine")])
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_an_arithmetic_without_the_twin_ends_with_2(torchane_command, folder, command, arguments):
+    done = torchane_command(command, "m", *arguments)
+    assert done.code == 2 and f"--arithmetic {arguments[3]} is the twin's, and --device is {arguments[1]}" in done.err
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not native.is_built(), reason="the extension is not built")
+def test_the_arithmetic_of_a_text_is_that_of_its_programs(torchane_command, folder, monkeypatch):
+    """What a program multiplies in bf16 gives other scores than in fp16; the host's own are nearer to the exact ones."""
+    if not native.has_fast():
+        pytest.skip("this processor multiplies no bf16 numbers")
+    from torchane.generate import pretrained
+
+    found = []
+    monkeypatch.setattr(pretrained._Scores, "__call__", lambda self, ids, scores: found.append(scores[0]) or scores)
+    for options in ((), ("--device", "twin"), ("--device", "twin", "--arithmetic", "fast"), ("--device", "twin", "--arithmetic", "engine")):
+        torch._dynamo.reset()
+        done = torchane_command("generate", "m", "--prompt", "The cat", "--ignore-chat-template", "--max-tokens", 1, "--temperature", 0, *options)
+        assert done.code == 0, done.err
+    torch._dynamo.reset()
+    host, exact, fast, engine = (one.double() for one in found)
+    far = [float((one - host).norm() / host.norm()) for one in (exact, fast, engine)]
+    assert 0 < far[0] < 2e-3 < far[1] < 2e-2 and far[0] != far[2] < 2e-2
 
 
 @pytest.fixture

@@ -108,22 +108,3 @@ def test_the_keys_of_a_line_say_what_is_measured(tmp_path):
     for line, kind in (({"text": "a"}, "perplexity"), ({"prompt": "a", "completion": "b"}, "match"), ({"prompt": "a", "choices": ["b", "c"], "answer": "c"}, "choice")):
         (tmp_path / "d.jsonl").write_text(f"{json.dumps(line)}\n\n{json.dumps(line)}\n")
         assert evaluate.read(tmp_path / "d.jsonl")[0] == kind and [record.line for record in evaluate.read(tmp_path / "d.jsonl")[1]] == [1, 3]
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore")
-def test_lm_evaluation_harness_prefers_what_we_prefer(base, tmp_path, monkeypatch):
-    """A task of its own kind on our lines: the same share of right answers, both ways."""
-    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install lm-eval)")
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    choices = ["sat on the mat", "hat", "1234 of them, sat on the mat; we'll see", "!"]
-    lines = [{"prompt": prompt, "choices": choices, "answer": n % 4} for n, prompt in enumerate(["The cat", "1234 of them,", "we'll see", "The hat sat"] * 3)]
-    (tmp_path / "d.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    task = {
-        "task": "ours", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "d.jsonl")}, "cache_dir": str(tmp_path / "cache")},
-        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_choice": "{{choices}}", "doc_to_target": "answer",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-    }  # fmt: skip
-    theirs = evaluate.harness(base, base.model, [task], batch_size=2, limit=None)["ours"]
-    ours = Evaluator(base).choice(evaluate.read(tmp_path / "d.jsonl")[1])
-    assert (theirs["acc,none"], theirs["acc_norm,none"]) == (pytest.approx(ours["accuracy"]), pytest.approx(ours["accuracy_per_byte"]))

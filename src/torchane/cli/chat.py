@@ -18,7 +18,7 @@ _HELP = "Commands: /reset begins anew, /exit or Ctrl-D ends."
 @takes("chat")
 def command(
     model: str | None, named: str | None, adapter_path: Path | None, system_prompt: str | None, chat_template_config: str | None, extra_eos_token: tuple[str, ...],
-    device: str, **options: Any,
+    device: str, arithmetic: str, **options: Any,
 ) -> None:  # fmt: skip
     """Talk with MODEL (a Hugging Face folder, a .gguf, an adapter, a name on the hub), whose tokenizer has a chat template.
 
@@ -29,10 +29,11 @@ def command(
     """
     sampling, settings = sampling_of(options), template_settings(chat_template_config)
     pretrained = load("torchane.generate.pretrained")
+    device = pretrained.host_device(device, arithmetic)
     base, adapted = load_pretrained(model_of(model, named), adapter_path)
     begin = [{"role": "system", "content": system_prompt}] if system_prompt is not None else []
     pretrained.templated(base, [*begin, {"role": "user", "content": "Hello"}], settings)  # a model without a template is refused before anything is typed
-    writer = pretrained.Writer(base, pretrained.host_device(device), adapted, extra_ends=extra_eos_token)
+    writer = pretrained.Writer(base, device, adapted, extra_ends=extra_eos_token, arithmetic=arithmetic)
     messages = list(begin)
     click.echo(_HELP, err=True)
     while line := _read_line():

@@ -17,7 +17,7 @@ from torchane.errors import UsageError
 @takes("eval")
 def command(
     model: str | None, named: str | None, data: Path | None, tasks: str | None, adapter_path: Path | None, limit: int | None, batch_size: int, seq_len: int | None, max_tokens: int,
-    device: str, as_json: bool,
+    num_shots: int | None, apply_chat_template: bool, device: str, arithmetic: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL (a run, a Hugging Face folder, a .gguf, an adapter) on a file.
 
@@ -31,16 +31,18 @@ def command(
     """
     if (data is None) == (tasks is None):
         raise UsageError("--data names a file to measure on, --tasks those of lm-evaluation-harness: give one of the two.")
-    if tasks is not None and device not in ("auto", "host"):
-        raise UsageError(f"--tasks are computed by PyTorch, since the harness asks for texts of any length, and --device is {device}. Leave it out, or measure --data on programs.")
+    if tasks is None and (apply_chat_template or num_shots is not None):
+        raise UsageError(f"{'--apply-chat-template' if apply_chat_template else '--num-shots'} is for --tasks, and --data is measured as it is. Leave it out.")
     target, evaluate = model_of(model, named), load("torchane.generate.evaluate")
+    device = load("torchane.generate.pretrained").host_device(device, arithmetic)
     kind, records = evaluate.read(data) if data is not None else ("harness", [])
     base, adapted = load_pretrained(target, adapter_path)
+    asked = evaluate.Evaluator(base, device, adapted, batch_size=batch_size, seq_len=seq_len, arithmetic=arithmetic)
     if tasks is not None:
-        results: dict[str, Any] = evaluate.harness(base, adapted, [name for name in tasks.split(",") if name], batch_size=batch_size, limit=limit)
+        names = [name for name in tasks.split(",") if name]
+        results: dict[str, Any] = load("torchane.generate.harness").measure(asked, names, limit=limit, num_shots=num_shots, is_talk=apply_chat_template)
     else:
-        device = load("torchane.generate.pretrained").host_device(device)
-        results = evaluate.Evaluator(base, device, adapted, batch_size=batch_size, seq_len=seq_len).run(kind, records[:limit], max_tokens=max_tokens)
+        results = asked.run(kind, records[:limit], max_tokens=max_tokens)
     if as_json:
         click.echo(json.dumps({"kind": kind, "results": results}))
         return

@@ -20,7 +20,7 @@ from torchane.errors import UsageError
 @takes("generate")
 def command(
     model: str | None, named: str | None, prompts: tuple[str, ...], adapter_path: Path | None, system_prompt: str | None, ignore_chat_template: bool,
-    prefill_response: str | None, chat_template_config: str | None, extra_eos_token: tuple[str, ...], device: str, as_json: bool, **options: Any,
+    prefill_response: str | None, chat_template_config: str | None, extra_eos_token: tuple[str, ...], device: str, arithmetic: str, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Continue prompts with MODEL: a run, a Hugging Face folder, a .gguf, a llama2.c .bin, an adapter, or a name on the hub.
 
@@ -35,13 +35,13 @@ def command(
     prompts = tuple(_read(prompt) for prompt in prompts) or ("",)
     show = not as_json and len(prompts) < 2
     talk = Talk(system_prompt, prefill_response, settings, ignore_chat_template)
-    if _is_own(target) and adapter_path is None and not extra_eos_token and _is_on_host(device):
+    if _is_own(target) and adapter_path is None and not extra_eos_token and _is_on_host(device, arithmetic):
         if talk.flags:
             raise UsageError(f"{talk.flags[0]} is for a model with a chat template, and {target} is a run.")
         written, device = _with_own(Path(target), prompts, sampling, show), "host"
     else:
-        device = load("torchane.generate.pretrained").host_device(device)
-        written = _with_transformers(target, prompts, sampling, adapter_path, talk, extra_eos_token, device, show)
+        device = load("torchane.generate.pretrained").host_device(device, arithmetic)
+        written = _with_transformers(target, prompts, sampling, adapter_path, talk, {"extra_ends": extra_eos_token, "arithmetic": arithmetic}, device, show)
     if as_json:
         click.echo(json.dumps({**_described(written, sampling.seed), "device": device}))
         return
@@ -81,10 +81,10 @@ def _is_own(model: str) -> bool:
     return path.is_dir() and ((path / "run.json").exists() or not any((path / name).exists() for name in ("config.json", "adapter_config.json")))
 
 
-def _is_on_host(device: str) -> bool:
+def _is_on_host(device: str, arithmetic: str) -> bool:
     """Whether a run writes with PyTorch, which needs no transformers."""
-    if device == "auto" and importlib.util.find_spec("transformers") is not None:
-        device = load("torchane.generate.pretrained").host_device(device)
+    if importlib.util.find_spec("transformers") is not None:
+        device = load("torchane.generate.pretrained").host_device(device, arithmetic)
     return device in ("auto", "host")
 
 
@@ -106,7 +106,7 @@ def _with_own(path: Path, prompts: tuple[str, ...], sampling: Any, show: bool) -
 
 
 def _with_transformers(
-    target: str, prompts: tuple[str, ...], sampling: Any, adapter: Path | None, talk: Talk, extra_ends: tuple[str, ...], device: str, show: bool
+    target: str, prompts: tuple[str, ...], sampling: Any, adapter: Path | None, talk: Talk, settings: dict[str, Any], device: str, show: bool
 ) -> list[Any]:
     pretrained = load("torchane.generate.pretrained")
     base, model = load_pretrained(target, adapter)
@@ -114,7 +114,7 @@ def _with_transformers(
     if talk.flags and not is_talk:
         raise UsageError(f"{talk.flags[0]} is for a model with a chat template and a --prompt, and {target} has none or was told to ignore it.")
     texts = [talk.text(pretrained, base, prompt) if is_talk else prompt for prompt in prompts]
-    writer = pretrained.Writer(base, device, model, extra_ends=extra_ends)
+    writer = pretrained.Writer(base, device, model, **settings)
     with whole_line(show):
         if show and not is_talk:
             click.echo(prompts[0], nl=False)

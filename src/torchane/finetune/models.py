@@ -117,7 +117,7 @@ def check_folder(path: Path) -> None:
         raise RunFolderError(f"{path / CONFIG} wants Python code of its own to run (auto_map), which is not done. Use a model that transformers itself knows.")
     quantized = next((key for key in ("quantization_config", "quantization") if config.get(key)), None)
     if quantized:
-        raise RunFolderError(f"{path}: its weights are quantised ({quantized} in {CONFIG}), and training needs the model in bf16, fp16 or fp32. Use the unquantised base.")
+        raise RunFolderError(f"{path}: its weights are quantised ({quantized} in {CONFIG}), and models are read in bf16, fp16 or fp32. Use the unquantised base.")
     for shard in weight_files(path):
         check_shard(shard)
     if (path / TRAINING).exists() and (path / WEIGHTS).exists():

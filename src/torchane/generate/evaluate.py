@@ -18,7 +18,7 @@ import torch
 
 from torchane.errors import DataError, UsageError, shown
 from torchane.finetune.models import Base
-from torchane.generate.pretrained import Writer, templated
+from torchane.generate.pretrained import EXACT, Writer, templated
 from torchane.generate.sampling import Sampling
 from torchane.generate.sizes import width_of
 from torchane.models.files import open_regular, parse_json
@@ -102,8 +102,8 @@ def _right(values: dict[str, Any]) -> int | None:
 class Evaluator:
     """A model that is asked. batch_size: windows, prompts or choices at once. seq_len: tokens of a window."""
 
-    def __init__(self, base: Base, device: str = "host", model: Any = None, *, batch_size: int = 8, seq_len: int | None = None) -> None:
-        self.writer = Writer(base, device, model)
+    def __init__(self, base: Base, device: str = "host", model: Any = None, *, batch_size: int = 8, seq_len: int | None = None, arithmetic: str = EXACT) -> None:
+        self.writer = Writer(base, device, model, arithmetic=arithmetic)
         self.model, self.tokenizer = self.writer.model, self.writer.tokenizer
         self.batch_size = batch_size
         self.seq_len = seq_len or min(self.writer.positions, 1024)
@@ -173,14 +173,14 @@ class Evaluator:
     def _nats(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Iterator[torch.Tensor]:
         """For each row the negative logarithm of the probability of its tokens from `start` on, given those before, float64."""
         for part, begins in zip(self._batches(rows), self._batches(starts), strict=True):
-            scores = self._scores([row[:-1] for row in part])
+            scores = self.scores([row[:-1] for row in part])
             for row, start, found in zip(part, begins, scores, strict=False):
                 chosen = found[start - 1 : len(row) - 1].float().log_softmax(-1).gather(1, torch.tensor(row[start:])[:, None])
                 yield -chosen[:, 0].double()
 
-    def _scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Of every place in rows, filled up behind, where a causal model does not look; in programs to few widths and the same number of rows,
-        so that few are compiled."""
+    def scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The logits (B, S, V) of every place in rows, filled up behind, where a causal model does not look; in programs to few widths and the same
+        number of rows, so that few are compiled."""
         width = max(map(len, rows))
         if self.writer.device != "host":
             width = max(width, min(width_of(width), self.writer.positions))
@@ -193,14 +193,3 @@ class Evaluator:
     def _batches(self, items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         return (items[begin : begin + self.batch_size] for begin in range(0, len(items), self.batch_size))
 
-
-def harness(base: Base, model: Any, tasks: Sequence[str], *, batch_size: int, limit: int | None) -> dict[str, Any]:
-    """The results of EleutherAI's lm-evaluation-harness by task. Raises UsageError where it is not installed."""
-    try:
-        import lm_eval  # noqa: PLC0415
-        from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
-    except ImportError as error:
-        raise UsageError(f"--tasks are those of lm-evaluation-harness, which is not installed ({error}): pip install lm-eval. Without it: --data FILE.") from error
-    own = base.require_tokenizer()
-    found = lm_eval.simple_evaluate(model=HFLM(pretrained=model, tokenizer=own, batch_size=batch_size), tasks=list(tasks), limit=limit)
-    return {task: {name: value for name, value in values.items() if isinstance(value, int | float)} for task, values in found["results"].items()}

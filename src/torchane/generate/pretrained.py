@@ -27,24 +27,30 @@ from torchane.runtime.promise import only_torch_writes
 
 #: Positions of a conversation's cache, at least, which its turns share.
 LEAST_KEPT = 1024
+#: The arithmetic that is the twin's unless another is asked for.
+EXACT = "exact"
 Message = dict[str, str]
 
 
-def host_device(name: str) -> str:
+def host_device(name: str, arithmetic: str = EXACT) -> str:
     """What `--device` comes to: "host", "twin" or "ane". auto is an engine that computes, else PyTorch: the twin writes faster, after it has
-    compiled for longer than most texts take."""
-    if name != "auto":
-        return name
-    from torchane.runtime.devices import auto_choice  # noqa: PLC0415  (the engine is looked for only where it is asked for)
+    compiled for longer than most texts take. Raises UsageError where an arithmetic is asked for and it is not the twin."""
+    found = name
+    if name == "auto":
+        from torchane.runtime.devices import auto_choice  # noqa: PLC0415  (the engine is looked for only where it is asked for)
 
-    return "ane" if auto_choice()[0] == "ane" else "host"
+        found = "ane" if auto_choice()[0] == "ane" else "host"
+    if arithmetic != EXACT and found != "twin":
+        where = found if found == name else f"{name}, which is {found} here"
+        raise UsageError(f"--arithmetic {arithmetic} is the twin's, and --device is {where}. Add --device twin, or leave --arithmetic out.")
+    return found
 
 
-def compile_for(model: Any, device: str) -> None:
+def compile_for(model: Any, device: str, arithmetic: str = EXACT) -> None:
     """Makes the model's calls programs of that device; the host's are left as they are."""
     if device != "host":
         model.requires_grad_(False)  # its weights are constants of the programs, and not staged at each token
-        model.compile(backend="ane", dynamic=False, options={"device": device, "frozen": "fp16"})
+        model.compile(backend="ane", dynamic=False, options={"device": device, "frozen": "fp16", "arithmetic": arithmetic})
 
 
 def templated(base: Base, messages: Sequence[Message], settings: Mapping[str, Any] = MappingProxyType({})) -> str:
@@ -62,13 +68,13 @@ def templated(base: Base, messages: Sequence[Message], settings: Mapping[str, An
 class Writer:
     """A model with its tokenizer and its device."""
 
-    def __init__(self, base: Base, device: str = "host", model: Any = None, extra_ends: Sequence[str] = ()) -> None:
-        """model: in the base's place, with an adapter around it. extra_ends: tokens that end a text besides the model's own. Raises UsageError for
-        one that the tokenizer does not have."""
+    def __init__(self, base: Base, device: str = "host", model: Any = None, extra_ends: Sequence[str] = (), arithmetic: str = EXACT) -> None:
+        """model: in the base's place, with an adapter around it. extra_ends: tokens that end a text besides the model's own. arithmetic: the
+        twin's. Raises UsageError for a token that the tokenizer does not have."""
         self.base, self.device = base, device
         self.model = base.model if model is None else model
         self.tokenizer = base.require_tokenizer()
-        compile_for(self.model, device)
+        compile_for(self.model, device, arithmetic)
         config = self.model.config.get_text_config()
         self.positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
         self.extra_ends = tuple(map(self._token, extra_ends))
@@ -118,6 +124,13 @@ class Writer:
             kept.wrote(done[0].tolist(), mask[0].tolist())
             self._kept = kept
         return collect.results()
+
+    def ready(self, rows: Sequence[Sequence[int]], most: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """(tokens, mask, cache) for transformers' generate of at most so many tokens behind each row: filled up on the left, and read but for the last piece."""
+        _, width, cache = self._places_for(rows, most, keeps=False)
+        ids, mask = self._filled(rows, width)
+        self._read_pieces(ids, mask, width, cache)
+        return ids, mask, cache
 
     def _read_pieces(self, ids: torch.Tensor, mask: torch.Tensor, width: int, cache: dict[str, Any]) -> None:
         """All pieces of what is new but the last, into the cache. transformers' own pieces have strides of their own, and a program each."""
