@@ -74,7 +74,7 @@ def test_a_penalty_leaves_what_prompts_are_filled_up_with_out(base):
 
 def test_a_text_ends_at_the_models_positions(base):
     [one] = Writer(base).write(["The cat " * 20], Sampling(max_tokens=500, temperature=0))
-    assert one.prompt_tokens + one.tokens == 128
+    assert one.prompt_tokens + one.tokens == 128 and one.end == "context" and "the model's 128 positions" in one.note
     with pytest.raises(UsageError, match="A prompt has .* tokens, and the model has 128 positions"):
         Writer(base).write(["The cat " * 200], GREEDY)
 

@@ -52,6 +52,15 @@ def test_the_prompt_begins_a_document(monkeypatch, tokenizer):
     assert options["end_id"] == tokenizer.end_id and options["vocab_size"] == 257 and options["seed"] == 3
 
 
+def test_a_prompt_that_fills_the_models_positions_is_refused_and_a_text_beyond_them_says_so(tokenizer):
+    with pytest.raises(UsageError, match="A prompt has 16 tokens, and the model has 16 positions"):
+        continue_text(model(257), tokenizer, "x" * 15, Sampling(max_tokens=1))
+    for tokens, note in ((4, ""), (5, "The model has 16 positions")):
+        one = module.Written("x" * 11)
+        list(continue_text(model(257), tokenizer, one.prompt, Sampling(max_tokens=tokens, temperature=0), one))
+        assert one.prompt_tokens + one.tokens == 12 + tokens and one.note.startswith(note) and bool(one.note) == bool(note)
+
+
 def test_a_tokenizer_of_another_model_is_refused(tokenizer):
     with pytest.raises(UsageError, match="tokenizer has 257 tokens and the model 200"):
         list(continue_text(model(200), tokenizer, "", Sampling(max_tokens=1)))

@@ -8,7 +8,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.cli.writing import load_pretrained, model_of, sampling_of, speed_line, template_settings, whole_line
+from torchane.cli.writing import load_pretrained, model_of, sampling_of, say_speed, template_settings, whole_line
 
 _HELP = "Commands: /reset begins anew, /exit or Ctrl-D ends."
 
@@ -46,7 +46,7 @@ def command(
             messages.append({"role": "user", "content": text})
             with whole_line():
                 [one] = writer.write([pretrained.templated(base, messages, settings)], sampling, is_templated=True, keeps=True, tell=lambda index, piece: click.echo(piece, nl=False))
-            click.echo(speed_line([one], writer.device), err=True)
+            say_speed([one], writer.device)
             messages.append({"role": "assistant", "content": one.text})
 
 

@@ -11,7 +11,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.cli.writing import load_pretrained, model_of, sampling_of, speed, speed_line, template_settings, whole_line
+from torchane.cli.writing import load_pretrained, model_of, sampling_of, say_speed, speed, template_settings, whole_line
 from torchane.errors import UsageError
 
 
@@ -48,7 +48,7 @@ def command(
     if not show:
         for one in written:
             click.echo(f"{one.prompt}{one.text}\n")
-    click.echo(speed_line(written, device), err=True)
+    say_speed(written, device)
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,11 @@ def speed(written: list[Any]) -> dict[str, float | None]:
     }
 
 
-def speed_line(written: list[Any], device: str) -> str:
-    """For a person, after the text: how much, how fast, where."""
+def say_speed(written: list[Any], device: str) -> None:
+    """For a person, on standard error after the text: what ended it early, how much, how fast, where."""
     rates = speed(written)
     parts = [f"{sum(one.prompt_tokens for one in written):,} tokens read", f"{sum(one.tokens for one in written):,} written"]
     rate = ", ".join(f"{value:,.1f} tokens/s {name}" for name, value in (("read", rates["prefill_tokens_per_s"]), ("written", rates["decode_tokens_per_s"])) if value)
-    return f"({', '.join(parts)}{'; ' + rate if rate else ''}; on {device})"
+    for note in dict.fromkeys(one.note for one in written if one.note):
+        click.echo(note, err=True)
+    click.echo(f"({', '.join(parts)}{'; ' + rate if rate else ''}; on {device})", err=True)

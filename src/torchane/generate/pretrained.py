@@ -22,7 +22,7 @@ from torchane.generate.caches import Caches
 from torchane.generate.kept import Kept
 from torchane.generate.sampling import Sampling, Text, penalised, require_finite
 from torchane.generate.sizes import PIECE, Programs, positions_of, width_of
-from torchane.generate.text import Written, require_text
+from torchane.generate.text import Written, require_room, require_text
 from torchane.runtime.promise import only_torch_writes
 
 #: Positions of a conversation's cache, at least, which its turns share.
@@ -104,8 +104,7 @@ class Writer:
             require_text(prompt)
         rows = [self.tokenizer(prompt, add_special_tokens=not is_templated).input_ids or self.first() for prompt in prompts]
         longest = max(map(len, rows))
-        if longest >= self.positions:
-            raise UsageError(f"A prompt has {longest:,} tokens, and the model has {self.positions:,} positions. Give a shorter one.")
+        require_room(longest, self.positions)
         most = min(sampling.max_tokens, self.positions - longest)
         with self.asking():
             kept, width, cache = self._places_for(rows, most, keeps)
@@ -123,7 +122,7 @@ class Writer:
         if kept is not None:
             kept.wrote(done[0].tolist(), mask[0].tolist())
             self._kept = kept
-        return collect.results()
+        return collect.results(self.positions if most < sampling.max_tokens else None)
 
     def ready(self, rows: Sequence[Sequence[int]], most: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
         """(tokens, mask, cache) for transformers' generate of at most so many tokens behind each row: filled up on the left, and read but for the last piece."""
@@ -259,8 +258,11 @@ class _Collector:
                 one.end, self._over[index] = "stop", True
         return torch.tensor(self._over)
 
-    def results(self) -> list[Written]:
+    def results(self, positions: int | None) -> list[Written]:
+        """positions: the model's, where they ended what nothing else did; else None."""
         for index, (one, text) in enumerate(zip(self.written, self.texts, strict=True)):
             self._tell(index, text.finish())
             one.text, one.tokens = text.text, text.tokens
+            if positions is not None and one.end == "length":
+                one.end, one.note = "context", f"The text ends where the model's {positions:,} positions do, before --max-tokens."
         return self.written

@@ -13,8 +13,8 @@ from torchane.models.build import CausalLM
 
 @dataclass
 class Written:
-    """One prompt and what followed it. Times in seconds: to the first token, and of the others. end: "end", "stop" or "length".
-    tokens: of the text, without the one that ends it."""
+    """One prompt and what followed it. Times in seconds: to the first token, and of the others. end: "end", "stop", "length", or
+    "context" where the model's positions ended it. tokens: of the text, without the one that ends it. note: what a reader has to know besides."""
 
     prompt: str
     prompt_tokens: int = 0
@@ -23,6 +23,7 @@ class Written:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     end: str = "length"
+    note: str = ""
 
 
 def require_text(prompt: str) -> None:
@@ -40,7 +41,7 @@ def continue_text(
 
     The prompt stands at the beginning of a document, as in training; it ends where the model ends the
     document, at a stop, or after max_tokens. Raises UsageError where model and tokenizer do not belong together, or where the
-    prompt is no text.
+    prompt is no text, or longer than the model's positions.
     """
     require_text(prompt)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -48,11 +49,18 @@ def continue_text(
             f"The tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}: "
             "they are not of the same run."
         )
-    return _pieces(model, tokenizer, prompt, sampling, written or Written(prompt))
-
-
-def _pieces(model: CausalLM, tokenizer: Tokenizer, prompt: str, sampling: Sampling, written: Written) -> Iterator[str]:
     tokens = [tokenizer.end_id, *tokenizer.encode(prompt)]
+    require_room(len(tokens), model.config.max_position_embeddings)
+    return _pieces(model, tokenizer, tokens, sampling, written or Written(prompt))
+
+
+def require_room(tokens: int, positions: int) -> None:
+    """Raises UsageError where a prompt leaves a model no position to write at."""
+    if tokens >= positions:
+        raise UsageError(f"A prompt has {tokens:,} tokens, and the model has {positions:,} positions. Give a shorter one.")
+
+
+def _pieces(model: CausalLM, tokenizer: Tokenizer, tokens: list[int], sampling: Sampling, written: Written) -> Iterator[str]:
     text = Text(tokenizer.decode, sampling.stop)
     written.prompt_tokens, start = len(tokens), time.perf_counter()
     for token in decode(
@@ -68,3 +76,5 @@ def _pieces(model: CausalLM, tokenizer: Tokenizer, prompt: str, sampling: Sampli
     yield text.finish()
     written.text, written.tokens = text.text, text.tokens
     written.end = "stop" if text.is_over else "length" if text.tokens == sampling.max_tokens else "end"
+    if len(tokens) + text.tokens > model.config.max_position_embeddings:
+        written.note = f"The model has {model.config.max_position_embeddings:,} positions: whenever they were full it went on from the later half of its text."
