@@ -124,6 +124,32 @@ def test_an_adapter_goes_to_every_format(torchane_command, adapter):
     assert "ADAPTER ./adapters-lora.gguf" in Path("out/gguf-lora/Modelfile").read_text()
 
 
+def modelfile(path: Path) -> dict[str, str]:
+    """A Modelfile's instructions by Ollama's grammar: lines that are comments, or an instruction, a space and its argument to the line's end. FROM
+    and ADAPTER are files, looked for beside the Modelfile. Source: ollama, docs/modelfile.mdx."""
+    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    found = dict(line.split(" ", 1) for line in lines)
+    assert set(found) <= {"FROM", "ADAPTER"} and "FROM" in found and len(found) == len(lines)
+    assert all((path.parent / argument).exists() for argument in found.values()), found
+    return found
+
+
+def test_the_files_that_a_modelfile_names_are_there_as_ollama_looks_for_them(torchane_command, adapter):
+    assert torchane_command("export", "adapters", "--to", "gguf,gguf-lora", "--out", "a b", "--model", "base").code == 0
+    assert modelfile(Path("a b/gguf/Modelfile")) == {"FROM": "./adapters-f16.gguf"}
+    assert modelfile(Path("a b/gguf-lora/Modelfile")) == {"FROM": str(Path("base").resolve()), "ADAPTER": "./adapters-lora.gguf"}
+
+
+def test_what_others_cannot_load_as_a_base_is_to_be_converted_first(torchane_command, adapter):
+    assert torchane_command("export", "base", "--to", "gguf", "--out", "out").code == 0
+    done = torchane_command("export", "adapters", "--to", "peft,mlx,gguf-lora", "--out", "other", "--model", "out/gguf/base-f16.gguf", "--json")
+    peft, mlx, lora = done.json["written"]
+    for one, command in ((peft, "from_pretrained('BASE')"), (mlx, "mlx_lm.generate --model BASE --adapter-path other/mlx")):
+        assert command in one["commands"][0] and one["notes"] == ["BASE is the base as a folder: torchane import out/gguf/base-f16.gguf --out BASE"]
+    assert lora["commands"][0].startswith("llama-cli -m out/gguf/base-f16.gguf --lora other/gguf-lora/") and not lora["notes"]
+    assert torchane_command("export", "adapters", "--to", "gguf-lora", "--out", "third", "--json").json["written"][0]["notes"][0].endswith("base --to gguf")
+
+
 def test_fuse_has_mlx_lms_flags_and_defaults(torchane_command, adapter):
     done = torchane_command("fuse", "--model", "base")
     assert done.code == 0 and Path("fused_model/model.safetensors").exists(), done.err

@@ -88,13 +88,22 @@ def _llama2c(model: Model, path: Path) -> Written:
 def _peft(adapter: Adapter, base: Model, path: Path, name: str) -> Written:
     with new_folder(path) as folder:
         peft.write(adapter, folder)
-    return Written("peft", path, (f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base.source!r}), {str(path)!r})",))
+    place, notes = _folder_of(base)
+    return Written("peft", path, (f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({place!r}), {str(path)!r})",), notes)
 
 
 def _mlx(adapter: Adapter, base: Model, path: Path, name: str) -> Written:
     with new_folder(path) as folder:
         mlx.write(adapter, folder, base)
-    return Written("mlx", path, (f"mlx_lm.generate --model {_quoted(Path(base.source))} --adapter-path {_quoted(path)} --prompt 'Hello'",))
+    place, notes = _folder_of(base)
+    return Written("mlx", path, (f"mlx_lm.generate --model {_quoted(Path(place))} --adapter-path {_quoted(path)} --prompt 'Hello'",), notes)
+
+
+def _folder_of(base: Model) -> tuple[str, tuple[str, ...]]:
+    """(the base as transformers and mlx-lm are told it, what to do first): a file is none that they load."""
+    if not Path(base.source).is_file():
+        return base.source, ()
+    return "BASE", (f"BASE is the base as a folder: torchane import {_quoted(Path(base.source))} --out BASE",)
 
 
 def _gguf_lora(adapter: Adapter, base: Model, path: Path, name: str) -> Written:
@@ -103,11 +112,16 @@ def _gguf_lora(adapter: Adapter, base: Model, path: Path, name: str) -> Written:
     with new_folder(path) as folder:
         gguf_lora.write(adapter, folder / file, base)
         if takes_adapters:
-            (folder / "Modelfile").write_text(f"# FROM names the base: as Ollama calls it, or its GGUF in full precision.\nFROM {base.source}\nADAPTER ./{file}\n")
-    commands = [f"llama-cli -m BASE.gguf --lora {_quoted(path / file)} -p 'Hello'"]
+            source = Path(base.source).resolve() if Path(base.source).exists() else base.source  # Ollama would look beside the Modelfile
+            (folder / "Modelfile").write_text(f"# FROM names the base: as Ollama calls it, or its GGUF in full precision.\nFROM {source}\nADAPTER ./{file}\n")
+    is_gguf = Path(base.source).suffix == ".gguf"
+    commands = [f"llama-cli -m {_quoted(Path(base.source)) if is_gguf else 'BASE.gguf'} --lora {_quoted(path / file)} -p 'Hello'"]
+    notes = [] if is_gguf else [f"BASE.gguf is the base as GGUF: torchane export {_quoted(Path(base.source))} --to gguf"]
     if takes_adapters:
-        return Written("gguf-lora", path, (*commands, f"ollama create {_ollama_name(name)} -f {_quoted(path / 'Modelfile')}"))
-    return Written("gguf-lora", path, tuple(commands), (f"Ollama takes no adapter for {base.kind}: for it merge first, --to gguf.",))
+        commands.append(f"ollama create {_ollama_name(name)} -f {_quoted(path / 'Modelfile')}")
+    else:
+        notes.append(f"Ollama takes no adapter for {base.kind}: for it merge first, --to gguf.")
+    return Written("gguf-lora", path, tuple(commands), tuple(notes))
 
 
 ADAPTER_WRITERS = {"peft": _peft, "mlx": _mlx, "gguf-lora": _gguf_lora}
