@@ -337,7 +337,7 @@ def _eval() -> tuple[Option, ...]:
     here = ("eval",)
     return (
         Option("data", here, "path", "A text, or a .jsonl file.", allowed=("new file",), metavar="FILE"),
-        Option("tasks", here, "text", "Instead of --data: tasks of lm-evaluation-harness, joined by commas. Needs: pip install lm-eval", metavar="TASK,TASK"),
+        Option("tasks", here, "text", "Instead of --data: tasks of lm-evaluation-harness, or .yaml files of your own, joined by commas. Needs: pip install lm-eval", metavar="TASK,TASK"),
         Option("adapter_path", here, "path", "An adapter on the model: a folder of PEFT or mlx-lm, a LoRA as .gguf.", metavar="DIR"),
         Option("num_shots", here, "number", "Of --tasks: solved examples before each question.  [default: the task's]", metavar="N"),
         Option("apply_chat_template", here, "flag", "Of --tasks: questions are messages to a model with a chat template."),

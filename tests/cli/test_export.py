@@ -78,6 +78,18 @@ def test_what_a_target_refuses_is_said_and_the_rest_is_written(torchane_command,
     assert sorted(path.name for path in Path("out").iterdir()) == ["hf"]
 
 
+def test_what_was_written_before_the_disk_was_full_is_said(torchane_command, run, monkeypatch):
+    from torchane.convert import hf
+    from torchane.convert.files import OutputError
+
+    def full(model, folder):
+        raise OutputError("The disk is full.")
+
+    monkeypatch.setattr(hf, "write", full)
+    done = torchane_command("export", run, "--to", "gguf,hf", "--out", "out")
+    assert done.code == 1 and "The disk is full" in done.err and "out/gguf" in done.out and sorted(path.name for path in Path("out").iterdir()) == ["gguf"]
+
+
 def test_a_gguf_is_imported_and_fused_models_say_dequantize(torchane_command, run):
     assert torchane_command("export", run, "--to", "gguf", "--gguf-type", "q8_0", "--out", "out").code == 0
     done = torchane_command("import", "out/gguf/run-q8_0.gguf", "--out", "back", "--json")

@@ -33,11 +33,13 @@ def command(
     name = source.resolve().stem if source.is_file() else source.resolve().name
     place = out if out is not None else Path(f"{name}-export")
     written, refused = [], []
-    for target in formats:
-        try:
-            written.append(exporting.export(target, place, name, base, adapter, gguf_type=gguf_type))
-        except UsageError as error:  # the other formats are written all the same
-            refused.append(f"{target}: {error}")
-    tell(written, as_json=as_json)
+    try:
+        for target in formats:
+            try:
+                written.append(exporting.export(target, place, name, base, adapter, gguf_type=gguf_type))
+            except UsageError as error:  # the other formats are written all the same
+                refused.append(f"{target}: {error}")
+    finally:  # where a disk is full, too, what was written before is there
+        tell(written, as_json=as_json)
     if refused:
         raise UsageError("\n".join(refused))

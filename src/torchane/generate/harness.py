@@ -21,7 +21,14 @@ def measure(asked: Evaluator, tasks: Sequence[Any], *, limit: int | None = None,
         import lm_eval  # noqa: PLC0415
     except ImportError as error:
         raise UsageError(f"--tasks are those of lm-evaluation-harness, which is not installed ({error}): pip install lm-eval. Without it: --data FILE.") from error
-    found = lm_eval.simple_evaluate(model=_model(asked), tasks=list(tasks), limit=limit, num_fewshot=num_shots, apply_chat_template=is_talk)
+    try:
+        found = lm_eval.simple_evaluate(model=_model(asked), tasks=list(tasks), limit=limit, num_fewshot=num_shots, apply_chat_template=is_talk)
+    except (KeyError, ValueError, OSError, ImportError, AssertionError) as error:  # what it raises for tasks, data sets and what these need
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise UsageError(
+            f"lm-evaluation-harness does not measure {', '.join(map(str, tasks))}: {said} ({type(error).__name__}). `lm_eval ls tasks` lists what it knows; "
+            "most tasks fetch their data over the network when they are first used."
+        ) from error
     return {task: {name: value for name, value in values.items() if isinstance(value, int | float)} for task, values in found["results"].items()}
 
 
