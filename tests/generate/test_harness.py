@@ -93,10 +93,17 @@ def test_it_prefers_what_our_own_choice_prefers(folder, task, tmp_path):
 
 
 def test_shots_and_a_template_change_what_is_asked(folder, task):
-    plain, talk, shots = (
-        harness.measure(Evaluator(load_base(folder)), [{**task("written"), "fewshot_split": "test"}], is_talk=is_talk, num_shots=num)["written"] for is_talk, num in ((False, 0), (True, 0), (False, 2))
-    )
-    assert plain["chrf,none"] != talk["chrf,none"] and plain["chrf,none"] != shots["chrf,none"]
+    asked = {**task("choice"), "fewshot_split": "test", "metric_list": [{"metric": "brier_score"}]}
+    ways = {"plain": {}, "talk": {"is_talk": True}, "shots": {"num_shots": 2}}
+    scores = {name: harness.measure(Evaluator(load_base(folder)), [dict(asked)], **settings)["choice"]["brier_score,none"] for name, settings in ways.items()}
+    assert len(set(scores.values())) == 3, scores
+
+
+def test_a_task_of_ones_own_is_a_yaml_file(folder, task, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(task("choice")))
+    asked = Evaluator(load_base(folder))
+    assert harness.measure(asked, [str(tmp_path / "t.yaml")]) == harness.measure(asked, [task("choice")])
 
 
 def test_a_task_that_is_not_to_be_had_is_named(folder):

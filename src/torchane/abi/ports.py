@@ -8,6 +8,7 @@ other width engines return zeros or refuse to run. Source: ane-constraints.md, P
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -78,8 +79,13 @@ class PortLayout:
     def logical_of(self, surface: np.ndarray) -> np.ndarray:
         """The inverse of `stored`: a view unless the port is padded, dtype kept."""
         assert surface.shape == self.shape, f"a surface of {surface.shape} given for a port of {self.shape}"
-        dense = surface[..., : self.used].reshape([self.logical[axis] for axis in self.perm])
-        return dense.transpose(np.argsort(self.perm)) if self.perm else dense
+        sizes, back = self._unpacked
+        return surface[..., : self.used].reshape(sizes).transpose(back)
+
+    @cached_property
+    def _unpacked(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(the logical sizes in the order of storage, where each logical axis is among them): asked for at every dispatch."""
+        return tuple(self.logical[axis] for axis in self.perm), tuple(self.perm.index(axis) for axis in range(len(self.perm)))
 
 
 def port_layout(logical: tuple[int, ...], order: tuple[int, ...], multiple: int = LAST_AXIS_MULTIPLE) -> PortLayout:

@@ -22,6 +22,8 @@ class TorchHost:
         #: What the graph promised.
         self.dtypes = {name: value.dtype for name, value in values.items()}
         self.strides = {name: value.stride() for name, value in values.items() if not value.is_contiguous() or 1 in value.shape}
+        #: Of these, the axes as they lie in memory, and where each axis is among them.
+        self._orders = {name: _order(strides) for name, strides in self.strides.items()}
         self.memory = memory
         self._inputs = inputs
         self._places = {node.name: place_of(node) for node in graph.nodes}
@@ -41,9 +43,8 @@ class TorchHost:
         if strides is None:
             array = self.memory.empty(shape)
             return torch.from_numpy(array), array
-        order = sorted(range(len(shape)), key=lambda axis: -strides[axis])  # of the axes, as they lie in memory
-        dense = self.memory.empty(tuple(shape[axis] for axis in order))
-        array = dense.transpose([order.index(axis) for axis in range(len(shape))])
+        order, back = self._orders[name]
+        array = self.memory.empty(tuple(shape[axis] for axis in order)).transpose(back)
         tensor = torch.from_numpy(array)
         return (tensor.as_strided(shape, strides) if _are_as_dense(tensor, strides) else tensor), array
 
@@ -83,6 +84,11 @@ class _Borrowed:
             "strides": tuple(size * stride for stride in tensor.stride()),
             "data": (tensor.data_ptr(), False),
         }
+
+
+def _order(strides: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    order = sorted(range(len(strides)), key=lambda axis: -strides[axis])
+    return order, [order.index(axis) for axis in range(len(strides))]
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -51,7 +51,7 @@ def _aligned(make: Callable[..., np.ndarray[Any, Any]], shape: tuple[int, ...], 
     is_worth_it = size >= PAGE_BYTES and -size % PAGE_BYTES <= size // 8  # the last page is taken whole
     border = PAGE_BYTES if is_worth_it else LINE_BYTES
     memory = make(size + border, np.uint8)
-    start = -memory.ctypes.data % border
+    start = -memory.__array_interface__["data"][0] % border
     return memory[start : start + size].view(dtype).reshape(shape)
 
 

@@ -6,6 +6,7 @@ A surface is believed only under the promise (promise.py) under which it was fil
 computes in its place writes rows of its own.
 """
 
+import math
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,11 @@ def write_rows(buffer: Buffer, rows: np.ndarray, written: Written, logical: np.n
     with np.errstate(over="ignore", invalid="ignore"):
         stored = rows.astype(np.float16)
     logical[written.place] = stored
+    magnitudes = np.abs(stored)
+    largest = float(magnitudes.max(initial=0))
+    if math.isfinite(largest):  # NaN is the largest where there is one
+        return largest, 0
     finite = np.isfinite(stored)
-    return float(np.abs(stored, where=finite, out=np.zeros(stored.shape, np.float16)).max(initial=0)), stored.size - int(np.count_nonzero(finite))
+    return float(magnitudes.max(initial=0, where=finite)), stored.size - int(np.count_nonzero(finite))
 
 

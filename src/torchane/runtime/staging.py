@@ -12,7 +12,7 @@ def in_range(source: np.ndarray, copy: Copy) -> np.ndarray:
     if copy.masks:
         source = _with_masks_in_range(source, copy.masks)
     if copy.is_mask:
-        beyond = np.where(np.isneginf(source), np.float32(EXCLUDED), np.float32(MASKED))
+        beyond = np.where(source == -np.inf, np.float32(EXCLUDED), np.float32(MASKED))
         source = np.where(source <= LEFT_OUT, beyond, source)
     return source
 
