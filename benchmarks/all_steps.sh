@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # A step of every preset beside PyTorch, first steps, and growth: what the README and docs/evidence.md take their figures from.
 #
-#     benchmarks/all_steps.sh [-o FOLDER] [tiny] [stories15m] [stories110m] [gpt2] [qwen3-0.6b] [first] [growth]
+#     benchmarks/all_steps.sh [-o FOLDER] [tiny] [stories15m] [stories110m] [gpt2] [qwen3-0.6b] [first] [growth] [masked]
 #
-# Without names all of them, one after the other: some 20 minutes on two processors with nothing else running (a busy machine is said in each report,
-# as `load`). Reports go to FOLDER (benchmarks/results). Rounds are few where a step is long; of stories110m and larger ones only those variants of
-# PyTorch's are measured that can be its best on a processor with bf16 instructions, and one whose losses are compared.
+# Without names all but `masked`, one after the other: some 20 minutes on two processors with nothing else running (a busy machine is said in each
+# report, as `load`). Reports go to FOLDER (benchmarks/results). Rounds are few where a step is long; of stories110m and larger ones only those variants
+# of PyTorch's are measured that can be its best on a processor with bf16 instructions, and one whose losses are compared. `masked`: stories15m with the
+# instructions of AVX2 alone, ours, PyTorch's and those of the peak alike.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=benchmarks/results
@@ -28,6 +29,10 @@ for name in "${@:-tiny stories15m stories110m gpt2 qwen3-0.6b first growth}"; do
         stories110m) step stories110m --batch-size 4 --seq-len 256 --warmup 2 --rounds 3 --steps 1 "${ours[@]}" "${rivals[@]}" ;;
         gpt2) step gpt2 --warmup 2 --rounds 3 --steps 1 "${ours[@]}" "${rivals[@]}" ;;
         qwen3-0.6b) step qwen3-0.6b --batch-size 1 --seq-len 128 --warmup 2 --rounds 2 --steps 1 "${ours[@]}" --variant eager-bf16 ;;
+        masked)
+            TORCHANE_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+                "$torchane" bench train-step --parts --out "$out/train-step-stories15m-4x256-avx2.json" --preset stories15m --batch-size 4 --seq-len 256 \
+                --rounds 3 --steps 2 --variant twin --variant eager-fp32 --variant inductor-fp32 --variant inductor-max-fp32 ;;
         first)
             presets=(--preset tiny --preset stories15m --preset stories110m --preset gpt2 --preset qwen3-0.6b)
             TORCHANE_CACHE=$(mktemp -d) "$torchane" bench first-step --json "${presets[@]}" | tail -n 1 > "$out/first-step.json" ;;

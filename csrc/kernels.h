@@ -99,6 +99,9 @@ struct Kernels {
     // The largest number of a row, and the sum of e^(number - largest).
     void (*powers_of_row)(const float* a, int64_t n, float* top, float* sum);
     void (*softmax_times)(float* d, const float* a, int64_t n, float top, float factor);  // e^(a - top) * factor
+    // What single ops on fp16 rows would give, each rounded to fp16, in place of a: exp(a - top), whose sum is returned; exp(a - taken) * factor.
+    float (*sum_of_powers)(half_t* a, int64_t n, half_t top);
+    void (*powers_times)(half_t* a, const half_t* taken, const half_t* factor, int64_t n);
     // Updates n numbers of a parameter and its moments; staged: where fp16(param) goes, or null.
     void (*adamw)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, half_t* staged, int64_t n, const AdamW& numbers);
 

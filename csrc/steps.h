@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "half.h"
@@ -146,6 +147,30 @@ struct Attention final : Step {
     void run(const Run& run) const override;
     std::vector<Extent> extents() const override;
     // Throws std::invalid_argument where the parts do not fit each other.
+    void check() const;
+};
+
+// Scores of a slice of a vocabulary, and what a loss over all slices needs of them (capture/vocabulary_ops.py), some rows of scores at a time:
+//
+//     forward     m tokens by n entries     top     the largest score of a row, the target's far below all
+//                                           total   the sum of exp(score - top)
+//                                           own     the target's score, or a number far below all
+//     backward    m entries by n tokens     out     exp(score - taken) * grad, at the target (exp(score - 10000 - taken) - rest) * grad
+//
+// A token's target is given by `code`, (code_size, tokens): the bits of its entry as signs, or zeros. The bits are those of `parts`, the same computed op
+// by op; they run instead where a code is neither, or where numbers are not finite or so far from 0 that this form would not be proven to be theirs.
+struct Vocabulary final : Step {
+    Matmul scores;  // one product, `k` of them summed in one piece
+    bool is_forward;
+    Place code;
+    int64_t code_size;
+    half_t left_out;                // what is added to a target's score
+    Place top, total, own;          // forward: (tokens,) each
+    Place taken, rest, grad, out;   // backward: (tokens,) each, and (m, n)
+    std::vector<std::unique_ptr<Step>> parts;
+    void run(const Run& run) const override;
+    std::vector<Extent> extents() const override;
+    // Throws std::invalid_argument where the sizes do not fit.
     void check() const;
 };
 

@@ -37,6 +37,15 @@ void Tape::append(std::unique_ptr<Step> step, std::vector<std::string> ops) {
     steps_.push_back({std::move(step), std::move(ops)});
 }
 
+std::vector<std::unique_ptr<Step>> Tape::take_last(size_t count) {
+    if (count > steps_.size()) throw std::invalid_argument("tape " + name_ + ": it has fewer steps than are to be taken from it");
+    std::vector<std::unique_ptr<Step>> taken;
+    for (size_t step = steps_.size() - count; step < steps_.size(); ++step)
+        if (steps_[step].step != nullptr) taken.push_back(std::move(steps_[step].step));
+    steps_.resize(steps_.size() - count);
+    return taken;
+}
+
 void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const std::vector<half_t*>& outputs,
                    std::vector<double>* seconds) {
     if (tape.arithmetic_ == Arithmetic::fast && !has_fast())

@@ -28,6 +28,9 @@ public:
     // Throws std::invalid_argument for a step that leaves its spaces.
     void append(std::unique_ptr<Step> step, std::vector<std::string> ops);
 
+    // Takes the last steps away again, for one that holds them. Throws std::invalid_argument where there are not so many.
+    std::vector<std::unique_ptr<Step>> take_last(size_t count);
+
     const std::string& name() const { return name_; }
     const std::vector<Sizes>& inputs() const { return inputs_; }
     const std::vector<Sizes>& outputs() const { return outputs_; }

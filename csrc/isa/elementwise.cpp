@@ -3,9 +3,8 @@
 // References: mil/ops/elementwise.py, unary.py, activation.py.
 #include <math.h>
 
-#include "engine.h"
+#include "isa/nearest.h"
 #include "isa/table.h"
-#include "isa/simd.h"
 
 namespace torchane::TORCHANE_ISA {
 namespace {
@@ -17,30 +16,6 @@ void each(half_t* d, const half_t* a, int64_t n) {
     if (i < n) store_n(d + i, Op::of(load_n(a + i, n - i)), n - i);
 }
 
-// More than the relative error of exp, tanh, sigmoid and silu in fp32: eight units in the last place.
-constexpr float MARGIN = 0x1p-21f;
-
-TORCHANE_INLINE half_t nearest_half(double value) { return float_to_half(to_odd(value)); }
-
-// d holds y rounded from below, for the numbers x.
-template <typename Op>
-__attribute__((noinline)) void settle(half_t* d, vf x, vf y) {
-    float numbers[LANES];
-    half_t above[LANES];
-    store(numbers, x);
-    store(above, y * set1(1.0f + MARGIN));
-    for (int l = 0; l < LANES; ++l)
-        if (d[l] != above[l]) d[l] = nearest_half(Op::exactly(numbers[l]));
-}
-
-template <typename Op>
-TORCHANE_INLINE void nearest_of(half_t* d, vf x) {
-    const vf y = Op::of(x);
-    if (store_and_compare(d, y * set1(1.0f - MARGIN), y * set1(1.0f + MARGIN))) settle<Op>(d, x, y);
-}
-
-// A function whose fp32 result is not exact: where it lies so close to halfway between two fp16 numbers that its error
-// decides, which is once in some 300 numbers, it is computed again in double. (Ziv 1991, doi 10.1145/114697.116813.)
 template <typename Op>
 void each_nearest(half_t* d, const half_t* a, int64_t n) {
     int64_t i = 0;
@@ -81,20 +56,19 @@ TORCHANE_INLINE vf root(vf x) {
 }
 
 struct Abs { static vf of(vf x) { return abs(x); } };
-struct Exp {
-    static vf of(vf x) { return exp(x); }
-    static double exactly(double x) { return ::exp(x); }
-};
 struct Sqrt { static vf of(vf x) { return sqrt(x); } };
 struct Tanh {
+    static constexpr float margin = MARGIN;
     static vf of(vf x) { return tanh(x); }
     static double exactly(double x) { return ::tanh(x); }
 };
 struct Sigmoid {
+    static constexpr float margin = MARGIN;
     static vf of(vf x) { return sigmoid(x); }
     static double exactly(double x) { return 1.0 / (1.0 + ::exp(-x)); }
 };
 struct Silu {
+    static constexpr float margin = MARGIN;
     static vf of(vf x) { return x / (set1(1.0f) + exp(set1(0.0f) - x)); }
     static double exactly(double x) { return x / (1.0 + ::exp(-x)); }
 };

@@ -183,6 +183,21 @@ TORCHANE_INLINE bool store_and_compare(half_t* p, vf a, vf b) {
 #endif
 }
 
+// Each number rounded to fp16 and widened again.
+TORCHANE_INLINE vf through_half(vf v) {
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(to_half(v));
+#elif defined(__AVX2__)
+    return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+    return vcvt_f32_f16(vcvt_f16_f32(v));
+#else
+    half_t h[LANES];
+    store(h, v);
+    return load(h);
+#endif
+}
+
 // Eight fp16 numbers, widened.
 TORCHANE_INLINE void widen8(float* p, v8 h) {
 #if defined(__AVX2__)
@@ -201,9 +216,9 @@ TORCHANE_INLINE void widen8(float* p, v8 h) {
 TORCHANE_INLINE vf larger(vf a, vf b) { return select(unordered(a), a, raw_max(a, b)); }
 TORCHANE_INLINE vf smaller(vf a, vf b) { return select(unordered(a), a, raw_min(a, b)); }
 
-// e^x in fp32, within 2 units in the last place; 0 below -87.3 and infinity above 88.
+// e^x in fp32, within 2 units in the last place, from -87.3 to 88; beyond it stays as it is there, which fp16 rounds to 0 and infinity.
 // x = n ln 2 + r, |r| <= ln 2 / 2, e^r by a polynomial that interpolates at the Chebyshev points.
-TORCHANE_INLINE vf exp(vf x) {
+TORCHANE_INLINE vf bounded_exp(vf x) {
     const vf clamped = raw_max(set1(-87.3f), raw_min(set1(88.0f), x));  // keeps NaN: it is the second operand
     const vf n = nearest(clamped * set1(1.44269504089f));
     vf r = fma(n, set1(-0.693359375f), clamped);  // this part of ln 2 has 9 bits: the product is exact
@@ -213,8 +228,12 @@ TORCHANE_INLINE vf exp(vf x) {
     q = fma(q, r, set1(0.0416665546621f));
     q = fma(q, r, set1(0.166665770256f));
     q = fma(q, r, set1(0.5f));
-    const vf value = times_power_of_2(fma(r * r, q, r) + set1(1.0f), n);
-    const vf above = select(less(set1(88.0f), x), set1(__builtin_inff()), value);
+    return times_power_of_2(fma(r * r, q, r) + set1(1.0f), n);
+}
+
+// The same; 0 below -87.3 and infinity above 88.
+TORCHANE_INLINE vf exp(vf x) {
+    const vf above = select(less(set1(88.0f), x), set1(__builtin_inff()), bounded_exp(x));
     return select(less(x, set1(-87.3f)), set1(0.0f), above);
 }
 

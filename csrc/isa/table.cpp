@@ -10,6 +10,7 @@ Kernels filled() {
     fill_softmax(made);
     fill_staging(made);
     fill_loss(made);
+    fill_vocabulary(made);
     fill_matmul(made);
     fill_few(made);
     fill_optimizer(made);

@@ -10,6 +10,7 @@ void fill_reduce(Kernels& table);
 void fill_softmax(Kernels& table);
 void fill_staging(Kernels& table);
 void fill_loss(Kernels& table);
+void fill_vocabulary(Kernels& table);
 void fill_matmul(Kernels& table);
 void fill_few(Kernels& table);
 void fill_optimizer(Kernels& table);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "loss.h"
@@ -170,6 +171,78 @@ void check_attention(Arithmetic arithmetic, int64_t m, int64_t n, int64_t d) {
         require(arrays[count(result)] == arrays[count(result + 4)], arithmetic == Arithmetic::fast ? "attention in fast arithmetic" : "attention");
 }
 
+// What stands for the ops of a slice of a vocabulary, and must not be asked for here.
+struct Unasked final : Step {
+    void run(const Run&) const override { require(false, "a vocabulary by its ops one by one"); }
+    std::vector<Extent> extents() const override { return {}; }
+};
+
+// A slice of a vocabulary in one step, and op by op: the same bits. Token t's target is entry 3 t; the last tokens have none.
+void check_vocabulary(Arithmetic arithmetic, bool is_forward, int64_t tokens, int64_t entries) {
+    enum { X, WEIGHT, CODE, TAKEN, REST, GRAD, SCORES, FIRST };  // operands, scores, then three results of either way
+    constexpr int64_t CHANNELS = 20, BITS = 15;
+    const half_t left_out = float_to_half(-10000.0f);
+    const int64_t m = is_forward ? tokens : entries, n = is_forward ? entries : tokens, outs = is_forward ? tokens : m * n;
+    std::vector<std::vector<half_t>> arrays;
+    for (int64_t size : {CHANNELS * tokens, entries * CHANNELS, BITS * tokens, tokens, tokens, tokens, m * n, outs, outs, outs, outs, outs, outs})
+        arrays.push_back(numbers(static_cast<size_t>(size)));
+    const auto target = [&](int64_t t) { return t + 5 < tokens && 3 * t < entries ? 3 * t : -1; };
+    for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t bit = 0; bit < BITS; ++bit)
+            arrays[CODE][static_cast<size_t>(bit * tokens + t)] = float_to_half(target(t) < 0 ? 0.0f : target(t) >> bit & 1 ? 1.0f : -1.0f);
+        arrays[REST][static_cast<size_t>(t)] &= 0x7fff;
+    }
+    std::vector<half_t*> spaces;
+    for (std::vector<half_t>& array : arrays) spaces.push_back(array.data());
+    Memory shared;
+    const Run run{spaces, shared, arithmetic};
+    Vocabulary step;
+    step.scores.x = {is_forward ? X : WEIGHT, 0}, step.scores.y = {is_forward ? WEIGHT : X, 0}, step.scores.out = {SCORES, 0};
+    step.scores.m = m, step.scores.n = n, step.scores.k = CHANNELS;
+    step.scores.transpose_x = step.scores.transpose_y = is_forward;
+    step.is_forward = is_forward, step.code = {CODE, 0}, step.code_size = BITS, step.left_out = left_out;
+    step.top = {FIRST, 0}, step.total = {FIRST + 1, 0}, step.own = {FIRST + 2, 0};
+    step.taken = {TAKEN, 0}, step.rest = {REST, 0}, step.grad = {GRAD, 0}, step.out = {FIRST, 0};
+    step.parts.push_back(std::make_unique<Unasked>());
+    step.check();
+    step.run(run);
+    step.scores.run(run);
+    const Kernels& table = kernels(arithmetic);
+    const auto binary = [&](Binary op, half_t a, half_t b) {
+        half_t d;
+        table.binary[static_cast<int>(op)][static_cast<int>(Form::vector_vector)](&d, &a, &b, 1);
+        return d;
+    };
+    const auto power = [&](half_t a) {
+        half_t d;
+        table.unary[static_cast<int>(Unary::exp)](&d, &a, 1);
+        return d;
+    };
+    const half_t zero = 0, one = float_to_half(1.0f);
+    std::vector<half_t> others(static_cast<size_t>(n)), moved(others), powers(others);
+    for (int64_t row = 0; row < m; ++row) {
+        half_t* scores = spaces[SCORES] + row * n;
+        for (int64_t column = 0; column < n; ++column) {
+            const int64_t t = is_forward ? row : column, entry = is_forward ? column : row;
+            const half_t is_target = target(t) == entry ? one : zero, gap = binary(Binary::mul, is_target, left_out);
+            const size_t i = static_cast<size_t>(column);
+            others[i] = binary(Binary::add, scores[column], gap);
+            moved[i] = binary(Binary::add, scores[column], binary(Binary::sub, left_out, gap));
+            if (is_forward) continue;
+            const half_t e = power(binary(Binary::sub, others[i], spaces[TAKEN][t]));
+            const half_t less = binary(Binary::sub, e, binary(Binary::mul, is_target, spaces[REST][t]));
+            spaces[FIRST + 3][row * n + column] = binary(Binary::mul, less, spaces[GRAD][t]);
+        }
+        if (!is_forward) continue;
+        const auto folded = [&](Reduction reduction, const std::vector<half_t>& of) { return float_to_half(table.row[static_cast<int>(reduction)](of.data(), n)); };
+        const half_t top = folded(Reduction::max, others);
+        for (size_t i = 0; i < others.size(); ++i) powers[i] = power(binary(Binary::sub, others[i], top));
+        spaces[FIRST + 3][row] = top, spaces[FIRST + 4][row] = folded(Reduction::sum, powers), spaces[FIRST + 5][row] = folded(Reduction::max, moved);
+    }
+    for (int result = FIRST; result < FIRST + (is_forward ? 3 : 1); ++result)
+        require(arrays[static_cast<size_t>(result)] == arrays[static_cast<size_t>(result + 3)], is_forward ? "a slice of a vocabulary" : "its gradient");
+}
+
 void check_transpose(int64_t rows, int64_t columns) {
     std::vector<half_t> x = numbers(static_cast<size_t>(rows * columns)), out(x.size());
     Copy step;
@@ -277,6 +350,7 @@ int main() {
         check_matmul(arithmetic, 9, 20, 2100, false, false);
         check_attention(arithmetic, 130, 130, 20);
         check_attention(arithmetic, 100, 333, 12);
+        for (bool is_forward : {true, false}) check_vocabulary(arithmetic, is_forward, 37, 203);
     }
     check_transpose(65, 130);
     check_reductions();

@@ -182,7 +182,7 @@ def test_a_steps_traffic_is_what_it_reads_and_writes():
 
 
 @pytest.mark.parametrize(("ops", "part"), [
-    (["matmul"], "products"), (["conv", "add"], "products"), (["softmax"], "attention"), (["matmul", "add", "softmax", "matmul"], "attention"), (["matmul", "matmul"], "attention"), (["mul", "reduce_sum", "rsqrt"], "norms"),
+    (["matmul"], "products"), (["conv", "add"], "products"), (["softmax"], "attention"), (["matmul", "add", "softmax", "matmul"], "attention"), (["matmul", "matmul"], "attention"), (["matmul", "maximum", "matmul", "exp", "reduce_sum"], "products"), (["mul", "reduce_sum", "rsqrt"], "norms"),
     (["transpose"], "moves"), (["slice_by_index", "concat"], "moves"), (["mul", "transpose"], "element-wise"), (["silu"], "element-wise"),
 ])  # fmt: skip
 def test_a_step_of_a_tape_belongs_to_the_part_that_its_ops_say(ops, part):
@@ -209,6 +209,14 @@ def test_without_a_compiler_inductor_is_not_tried(monkeypatch):
     monkeypatch.setattr(bench_turns, "has_cpp_compiler", lambda: False)
     assert "needs a C++ compiler" in bench_turns.why_not("inductor-bf16")
     assert bench_turns.why_not("eager-bf16") is None
+
+
+def test_instructions_that_the_environment_leaves_out_are_said_with_those_of_the_other_side():
+    masks = dict.fromkeys(bench.MASKS, "avx2")
+    assert bench.masked({**masks, "PATH": "/bin"}) == masks and bench.masked({"TORCHANE_ISA": ""}) == {}
+    assert "say nothing" not in bench.masks_line(masks) and "ONEDNN_MAX_CPU_ISA=avx2" in bench.masks_line(masks)
+    line = bench.masks_line({"TORCHANE_ISA": "avx2"})
+    assert "ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA, MKL_ENABLE_INSTRUCTIONS not set" in line and "say nothing" in line
 
 
 def test_unknown_names_list_the_known():

@@ -12,7 +12,7 @@ threads together, which other programs' work does not lengthen.
 
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def bench_train_step(
         "seq_len": sizes[1],
         "threads": sizes[2],
         "isa": native.get_isa() if native.is_built() else None,
+        "masked": masked(os.environ),
         "warmup_steps": warmup,
         "rounds": rounds,
         "steps_per_round": steps,
@@ -98,6 +99,21 @@ def _parts(process: Process, steps: int, peak: Peak, stack: ExitStack, said: Sai
         answer["parts"], macs=process.macs, parameters=answer["parameters"], scores=answer["scores"],
         flops=peak.of(process.work.variant), bytes_per_s=peak.bytes_per_s,
     )  # fmt: skip
+
+
+#: Variables that keep kernels from instructions of the processor: ours, and those of PyTorch's own, of oneDNN, of MKL.
+MASKS = ("TORCHANE_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+
+
+def masked(environment: Mapping[str, str]) -> dict[str, str]:
+    """Which of MASKS are set, and to what. Everything that is measured has them, peaks too."""
+    return {name: environment[name] for name in MASKS if environment.get(name)}
+
+
+def masks_line(masks: Mapping[str, str]) -> str:
+    missing = [name for name in MASKS if name not in masks]
+    line = "instructions that the environment leaves out, in steps and in the peak alike: " + ", ".join(f"{name}={value}" for name, value in masks.items())
+    return line + (f". {', '.join(missing)} not set: kernels of the two sides may use different instructions, and the ratios say nothing" if missing else "")
 
 
 def require_variants(variants: Sequence[str]) -> None:
@@ -180,6 +196,7 @@ def to_table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['preset']}: batch {report['batch_size']} x {report['seq_len']} tokens, {report['threads']} threads",
         f"torch {report['torch']} on {report['processor']}, kernels of ours: {report['isa']}; load {report['load'][0]:.1f} to {report['load'][1]:.1f}",
+        *([masks_line(report["masked"])] if report["masked"] else []),
         f"{'':19}{'tokens/s':>10}{'ms':>10}{'10-90 %':>18}{'CPU ms':>10}{'peak MB':>10}{'first step':>12}{'of peak':>9}{'steps':>7}",
     ]
     for result in report["results"]:

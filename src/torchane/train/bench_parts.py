@@ -92,6 +92,8 @@ class PartTimer(Observer):
 
 def part_of(ops: Sequence[str]) -> str:
     """The part that a step of the twin's tape belongs to, by the MIL ops that it computes at once."""
+    if "exp" in ops and "matmul" in ops:
+        return "products"  # scores of a slice of a vocabulary, and what a loss reads of them
     if "softmax" in ops or list(ops).count("matmul") > 1:
         return "attention"
     if "matmul" in ops or "conv" in ops:

@@ -16,7 +16,7 @@ def place_scratch(steps: Sequence[TapeStep]) -> int:
     """Sets the offset of every scratch root that reaches memory; returns the size of the arena in numbers."""
     lives: dict[Root, tuple[int, int]] = {}
     for index, step in enumerate(steps):
-        for array in (*step.writes, *step.reads):
+        for array in (*step.writes, *step.reads, *step.aside):
             if array.root.space == SCRATCH:
                 lives[array.root] = (lives.get(array.root, (index, index))[0], index)
     placed: list[tuple[int, int, int, int]] = []  # first and last step, begin and end in the arena

@@ -49,7 +49,7 @@ class Array:
 
 
 class TapeStep(Protocol):
-    """What a tape does at once. `key` orders the steps; `ops` names the MIL ops that it computes."""
+    """What a tape does at once. `key` orders the steps; `ops` names the MIL ops that it computes; `aside` is scratch that it may need meanwhile."""
 
     key: int
     ops: list[str]
@@ -58,6 +58,8 @@ class TapeStep(Protocol):
     def reads(self) -> tuple[Array, ...]: ...
     @property
     def writes(self) -> tuple[Array, ...]: ...
+    @property
+    def aside(self) -> tuple[Array, ...]: ...
     def emit(self, tape: Any) -> None: ...
 
 

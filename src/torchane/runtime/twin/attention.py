@@ -98,6 +98,10 @@ class Attention:
         written = tuple(reader.product.out for reader in self.readers)
         return (*written, self.p) if self.probabilities is not None and self.keeps else written
 
+    @property
+    def aside(self) -> tuple[Array, ...]:
+        return ()
+
     def emit(self, tape: Any) -> None:
         scores = self.probabilities or self.gradient
         assert scores is not None, "one of the two is there"
@@ -109,13 +113,13 @@ class Attention:
             m=m,
             n=n,
             batch=_batch(scores.product),
-            probabilities=None if self.probabilities is None else _product(self.probabilities.product),
+            probabilities=None if self.probabilities is None else packed_product(self.probabilities.product),
             mask=None if mask is None else (mask.place, *_mask_strides(mask, scores.product.out.shape)),
             live=live,
             gap=gap,
             p=self.p.place if self.keeps else None,
-            gradient=None if self.gradient is None else _product(self.gradient.product),
-            readers=[(_product(one.product, 0 if one.is_left else 1), one.of_gradient, one.is_left) for one in self.readers],
+            gradient=None if self.gradient is None else packed_product(self.gradient.product),
+            readers=[(packed_product(one.product, 0 if one.is_left else 1), one.of_gradient, one.is_left) for one in self.readers],
         )
 
 
@@ -268,7 +272,7 @@ def _mask_strides(mask: Array, shape: Shape) -> tuple[Shape, int]:
     return tuple(stride for size, stride in zip(shape[:-2], batch, strict=True) if size != 1), row
 
 
-def _product(product: Call, unread: int | None = None) -> tuple[Any, ...]:
+def packed_product(product: Call, unread: int | None = None) -> tuple[Any, ...]:
     """As Tape.attention takes it; `unread`: the operand that is P or S."""
     values = product.values
     places = [(0, 0) if index == unread else array.place for index, array in enumerate(product.x)]

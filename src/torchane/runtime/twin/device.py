@@ -41,6 +41,7 @@ from torchane.runtime.twin.ops import RULES, Unsupported
 from torchane.runtime.twin.schedule import Call, Schedule
 from torchane.runtime.twin.shared import SHARED, is_large
 from torchane.runtime.twin.turned import turn, turnable
+from torchane.runtime.twin.vocabulary import fuse_vocabulary
 
 #: What numbers may mean; see mil/evaluate.py, mil/engine and mil/fast.py.
 ARITHMETICS = ("exact", "engine", "fast")
@@ -206,6 +207,7 @@ class _Loader:
         held, packed = self._placed_constants(FIRST_PORT + len(program.inputs) + len(program.outputs))
         numbers = {array.root: literal.value for literal, array in self.constants.items()}
         steps = fuse_attention(self.schedule.ordered(), numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
+        steps = fuse_vocabulary(steps, numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
         scratch = place_scratch(steps)
         tape = native.Tape(
             name=self.name,

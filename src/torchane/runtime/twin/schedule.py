@@ -36,6 +36,10 @@ class Call:
     def writes(self) -> tuple[Array, ...]:
         return (self.out,)
 
+    @property
+    def aside(self) -> tuple[Array, ...]:
+        return ()
+
     def emit(self, tape: Any) -> None:
         places = {name: array.place for name, array in zip("xy", self.x)}
         getattr(tape, self.method)(self.ops, **places, out=self.out.place, **self.values)
@@ -63,6 +67,10 @@ class Chain:
     def writes(self) -> tuple[Array, ...]:
         """What leaves the chain; the rest never reaches memory."""
         return tuple(micro.out for micro in self.micros if self._leaves(micro.out.root))
+
+    @property
+    def aside(self) -> tuple[Array, ...]:
+        return ()
 
     def _leaves(self, root: Root) -> bool:
         return root.space != 0 or any(reader is not self for reader in root.readers)
