@@ -1,5 +1,7 @@
 """A slice of a vocabulary's scores in one step has the bits of its ops as steps of their own, and is taken only where it may be."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,10 +20,10 @@ def number(value: float) -> object:
     return literal(np.array(value, np.float16))
 
 
-def scores(b: Builder, tokens: int, entries: int, *, by_token: bool, zero: float = 0.0) -> tuple[object, object, object]:
+def scores(b: Builder, tokens: int, entries: int, *, by_token: bool, zero: float = 0.0, shift: int = 0) -> tuple[object, object, object]:
     """Scores, where the target is, and that times what leaves it out, as the passes write them."""
     x, weight = b.input("x", (1, 1, CHANNELS, tokens)), b.input("weight", (1, 1, entries, CHANNELS))
-    code, codes = b.input("code", (1, 1, CODES, tokens)), ops.code_matrix(entries).numpy().astype(np.float16)[None, None]
+    code, codes = b.input("code", (1, 1, CODES, tokens)), np.roll(ops.code_matrix(entries).numpy(), shift, 1).astype(np.float16)[None, None]
     if by_token:
         made = b.matmul(x=x, y=weight, transpose_x=True, transpose_y=True)
         alike = b.matmul(x=code, y=literal(codes), transpose_x=True, transpose_y=False)
@@ -33,9 +35,9 @@ def scores(b: Builder, tokens: int, entries: int, *, by_token: bool, zero: float
     return made, is_target, b.mul(x=is_target, y=number(ops.LEFT_OUT))
 
 
-def forward(tokens: int, entries: int, zero: float = 0.0) -> Program:
+def forward(tokens: int, entries: int, **other: Any) -> Program:
     b = Builder()
-    made, _, gap = scores(b, tokens, entries, by_token=True, zero=zero)
+    made, _, gap = scores(b, tokens, entries, by_token=True, **other)
     others = b.add(x=made, y=gap)
     top = b.reduce_max(x=others, axes=(3,), keep_dims=True)
     total = b.reduce_sum(x=b.exp(x=b.sub(x=others, y=top)), axes=(3,), keep_dims=True)
@@ -137,7 +139,16 @@ def test_scores_alike_and_zeros_of_either_sign_have_the_bits_of_the_ops(isa: str
 
 def test_other_numbers_in_the_ops_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     require_equal_bits(forward(50, 200, zero=0.5), inputs(50, 200), monkeypatch, is_one=False)
+    require_equal_bits(forward(50, 200, shift=1), inputs(50, 200), monkeypatch, is_one=False)
     require_equal_bits(forward(20, 200), inputs(20, 200), monkeypatch, is_one=False)
+
+
+def test_a_matrix_of_signs_laid_in_another_order_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        matrix = ops.code_matrix(200)
+        patch.setattr(ops, "code_matrix", lambda entries: matrix.T.reshape(CODES, entries))  # the same numbers, row by row
+        program = forward(50, 200)
+    require_equal_bits(program, inputs(50, 200), monkeypatch, is_one=False)
 
 
 def test_scores_that_something_else_reads_stay(monkeypatch: pytest.MonkeyPatch) -> None:

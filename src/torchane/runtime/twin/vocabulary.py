@@ -194,11 +194,12 @@ class _Slice:
         """Requires that the constant operand holds the bits of each entry's number as signs, and that the other one is (size, tokens)."""
         constant = next(array for array in codes.x if array.root in self.constants)
         own = next(array for array in codes.x if array is not constant)
-        held = self.constants[constant.root].reshape(-1)
         signs = ((np.arange(entries)[:, None] >> np.arange(size)) & 1) * 2 - 1
+        wanted = {(entries, size): signs, (size, entries): signs.T}.get(constant.shape[-2:])
         lies_turned = codes.values["transpose_x"] if own is codes.x[0] else not codes.values["transpose_y"]
-        self._require(own.size == size * tokens and lies_turned and constant.is_whole and held.size == signs.size)
-        self._require(any(np.array_equal(held, one.reshape(-1)) for one in (signs, signs.T)) and size != entries and entries <= 1 << size)
+        self._require(own.size == size * tokens and lies_turned and constant.is_whole and constant.size == signs.size)
+        self._require(size != entries and entries <= 1 << size and wanted is not None)
+        self._require(np.array_equal(self.constants[constant.root].reshape(-1), wanted.reshape(-1)))
 
     def _op(self, array: Array, code: str) -> tuple[Array, ...]:
         """The operands of the op that made this, which is `code`."""
