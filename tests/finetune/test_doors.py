@@ -1,12 +1,11 @@
-"""The ways of docs/fine-tuning.md to fine-tune in one's own code, through the programs: a loop, transformers' Trainer, trl, Lightning."""
+"""The ways of docs/fine-tuning.md to fine-tune in one's own code, by its lines, through the programs: a loop, transformers' Trainer, trl, Lightning."""
 
 import pytest
 import tiny
 import torch
 import transformers
-
-from torchane.finetune.adapters import add_adapter, trained
-from torchane.finetune.settings import LoraParameters, LoraSettings
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 pytestmark = [
     pytest.mark.long,
@@ -15,8 +14,17 @@ pytestmark = [
 TOKENS = torch.arange(256).reshape(8, 32) * 5 % 97
 
 
-def adapted():
-    return add_adapter(tiny.model("llama"), LoraSettings(lora_parameters=LoraParameters(rank=4, scale=2.0)), "base").train()
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """adapted() -> PEFT's model, with the same numbers each time."""
+    path = tiny.folder(tmp_path_factory.mktemp("base") / "llama", "llama")
+
+    def make():
+        torch.manual_seed(0)
+        base = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+        return get_peft_model(base, LoraConfig(r=8, lora_alpha=160, target_modules="all-linear")).train()
+
+    return make
 
 
 def compiled(model):
@@ -24,8 +32,12 @@ def compiled(model):
     return model
 
 
+def learned(model):
+    return [param for param in model.parameters() if param.requires_grad]
+
+
 def losses_of_a_loop(model):
-    optimizer, losses = torch.optim.AdamW(trained(model).values(), lr=1e-3), []
+    optimizer, losses = torch.optim.AdamW(learned(model), lr=1e-3), []
     for _ in range(3):
         loss = model(input_ids=TOKENS, labels=TOKENS, use_cache=False).loss
         loss.backward()
@@ -46,21 +58,21 @@ def losses_of_trainer(model, path):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_a_plain_loop_over_a_peft_model_that_was_compiled_in_place():
+def test_a_plain_loop_over_a_peft_model_that_was_compiled_in_place(adapted):
     ours, theirs = losses_of_a_loop(compiled(adapted())), losses_of_a_loop(adapted())
     assert ours == pytest.approx(theirs, rel=0.01) and ours[2] < ours[0]
 
 
-def test_transformers_trainer_with_a_peft_model_that_was_compiled_in_place(tmp_path):
+def test_transformers_trainer_with_a_peft_model_that_was_compiled_in_place(adapted, tmp_path):
     model = compiled(adapted())
     ours, theirs = losses_of_trainer(model, tmp_path / "a"), losses_of_trainer(adapted(), tmp_path / "b")
     assert ours == pytest.approx(theirs, rel=0.01) and ours[2] < ours[0]
-    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)  # else PEFT asks the hub about "base"
+    model.save_pretrained(tmp_path / "adapter")
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
 @pytest.mark.filterwarnings("ignore")  # trl's and its dependencies' own
-def test_trls_trainer_with_a_peft_model_that_was_compiled_in_place(tmp_path):
+def test_trls_trainer_with_a_peft_model_that_was_compiled_in_place(adapted, tmp_path):
     trl = pytest.importorskip("trl", reason="trl is not installed (pip install trl)")
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 
@@ -79,7 +91,7 @@ def test_trls_trainer_with_a_peft_model_that_was_compiled_in_place(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
-def test_lightnings_trainer_with_a_peft_model_that_was_compiled_in_place():
+def test_lightnings_trainer_with_a_peft_model_that_was_compiled_in_place(adapted):
     lightning = pytest.importorskip("lightning", reason="Lightning is not installed (pip install lightning)")
 
     class Module(lightning.LightningModule):
@@ -93,7 +105,7 @@ def test_lightnings_trainer_with_a_peft_model_that_was_compiled_in_place():
             return loss
 
         def configure_optimizers(self):
-            return torch.optim.AdamW(trained(self.model).values(), lr=1e-3)
+            return torch.optim.AdamW(learned(self.model), lr=1e-3)
 
     def losses(model):
         module = Module(model)
