@@ -39,7 +39,7 @@ def eager(model, device, **options):
 
 
 def tune(folder: Path, base: str, data: str, at: int | None, what: str) -> int:
-    """Begins the run or resumes it; where it comes to its end, FOLDER.count says how many calls it made."""
+    """Begins the run or resumes it; where it comes to its end, FOLDER.calls says which calls it made."""
     calls = Calls(None if what in TIMED else at, what)
     request = partial(tuning.Request, device="twin", threads=1)
     if (folder / "training.json").exists():
@@ -53,7 +53,7 @@ def tune(folder: Path, base: str, data: str, at: int | None, what: str) -> int:
             raise
         return FULL
     calls.at = None
-    Path(f"{folder}.count").write_text(str(calls.count))
+    Path(f"{folder}.calls").write_text(" ".join(calls.names))
     return ENDED
 
 

@@ -30,14 +30,19 @@ class Calls:
     """Counts, and at the call number `at` does `what`: "kill", "half" (of a write, then kill), "full" (from then on)."""
 
     def __init__(self, at: int | None, what: str) -> None:
-        self.count, self.at, self.what = 0, at, what
+        self.names: list[str] = []
+        self.at, self.what = at, what
         for name in CALLS:
             # Waiting for the disk would tell nothing: it is the process that dies here.
             setattr(os, name, self._counting(name, (lambda descriptor: None) if name == "fsync" else getattr(os, name)))
 
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
     def _counting(self, name, call):
         def counted(*arguments, **options):
-            self.count += 1
+            self.names.append(name)
             if self.at is None or self.count < self.at:
                 return call(*arguments, **options)
             if self.what == "full":
