@@ -29,7 +29,8 @@ def command(as_json: bool, **options: Any) -> None:
     """Fine-tune a model that you have, on your data, and keep the adapter.
 
     Flags, defaults and data are those of mlx_lm.lora. The adapter's folder is PEFT's. Ctrl-C saves and ends; --resume goes on from
-    there, or from the last checkpoint of a run that was killed, with the same numbers as if it had never stopped.
+    there, or from the last checkpoint of a run that was killed, with the same numbers as if it had never stopped. Nothing that is
+    there is overwritten.
 
     \b
       torchane lora --model Qwen3-0.6B --train --data data/ --iters 600
