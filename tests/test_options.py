@@ -29,7 +29,7 @@ def test_an_option_that_two_commands_share_takes_the_same_values():
     for name in options.shared("train", "backend"):
         one, other = (next(option for option in options.of(command) if option.name == name) for command in ("train", "backend"))
         assert one.allowed == other.allowed, name
-    assert set(options.shared("train", "backend")) == {"device", "dump", "arithmetic", "ranges"}
+    assert set(options.shared("train", "backend")) == {"device", "dump", "arithmetic", "ranges", "recompute"}
 
 
 def test_a_request_has_the_flags_of_train():

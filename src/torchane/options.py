@@ -197,6 +197,9 @@ def _train() -> tuple[Option, ...]:
         Option("arithmetic", here, "choice", f"{_OF_THE_TWIN}  [default: exact]", allowed=ARITHMETICS),
         Option("ranges", here, "choice", "Powers of two that keep every product inside the engine's window. auto: for an engine and its arithmetic.  "
                "[default: auto]", allowed=RANGES),
+        Option("recompute", here, "choice", f"{_RECOMPUTED}. --resume goes on as it was begun.  [default: none]", allowed=RECOMPUTE),
+        Option("timeline", here, "path", "At the end, draw what device and host did in the last step.", allowed=("new file",), metavar="OUT.svg"),
+        Option("trace", here, "path", "The same as trace events, which Perfetto opens.", allowed=("new file",), metavar="OUT.json"),
         Option("audit", here, "flag", "At the end, show what the engine's arithmetic does to one batch; audit.json, audit.svg."),
         Option("threads", here, "number", "CPU threads. The numbers do not depend on it."),
         Option("out", here, "path", "The run folder.  [default: runs/PRESET-N]", metavar="DIR"),

@@ -60,6 +60,18 @@ def test_nothing_is_said_of_a_short_compilation(clock, capsys) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_while_a_step_is_planned_the_plan_waits_and_no_program_is_loaded(clock, capsys) -> None:
+    told = Progress("backward", clock[0], True)
+    clock[0] = 106
+    with progress.planning():
+        told.loaded(1, 6)
+        told.lowered()
+    assert capsys.readouterr().err == "torchane: compiling the backward, 6 s so far: 1 of at most 1 programs. The plan waits for it.\n"
+    clock[0] = 120
+    told.loaded(1, 6)
+    assert capsys.readouterr().err.endswith("1 of 6 programs loaded. The first step waits for it.\n")
+
+
 def test_a_line_after_five_seconds_and_one_every_ten(clock, capsys) -> None:
     told = Progress("backward", clock[0], True)
     for seconds in (2, 6, 9, 15.9, 16.1, 20):

@@ -167,7 +167,7 @@ def test_what_doctor_measured_on_this_machine_is_taken_for_its_chip(plan, tmp_pa
     (("--chip", "m4"), 2, "give one of FILE, --preset and --schedule; there is none"),
     (("x.mil", "--preset", "tiny", "--chip", "m4"), 2, "there are 2"),
     (("x.mil",), 2, "say --chip NAME or --compare"),
-    (("x.mil", "--chip", "m4", "--compare", "m1"), 2, "say --chip NAME or --compare"),
+    (("x.mil", "--chip", "m4", "--compare", "m1"), 2, "--chip and --compare both name chips"),
     (("x.mil", "--compare", ","), 2, "no chip is named"),
     (("x.mil", "--chip", ""), 2, "no chip is named"),
     (("x.mil", "--chip", "M4 Max"), 2, "Did you mean m4max?"),
@@ -234,3 +234,8 @@ def test_what_is_computed_again_takes_less_memory_and_says_so(plan):
 def test_a_step_that_the_chip_does_not_take_names_the_batch_that_it_would(plan):
     code, _, err = plan("--preset", "tiny", "--chip", "m1", "--batch-size", 80)
     assert code == 1 and "Try --batch-size 64." in err
+
+
+def test_both_ways_to_name_chips_and_a_misspelt_schedule_are_refused_with_what_would_work(plan):
+    assert "Write --chip m4, or --compare m1,m5 alone." in plan("x.mil", "--chip", "m4", "--compare", "m1,m5")[2]
+    assert "no schedule is called 'maderix-statik' (did you mean maderix-static?)" in plan("--schedule", "maderix-statik", "--chip", "m4")[2]

@@ -29,6 +29,24 @@ def test_the_last_line_is_one_json_object_and_progress_goes_to_standard_error(to
     assert "step 6/6" in done.err and "sample before training" in done.err and "sample after 6 steps" in done.err
 
 
+@pytest.mark.long
+def test_the_last_step_is_drawn_as_measured_and_what_is_computed_again_is_remembered(torchane_command, small, monkeypatch):
+    monkeypatch.setattr(training, "train", training.train.func)  # on the twin
+    done = torchane_command(*small, "--recompute", "all", "--timeline", "step.svg", "--trace", "step.json")
+    assert done.code == 0 and "The last step is drawn in step.svg and step.json." in done.err
+    events = json.loads(Path("step.json").read_text())["traceEvents"]
+    graphs = [event["args"]["graph"] for event in events if event["ph"] == "X" and event["cat"] == "dispatch"]
+    assert set(graphs) == {"forward", "backward"} and graphs == sorted(graphs, key=("forward", "backward").index)
+    assert "on twin: measured, the last step" in Path("step.svg").read_text()
+    assert json.loads(Path("run/run.json").read_text())["recompute"] == "all"
+
+
+def test_what_is_computed_again_is_the_runs_own(torchane_command, small):
+    torchane_command(*small)
+    refused = torchane_command("train", "--resume", "run", "--recompute", "half")
+    assert refused.code == 2 and "--recompute cannot be given with it" in refused.err
+
+
 def test_without_json_progress_goes_to_standard_output(torchane_command, small):
     done = torchane_command(*(part for part in small if part != "--json"))
     assert done.code == 0 and done.err == ""

@@ -37,3 +37,8 @@ def test_gpt2_is_the_published_one():
 def test_an_unknown_preset_lists_the_known():
     with pytest.raises(UsageError, match="no preset 'huge'.*tiny, stories260k, stories15m, stories42m, stories110m, gpt2, qwen3-0.6b"):
         preset("huge")
+
+
+def test_the_nearest_preset_is_named():
+    with pytest.raises(UsageError, match="no preset 'stories110M' .did you mean stories110m"):
+        preset("stories110M")

@@ -8,7 +8,7 @@ from trace_format import require_valid_trace
 
 from torchane.capture import backend
 from torchane.plan.timeline import to_trace
-from torchane.runtime.timeline import Recorder
+from torchane.runtime.timeline import LastStep, Recorder
 
 
 def test_a_step_is_recorded_as_its_plans_say() -> None:
@@ -28,3 +28,18 @@ def test_a_step_is_recorded_as_its_plans_say() -> None:
     assert starts == sorted(starts) and starts[0] == 0
     assert sum(span.time_s for span in recorder.spans) <= took
     require_valid_trace(to_trace(recorder.spans, "measured"))
+
+
+def test_of_many_steps_the_last_with_a_backward_is_kept() -> None:
+    torch._dynamo.reset()
+    model, recorder = nn.Linear(32, 32), LastStep()
+    compiled = torch.compile(lambda x: model(x), backend=backend.ane, options={"device": "twin", "observers": (recorder,)})
+    x = torch.randn(32, 32)
+    compiled(x)
+    assert recorder.last == ()
+    compiled(x).sum().backward()
+    first = recorder.last
+    compiled(x).sum().backward()
+    compiled(x)  # as a validation does
+    assert len(recorder.last) == len(first) == sum(len(plan.steps) for plan in backend.COMPILED[-1].plans.values())
+    assert recorder.last != first and {span.details["graph"] for span in recorder.last} == {"forward", "backward"}

@@ -16,6 +16,7 @@ from torch import fx, nn
 from torchane.capture import backend, vocabulary
 from torchane.capture.compile_options import Options
 from torchane.capture.compiled import Compiled, also_for, told
+from torchane.capture.progress import planning
 from torchane.capture.torch_private import BackendCompilerFailed, FakeTensorMode, functorch_config
 from torchane.errors import CaptureError, DeviceError, TorchaneError, TorchaneWarning
 from torchane.plan import Plan
@@ -109,7 +110,7 @@ def _compiled(
         raise _Compiled
 
     try:
-        with warnings.catch_warnings(), functorch_config.patch(force_non_lazy_backward_lowering=True):
+        with planning(), warnings.catch_warnings(), functorch_config.patch(force_non_lazy_backward_lowering=True):
             warnings.simplefilter("ignore", TorchaneWarning)  # what the host is left with is told by the caller
             torch.compile(function, backend=recording, dynamic=False, fullgraph=True)(*inputs)
     except BackendCompilerFailed as error:

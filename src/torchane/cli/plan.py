@@ -10,7 +10,7 @@ import click
 
 from torchane.cli.options import Command, takes
 from torchane.cli.signals import load
-from torchane.errors import LegalityError, RunFolderError, UsageError
+from torchane.errors import LegalityError, UsageError, nearest
 
 
 @click.command("plan", cls=Command)
@@ -87,7 +87,9 @@ def _require_fitting(file: Path | None, preset: str | None, **options: object) -
 
 def _pricings(chip: str | None, compare: str | None, measured: Path | None) -> Sequence[Any]:
     plan, points = load("torchane.plan"), load("torchane.chips.points")
-    if (chip is None) == (compare is None):
+    if chip is not None and compare is not None:
+        raise UsageError(f"--chip and --compare both name chips. Write --chip {chip}, or --compare {compare} alone.")
+    if chip is None and compare is None:
         raise UsageError(f"say --chip NAME or --compare NAME,NAME; there are {', '.join(points.machines())}.")
     listed = [chip] if chip is not None else str(compare).split(",")
     names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
@@ -145,24 +147,17 @@ def _verdict(refused: Sequence[Any], doubtful: Sequence[Any]) -> str:
 
 def _draw(graphs: Sequence[Any], pricing: Any, price: Mapping[str, Any], timeline: Path | None, trace: Path | None) -> None:
     """Raises RunFolderError where a file cannot be written."""
-    drawing = load("torchane.plan.timeline")
     if timeline is None and trace is None:
         return
-    spans = drawing.predicted_spans(graphs, pricing)
+    drawing = load("torchane.plan.timeline")
     title = f"{price['preset']}, {price['batch_size'] * price['grad_accum']} x {price['seq_len']} tokens on {pricing.name}: predicted, not measured"
-    try:
-        if timeline is not None:
-            timeline.write_text(drawing.to_svg(spans, title), encoding="utf-8")
-        if trace is not None:
-            trace.write_text(json.dumps(drawing.to_trace(spans, title)), encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(f"{error.filename} cannot be written: {error.strerror}. Choose another file.") from error
+    drawing.draw(drawing.predicted_spans(graphs, pricing), title, timeline, trace)
 
 
 def _price_schedule(name: str | None, pricing: Any) -> dict[str, Any]:
     schedules = load("torchane.plan.schedules").SCHEDULES
     if name not in schedules:
-        raise UsageError(f"no schedule is called {name!r}. There are {', '.join(schedules)}.")
+        raise UsageError(f"no schedule is called {name!r}{nearest(str(name), schedules)}. There are {', '.join(schedules)}.")
     schedule = schedules[name]
     staged, unstaged = schedule.surface_bytes
     price = load("torchane.plan.step").price_programs(

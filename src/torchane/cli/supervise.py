@@ -49,7 +49,7 @@ class Supervised:
 
 
 COMMANDS = {
-    "train": Supervised("out", "run.json", ("device", "threads", "dump", "as_json", "data", "audit")),
+    "train": Supervised("out", "run.json", ("device", "threads", "dump", "as_json", "data", "audit", "timeline", "trace")),
     "lora": Supervised("adapter_path", "training.json", ("device", "threads", "as_json", "model", "data", "test", "test_batches", "report_to", "project_name")),
 }
 

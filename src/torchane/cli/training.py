@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,8 +27,10 @@ from torchane.models.build import CausalLM, build_model
 from torchane.models.files import make_folder, write_text
 from torchane.models.folder import TOKENIZER, load_config
 from torchane.models.presets import Preset, preset
+from torchane.plan.timeline import draw
 from torchane.runtime import wakeful
 from torchane.runtime.devices import auto_choice
+from torchane.runtime.timeline import LastStep
 from torchane.train.audit import audit
 from torchane.train.batches import DatasetBatches, digest
 from torchane.train.engine import EngineModel
@@ -43,7 +46,7 @@ from torchane.train.step import adamw
 
 RUNS = Path("runs")
 SAMPLE_TOKENS = 200
-EXACT, AUTO = "exact", "auto"  # arithmetic and range control unless others are asked for
+EXACT, AUTO, NONE = "exact", "auto", "none"  # arithmetic, range control and what is computed again unless others are asked for
 # A validation window costs a third of a training window, so this share adds a tenth to the time of a run.
 EVAL_SHARE = 0.3
 FEWEST_EVAL_WINDOWS = 8
@@ -73,6 +76,9 @@ CompileModel = Callable[..., CompiledModel]
 def train(request: Request, progress: Progress, compile_model: CompileModel = EngineModel) -> dict[str, Any]:
     """Trains as asked and gives the summary that `--json` prints. Raises TorchaneErrors of every kind."""
     set_threads(request.threads, progress)
+    recorder = LastStep() if request.timeline or request.trace else None
+    if recorder is not None:
+        compile_model = partial(compile_model, observers=(recorder,))
     with ExitStack() as held:
         trainer, about = (_start if request.resume is None else _resume)(request, progress, compile_model, held)
         folder = trainer.folder.path
@@ -82,10 +88,24 @@ def train(request: Request, progress: Progress, compile_model: CompileModel = En
         with StopRequest("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n") as stop:
             result = trainer.run(lambda: stop() or progress.lost is not None)
         _conclude(result, folder, progress)
+        if recorder is not None:
+            _draw(recorder, request, trainer, about, progress)
         if request.audit:
             _audit(trainer, progress)
     summary = {"run": str(folder), "preset": about["preset"], "device": trainer.compiled.device, **asdict(result)}
     return {**summary, "signal": stop.signal if result.interrupted else None}
+
+
+def _draw(recorder: LastStep, request: Request, trainer: Trainer, about: Mapping[str, Any], progress: Progress) -> None:
+    """Raises RunFolderError where a file cannot be written."""
+    if not recorder.last:
+        progress.said("No step was made, so there is no timeline of one.")
+        return
+    settings = trainer.settings
+    rows = settings.batch_size * settings.grad_accum_steps
+    title = f"{about['preset']}, {rows} x {settings.seq_len} tokens on {trainer.compiled.device}: measured, the last step"
+    draw(recorder.last, title, request.timeline, request.trace)
+    progress.said(f"The last step is drawn in {' and '.join(str(path) for path in (request.timeline, request.trace) if path is not None)}.")
 
 
 def set_threads(wanted: int | None, progress: Progress) -> None:
@@ -108,8 +128,8 @@ def _start(
         check_free(request.out)
     config = chosen.config.with_positions(settings.seq_len)
     model = build_model(config, seed=settings.seed)
-    arithmetic, ranges = request.arithmetic or EXACT, request.ranges or AUTO
-    compiled = _compile(model, chosen.name, request, arithmetic, ranges, progress, compile_model)
+    arithmetic, ranges, recompute = request.arithmetic or EXACT, request.ranges or AUTO, request.recompute or NONE
+    compiled = _compile(model, chosen.name, request, arithmetic, ranges, recompute, progress, compile_model)
     out = claim(request.out, chosen.name, held)  # what cannot be written shows before minutes of encoding
     tokenizer = request.tokenizer and Tokenizer.load(request.tokenizer)
     dataset = load_dataset(request.data, config.vocab_size, settings.seed, progress, tokenizer, out)
@@ -120,6 +140,7 @@ def _start(
         "device": compiled.device,
         "arithmetic": arithmetic,
         "ranges": ranges,
+        "recompute": recompute,
         "seed": settings.seed,
         "data": {
             "path": request.data and str(request.data.resolve()),
@@ -166,12 +187,13 @@ def _resume(
         "checkpoint_interval",
         "out",
         "tokenizer",
+        "recompute",
     )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(request, name) is not None]
     if given:
         raise UsageError(
             f"--resume continues a run as it was begun, so {', '.join(given)} cannot be given with it. "
-            "--steps, --data (where the text has moved), --device, --arithmetic, --ranges, --threads, --dump and --json can."
+            "--steps, --data (where the text has moved), --device, --arithmetic, --ranges, --threads, --dump, --timeline, --trace and --json can."
         )
     RunFolder.open(request.resume)  # before a lock is put where no run is
     held.enter_context(RunLock(request.resume))
@@ -186,7 +208,7 @@ def _resume(
         settings = replace(settings, steps=request.steps)
     model = build_model(load_config(folder.path), seed=settings.seed)
     arithmetic, ranges = request.arithmetic or about["arithmetic"], request.ranges or about["ranges"]
-    compiled = _compile(model, chosen, request, arithmetic, ranges, progress, compile_model)
+    compiled = _compile(model, chosen, request, arithmetic, ranges, about.get("recompute", NONE), progress, compile_model)
     path = request.data or (path and Path(path))
     _require_size(path, about["data"]["size_bytes"], folder.path)
     is_text = path is None or token_files(path) is None
@@ -265,11 +287,12 @@ def _compile(
     request: Request,
     arithmetic: str,
     ranges: str,
+    recompute: str,
     progress: Progress,
     compile_model: CompileModel,
 ) -> CompiledModel:
     said = {name: getattr(request, name) for name in options.shared("train", "backend")}
-    compiled = compile_model(model, **{**said, "arithmetic": arithmetic, "ranges": ranges})
+    compiled = compile_model(model, **{**said, "arithmetic": arithmetic, "ranges": ranges, "recompute": recompute})
     if isinstance(compiled, EngineModel):
         compiled.announce = lambda text: progress.said(text[0].upper() + text[1:])
     size = sum(param.numel() for param in model.parameters()) / 1e6

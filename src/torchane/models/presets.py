@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from torchane.errors import UsageError
+from torchane.errors import UsageError, nearest
 from torchane.models.config import Config, GPT2Config, LlamaConfig, Qwen3Config
 
 
@@ -102,5 +102,5 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
 def preset(name: str) -> Preset:
     """The preset of that name. Raises UsageError that lists the names there are."""
     if name not in PRESETS:
-        raise UsageError(f"There is no preset {name!r}. The presets are {', '.join(PRESETS)}.")
+        raise UsageError(f"There is no preset {name!r}{nearest(name, PRESETS)}. The presets are {', '.join(PRESETS)}.")
     return PRESETS[name]

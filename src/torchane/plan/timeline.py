@@ -6,12 +6,15 @@
     host    ████░██░░██░░███      have no price, and stand as spans of no length
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from torchane.chips.points import machine
+from torchane.errors import RunFolderError
 from torchane.plan.constants import Pricing
 from torchane.plan.cost import program_cost
 from torchane.plan.outline import Act, Outline
@@ -47,6 +50,17 @@ def predicted_spans(graphs: Sequence[Outline], pricing: Pricing) -> tuple[Span, 
             else:
                 at, beside_s = at + max(time_s, beside_s), 0.0
     return tuple(sorted(spans, key=lambda span: span.start_s))
+
+
+def draw(spans: Sequence[Span], title: str, timeline: Path | None, trace: Path | None) -> None:
+    """Writes the files that are named. Raises RunFolderError where one cannot be written."""
+    try:
+        if timeline is not None:
+            timeline.write_text(to_svg(spans, title), encoding="utf-8")
+        if trace is not None:
+            trace.write_text(json.dumps(to_trace(spans, title)), encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"{error.filename} cannot be written: {error.strerror}. Choose another file.") from error
 
 
 def _acts(graph: Outline, pricing: Pricing) -> Iterator[tuple[str, Act, float, dict[str, Any]]]:

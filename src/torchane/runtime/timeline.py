@@ -51,3 +51,19 @@ class Recorder(Observer):
 
     def _add(self, span: Span) -> None:
         insort(self.spans, span, key=lambda one: one.start_s)
+
+
+class LastStep(Recorder):
+    """last: the spans of the newest forward whose backward has ended, () before there is one. Forwards without a backward are not kept."""
+
+    last: tuple[Span, ...] = ()
+
+    def before(self, moment: Moment) -> None:
+        if moment.plan.name == "forward" and moment.step is moment.plan.steps[0]:
+            self.clear()
+        super().before(moment)
+
+    def after(self, moment: Moment) -> None:
+        super().after(moment)
+        if moment.plan.name == "backward" and moment.step is moment.plan.steps[-1]:
+            self.last = tuple(self.spans)

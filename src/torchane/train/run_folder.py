@@ -54,7 +54,7 @@ from torchane.models.folder import (
     save_weights,
 )  # fmt: skip
 from torchane.models.tensors import TensorFile
-from torchane.options import ARITHMETICS
+from torchane.options import ARITHMETICS, RECOMPUTE
 from torchane.train.checkpoint import PARAMS, STEP, TrainState, load_checkpoint, save_checkpoint, state_of
 from torchane.train.lock import LOCK
 
@@ -255,6 +255,7 @@ def check_about(about: Mapping[str, Any], source: Path) -> None:
         "preset": isinstance(about.get("preset"), str),
         "arithmetic": about.get("arithmetic") in ARITHMETICS,
         "ranges": about.get("ranges") in ("auto", "on", "off"),
+        "recompute": about.get("recompute", "none") in RECOMPUTE,
         "provenance": isinstance(about.get("provenance"), list),
         "settings": isinstance(about.get("settings"), Mapping),
         "data.path": "path" in data and isinstance(data["path"], str | None) and "\0" not in (data["path"] or ""),
