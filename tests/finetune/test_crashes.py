@@ -26,7 +26,7 @@ SETTINGS = {
     "grad_accumulation_steps": 2, "num_layers": 2, "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.1},
 }  # fmt: skip
 DORA = {"fine_tune_type": "dora", "lora_parameters": {"rank": 4, "scale": 2.0}}
-FULL, PACKING = {"fine_tune_type": "full", "num_layers": 1}, {"packing": True, "max_seq_length": 64}
+WHOLE, PACKING = {"fine_tune_type": "full", "num_layers": 1}, {"packing": True, "max_seq_length": 64}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_run_that_dies_at_any_call_ends_with_the_same_bits(tune, tmp_path, who
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("changes", [{}, DORA, FULL, PACKING], ids=["lora", "dora", "full", "packing"])
+@pytest.mark.parametrize("changes", [{}, DORA, WHOLE, PACKING], ids=["lora", "dora", "full", "packing"])
 def test_thirty_kills_at_random_seconds_end_with_the_same_bits(places, tmp_path, changes):
     """A checkpoint after each iteration, so that many of the kills meet one that is being written."""
     data, whole, folder = tmp_path / "data", tmp_path / "whole", tmp_path / "run"
@@ -159,7 +159,7 @@ def copies(changes, saves: int = 30) -> int:
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("changes", [{}, DORA, FULL, PACKING, {"quantize": 4}], ids=["lora", "dora", "full", "packing", "quantized"])
+@pytest.mark.parametrize("changes", [{}, DORA, WHOLE, PACKING, {"quantize": 4}], ids=["lora", "dora", "full", "packing", "quantized"])
 def test_thirty_kills_at_random_moments_leave_the_bits_of_a_run_that_nothing_stopped(tmp_path, changes):
     """On the twin, whose loss scale and programs must come back, too. A base of one block, which each resumed run compiles anew."""
     data, whole, folder = tmp_path / "data", tmp_path / "whole", tmp_path / "run"

@@ -1,5 +1,6 @@
 """One process at a time, the other one named, and nothing of a stranger's touched."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -87,3 +88,16 @@ def test_a_lock_that_was_given_back_while_one_waited_is_taken_anew(tmp_path, mon
         assert (tmp_path / ".lock").exists()
         with pytest.raises(RunFolderError, match="in use"), RunLock(tmp_path):
             pass
+
+
+def test_a_full_disk_is_said_and_leaves_no_lock(tmp_path, monkeypatch):
+    def write(descriptor, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(RunFolderError, match=r"\.lock could not be written: No space left on device"), RunLock(tmp_path):
+            pass
+    assert os.listdir(tmp_path) == []
+    with RunLock(tmp_path):
+        pass

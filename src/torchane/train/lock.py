@@ -36,13 +36,20 @@ class RunLock:
     def __enter__(self) -> Self:
         while self._descriptor is None:
             self._descriptor = self._take()
-        os.ftruncate(self._descriptor, 0)
-        write_all(self._descriptor, json.dumps(_myself()).encode())
+        try:
+            os.ftruncate(self._descriptor, 0)
+            write_all(self._descriptor, json.dumps(_myself()).encode())
+        except OSError as error:
+            self._give_back()
+            raise write_error(self.folder / LOCK, error) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
         assert self._descriptor is not None
         with contextlib.suppress(FileNotFoundError):  # the user removed the folder meanwhile
             os.unlink(self.folder / LOCK)
