@@ -26,8 +26,8 @@ def train_step(device: str, preset: str, variants: tuple[str, ...], parts: bool,
     torch.compile (default and max-autotune), in float32 and under bf16 autocast. Each variant is a process of its own, so
     that peak memory can be told; their steps are interleaved, so that noise falls on all. A variant of PyTorch's that takes
     1.5 times as long as its best one is timed once, by itself; so are all that memory cannot hold beside each other. Where one
-    of the first 20 losses of ours is more than 1 % from PyTorch's in fp32, the command fails; twin-fast may be as far as
-    PyTorch's own autocast to bf16 is.
+    of the first 20 losses of ours is more than 1 % from PyTorch's in fp32, the command fails after its table; twin-fast may be as
+    far as PyTorch's own autocast to bf16 is.
 
     \b
     torchane bench train-step --preset stories15m
@@ -51,6 +51,7 @@ def train_step(device: str, preset: str, variants: tuple[str, ...], parts: bool,
         click.echo(f"written: {bench.save(report, out)}", err=True)
     if as_json:
         click.echo(json.dumps(report))
+    bench.require_alike(report)
 
 
 @command.command("first-step", cls=Command)

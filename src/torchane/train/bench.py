@@ -7,9 +7,10 @@ threads together, which other programs' work does not lengthen.
 
     ratios   how many times as fast as PyTorch's best variant, round by round: median, least and most
     peak     the fastest product of matrices that fit the cache, in this process, between the rounds: what a step's multiply-adds are a share of
-    losses   of 20 steps, with the same masks of dropout, those of PyTorch within 1 %: else nothing is reported, for something else was computed
+    losses   of 20 steps, with the same masks of dropout, those of PyTorch within 1 %: else the report says that they part, and the command fails
 """
 
+import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,7 @@ def bench_train_step(
 ) -> dict[str, Any]:
     """Measures rounds x steps steps of every variant; gives conditions and results as JSON takes them.
     parts: also where the twin's time goes. Raises UsageError for an unknown preset or variant, DeviceError for a device that is not
-    there, NumericsError where losses part. A variant of PyTorch that cannot run is listed with the reason.
+    there. A variant of PyTorch that cannot run is listed with the reason. Whether losses part is for `require_alike` to say.
     """
     require_variants(variants)
     training = preset(name).training
@@ -63,7 +64,7 @@ def bench_train_step(
     turns = Turns(warmup, rounds, steps, [reference or "", *([AUTOCAST] if FAST in variants else [])], said, peak.measure)
     with ExitStack() as stack:
         turns.take([Work(variant, name, *sizes) for variant in variants], stack)
-        gaps = loss_gaps(turns.timed, reference)
+        gaps, parted = loss_gaps(turns.timed, reference)
         where = {one.work.variant: _parts(one, steps, peak, stack, said) for one in turns.timed if parts and one.work.variant.startswith("twin")}
     by_variant = {process.work.variant: process.result(peak.of(process.work.variant)) for process in turns.timed}
     return {
@@ -83,7 +84,7 @@ def bench_train_step(
         "peak_gflops": peak.to_dict(),
         "memory_gb_per_s": peak.bytes_per_s / 1e9,
         "ratios": ratios(turns.timed),
-        "losses": {"reference": reference, "steps": COMPARED_STEPS, "largest_gap": gaps},
+        "losses": {"reference": reference, "steps": COMPARED_STEPS, "largest_gap": gaps, "parted": parted},
         **({"parts": where} if parts else {}),
         "results": [by_variant.get(one) or {"variant": one, "skipped": turns.skipped[one]} for one in variants],
     }
@@ -132,24 +133,31 @@ def reference_of(variants: Sequence[str], draws: bool) -> str | None:
     return min(theirs, key=lambda one: (one.bf16, one.mode is not None)).name if theirs else None
 
 
-def loss_gaps(timed: Sequence[Process], reference: str | None) -> dict[str, float]:
-    """The largest relative gap between a loss and the reference's of the same step, of ours and of eager-bf16, by variant.
-    Raises NumericsError where one of ours is more than 1 %; products of bf16 numbers may be as far as PyTorch's own autocast to bf16 is."""
+def loss_gaps(timed: Sequence[Process], reference: str | None) -> tuple[dict[str, float | None], list[str]]:
+    """The largest relative gap between a loss and the reference's of the same step, of ours and of eager-bf16, by variant, None where a loss is not
+    finite; and a sentence for each of ours that is more than 1 % off: products of bf16 numbers may be as far as PyTorch's own autocast to bf16 is."""
     theirs = next((process for process in timed if process.work.variant == reference), None)
     if theirs is None:
-        return {}
+        return {}, []
     compared = [one for one in timed if one is not theirs and one.work.variant in (*_ARITHMETIC, AUTOCAST)]
     gaps = {one.work.variant: _gaps(one, theirs) for one in compared}
+    parted = []
     for process in compared:
         variant = process.work.variant
         bar = max([LARGEST_GAP, *gaps.get(AUTOCAST, ())]) if variant == FAST else LARGEST_GAP
         step = next((step for step, gap in enumerate(gaps[variant]) if not gap <= bar), None)
         if step is not None and variant != AUTOCAST:
-            raise NumericsError(
+            parted.append(
                 f"{variant}: the loss of step {step} is {process.losses[step]:.6g}, and {reference} has {theirs.losses[step]:.6g}: more than "
-                f"{100 * bar:.2g}% apart, so that their times cannot be compared. Please report it with the command."
+                f"{100 * bar:.2g}% apart, so that their times cannot be compared."
             )
-    return {variant: max(by_step) for variant, by_step in gaps.items()}
+    return {variant: max(by_step) if all(map(math.isfinite, by_step)) else None for variant, by_step in gaps.items()}, parted
+
+
+def require_alike(report: dict[str, Any]) -> None:
+    """Raises NumericsError where losses part: something else was computed."""
+    if parted := report["losses"]["parted"]:
+        raise NumericsError(" ".join([*parted, "Please report it with the command."]))
 
 
 def _gaps(process: Process, theirs: Process) -> list[float]:
@@ -218,7 +226,9 @@ def to_table(report: dict[str, Any]) -> str:
             + f"), {ratio['processor']:.2f} by processor time, with {ratio['peak_memory']:.2f} times its peak memory"
         )
     compared = report["losses"]
-    lines += [f"losses of {compared['steps']} steps: {one} within {gap:.3%} of {compared['reference']}" for one, gap in compared["largest_gap"].items()]
+    lines += [f"losses part: {text}" for text in compared["parted"]]
+    for one, gap in compared["largest_gap"].items():
+        lines.append(f"losses of {compared['steps']} steps: {one} " + (f"within {gap:.3%} of {compared['reference']}" if gap is not None else "not all finite"))
     if not compared["largest_gap"] and report["ratios"]:
         lines.append("losses were compared with nothing: no variant of PyTorch's that draws the same masks of dropout was measured")
     peaks = ", ".join(f"{kind} {gflops:,.0f}" for kind, gflops in report["peak_gflops"].items())

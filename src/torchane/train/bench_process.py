@@ -1,6 +1,7 @@
 """A variant's process as the benchmark sees it: started, asked for steps, ended.    See bench.py and bench_worker.py."""
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -93,7 +94,7 @@ class Process:
             "in_turns": self.in_turns,
             "first_step_s": self.first_step_s,
             "peak_memory_bytes": self.peak_memory_bytes,
-            "last_loss": self.losses[-1],
+            "last_loss": self.losses[-1] if math.isfinite(self.losses[-1]) else None,
             "macs": self.macs or None,
             "share_of_peak": 2 * self.macs / median_s / peak_flops if self.macs else None,
         }
