@@ -74,4 +74,15 @@ Floats floats(nb::handle array, const char* what, bool writable) {
     return {static_cast<float*>(view.data), product(view.sizes)};
 }
 
+Numbers numbers(nb::handle array, const char* what) {
+    if (!nb::isinstance<nb::tuple>(array)) {
+        const Floats found = floats(array, what, false);
+        return {found.first, nullptr, found.second, 1.0f};
+    }
+    const nb::tuple pair = nb::cast<nb::tuple>(array);
+    if (pair.size() != 2) throw DeviceFault(std::string(what) + " is a tuple of " + std::to_string(pair.size()) + "; an fp16 array and its factor are needed.");
+    const Sizes sizes = strided(pair[0], what, false, false).sizes;
+    return {nullptr, dense_half(pair[0], sizes, what, false), product(sizes), static_cast<float>(nb::cast<double>(pair[1]))};
+}
+
 }  // namespace torchane

@@ -28,4 +28,7 @@ half_t* dense_half(nanobind::handle array, const Sizes& sizes, const std::string
 // A dense fp32 array.
 Floats floats(nanobind::handle array, const char* what, bool writable);
 
+// A dense fp32 array, or a pair of a dense fp16 one and the number that each of its numbers is multiplied by.
+Numbers numbers(nanobind::handle array, const char* what);
+
 }  // namespace torchane

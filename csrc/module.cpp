@@ -350,10 +350,11 @@ void bind_staging(nb::module_& m) {
         return checksums(pieces);
     }, "arrays"_a, "Of the bytes of each dense array of a list, 64 bits; the same for any number of threads.");
     m.def("sum_of_squares", [](const nb::list& arrays) {
-        const std::vector<Floats> all = all_floats(arrays, false);
+        std::vector<Numbers> all;
+        for (nb::handle array : arrays) all.push_back(numbers(array, "an array"));
         nb::gil_scoped_release released;
         return sum_of_squares(all);
-    }, "arrays"_a, "Over all numbers of dense fp32 arrays, in double, in a fixed order.");
+    }, "arrays"_a, "Over all numbers of dense arrays, each fp32 or a pair of fp16 and its factor, in double, in a fixed order.");
     m.def("mean", [](nb::handle array) {
         const std::vector<Floats> one{floats(array, "the array", false)};
         if (one[0].second == 0) throw DeviceFault("mean: the array is empty.");
@@ -370,18 +371,14 @@ void bind_staging(nb::module_& m) {
 Updated updated(nb::handle item) {
     const nb::tuple fields = nb::cast<nb::tuple>(item);
     if (fields.size() != 5) throw DeviceFault("a parameter is (param, grad, exp_avg, exp_avg_sq, staged or None), not " + std::to_string(fields.size()) + " values.");
-    const char* const names[] = {"param", "grad", "exp_avg", "exp_avg_sq"};
-    float* data[4];
-    int64_t size = 0;
-    for (size_t i = 0; i < 4; ++i) {
-        const Floats found = floats(fields[i], names[i], i != 1);
-        data[i] = found.first;
-        if (i > 0 && found.second != size)
-            throw DeviceFault(std::string(names[i]) + " holds " + std::to_string(found.second) + " numbers and param " + std::to_string(size) + "; they must be as many.");
-        size = found.second;
-    }
-    half_t* staged = fields[4].is_none() ? nullptr : dense_half(fields[4], {size}, "staged", true);
-    return {data[0], data[1], data[2], data[3], staged, size};
+    const Floats param = floats(fields[0], "param", true), exp_avg = floats(fields[2], "exp_avg", true), exp_avg_sq = floats(fields[3], "exp_avg_sq", true);
+    const Numbers grad = numbers(fields[1], "grad");
+    const std::pair<const char*, int64_t> sizes[] = {{"grad", grad.size}, {"exp_avg", exp_avg.second}, {"exp_avg_sq", exp_avg_sq.second}};
+    for (const auto& [name, size] : sizes)
+        if (size != param.second)
+            throw DeviceFault(std::string(name) + " holds " + std::to_string(size) + " numbers and param " + std::to_string(param.second) + "; they must be as many.");
+    half_t* staged = fields[4].is_none() ? nullptr : dense_half(fields[4], {param.second}, "staged", true);
+    return {param.first, grad, exp_avg.first, exp_avg_sq.first, staged};
 }
 
 void bind_optimizer(nb::module_& m) {
@@ -397,7 +394,8 @@ void bind_optimizer(nb::module_& m) {
         adamw(params, numbers);
     }, "params"_a, nb::kw_only(), "step"_a, "lr"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a, "grad_factor"_a = 1.0,
        "One step of AdamW for each (param, grad, exp_avg, exp_avg_sq, staged): dense fp32 arrays of one size, of which grad is read, times grad_factor, "
-       "and the others are changed; staged, a flat fp16 array or None, gets the new param.");
+       "and the others are changed; grad may be a pair of an fp16 array and its factor; staged, a flat fp16 array or None, gets the new param, and may be "
+       "where an fp16 grad lies.");
 }
 
 using Targets = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;

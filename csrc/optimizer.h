@@ -4,17 +4,18 @@
 #include <vector>
 
 #include "kernels.h"
+#include "staging.h"
 
 namespace torchane {
 
-// One parameter: grad is read, the others are changed. staged: where fp16(param) goes, or null; all hold `size` numbers.
+// One parameter: its gradient is read, the others are changed. staged: where fp16(param) goes, or null; it may be where the gradient lies, since
+// each number is read before it is written.
 struct Updated {
     float* param;
-    const float* grad;
+    Numbers grad;
     float* exp_avg;
     float* exp_avg_sq;
     half_t* staged;
-    int64_t size;
 };
 
 // The same bits for any number of threads and on every instruction set.

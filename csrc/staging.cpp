@@ -194,12 +194,12 @@ void for_all(size_t jobs, Count tasks_of, Work work) {
 constexpr int64_t SUMMED = 1 << 16;  // numbers whose sum joins the others in order
 
 // The sum of what `kernel` gives for each block of each array, in the order of the arrays.
-double in_order(const std::vector<Floats>& arrays, double (*kernel)(const float*, int64_t)) {
+double in_order(const std::vector<Numbers>& arrays, double (*kernel)(const float*, int64_t)) {
     std::vector<std::vector<double>> partial(arrays.size());
-    for (size_t a = 0; a < arrays.size(); ++a) partial[a].resize(static_cast<size_t>(ceil_div(arrays[a].second, SUMMED)));
+    for (size_t a = 0; a < arrays.size(); ++a) partial[a].resize(static_cast<size_t>(ceil_div(arrays[a].size, SUMMED)));
     for_all(arrays.size(), [&](size_t a) { return static_cast<int64_t>(partial[a].size()); }, [&](size_t a, int64_t block) {
-        const int64_t begin = block * SUMMED;
-        partial[a][static_cast<size_t>(block)] = kernel(arrays[a].first + begin, std::min(SUMMED, arrays[a].second - begin));
+        const int64_t begin = block * SUMMED, n = std::min(SUMMED, arrays[a].size - begin);
+        partial[a][static_cast<size_t>(block)] = kernel(floats_of(arrays[a], begin, n), n);
     });
     double total = 0;
     for (const auto& blocks : partial)
@@ -302,9 +302,20 @@ Scan scan(const View& from) {
     return seen;
 }
 
-double sum_of_squares(const std::vector<Floats>& arrays) { return in_order(arrays, kernels().sum_of_squares); }
+const float* floats_of(const Numbers& numbers, int64_t begin, int64_t n) {
+    if (numbers.half == nullptr) return numbers.whole + begin;
+    float* widened = thread_memory().take<float>(static_cast<size_t>(n) * sizeof(float));
+    kernels().widen(widened, numbers.half + begin, n, numbers.scale);
+    return widened;
+}
 
-double sum(const std::vector<Floats>& arrays) { return in_order(arrays, kernels().sum); }
+double sum_of_squares(const std::vector<Numbers>& arrays) { return in_order(arrays, kernels().sum_of_squares); }
+
+double sum(const std::vector<Floats>& arrays) {
+    std::vector<Numbers> all;
+    for (const Floats& one : arrays) all.push_back({one.first, nullptr, one.second, 1.0f});
+    return in_order(all, kernels().sum);
+}
 
 void scale_in_place(const std::vector<Floats>& arrays, float factor) {
     for_all(arrays.size(), [&](size_t a) { return ceil_div(arrays[a].second, SUMMED); }, [&](size_t a, int64_t block) {

@@ -37,9 +37,19 @@ Scan scan(const View& from);
 using Bytes = std::pair<const unsigned char*, int64_t>;
 std::vector<uint64_t> checksums(const std::vector<Bytes>& pieces);
 
+// A dense array of numbers, fp32 as they are or fp16 times `scale`.
+struct Numbers {
+    const float* whole;
+    const half_t* half;
+    int64_t size;
+    float scale;
+};
+// n of them as fp32, widened into the calling thread's memory where they are fp16.
+const float* floats_of(const Numbers& numbers, int64_t begin, int64_t n);
+double sum_of_squares(const std::vector<Numbers>& arrays);  // in double
+
 // Dense fp32 arrays.
 using Floats = std::pair<float*, int64_t>;
-double sum_of_squares(const std::vector<Floats>& arrays);  // in double
 double sum(const std::vector<Floats>& arrays);             // in double
 void scale_in_place(const std::vector<Floats>& arrays, float factor);
 

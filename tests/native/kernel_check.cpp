@@ -301,7 +301,7 @@ void check_optimizer() {
     const std::vector<float> before = param, moment = exp_avg, square = exp_avg_sq;
     std::vector<half_t> staged(SIZE);
     const AdamW numbers{0.5f, 0.1f, 0.95f, 0.05f, 2.0f, 1e-8f, 0.01f, 0.999f};
-    adamw({{param.data(), grad.data(), exp_avg.data(), exp_avg_sq.data(), staged.data(), SIZE}}, numbers);
+    adamw({{param.data(), {grad.data(), nullptr, SIZE, 1.0f}, exp_avg.data(), exp_avg_sq.data(), staged.data()}}, numbers);
     for (size_t i = 0; i < SIZE; ++i) {
         const double g = 0.5 * static_cast<double>(grad[i]), m = moment[i] + 0.1 * (g - moment[i]), v = 0.95 * square[i] + 0.05 * g * g;
         const double want = 0.999 * before[i] - 0.01 * m / (std::sqrt(v) * 2 + 1e-8);

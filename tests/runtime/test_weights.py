@@ -23,8 +23,12 @@ def weights() -> Weights:
     return Weights()
 
 
+def new(shape):
+    return TwinDevice().allocate(TensorType(FP16, shape))
+
+
 def stage(weights: Weights, name: str, version: int):
-    surface = weights.surface(name, SHAPE, TwinDevice())
+    surface = weights.surface(name, SHAPE, new)
     weights.staged(name, surface, version, Placed(version))
     return surface
 
@@ -48,7 +52,7 @@ def test_what_another_run_staged_since_cannot_be_read(weights) -> None:
 def test_what_is_being_staged_cannot_be_read(weights) -> None:
     version = weights.new_version()
     stage(weights, "w", version)
-    weights.surface("w", SHAPE, TwinDevice())
+    weights.surface("w", SHAPE, new)
     with pytest.raises(StaleWeightError, match="holds nothing"):
         weights.read("w", version)
 

@@ -1,6 +1,7 @@
 """AdamW that stages for the next forward: torch's state and results, and no stale weight."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from test_step import CONFIG, SETTINGS, batch
 from torch import nn
 
 from torchane import native
+from torchane.capture import backend
 from torchane.models.llama import LlamaForCausalLM
 from torchane.train.engine import EngineModel
 from torchane.train.optimizer import StagingAdamW
@@ -118,3 +120,65 @@ def test_a_backward_behind_an_update_is_refused_as_in_eager_mode(engine) -> None
     optimizer.update()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         waiting.backward()
+
+
+def trained(steps=4, plain=False, scale=None, **options):
+    """Losses, norms and weights of a few steps; how many gradients were read in surfaces. plain: none is."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(CONFIG)
+    compiled = EngineModel(model, "twin", **options)
+    optimizer = adamw(model, SETTINGS, compiled)
+    seen, real = [], optimizer._in_surface
+    optimizer._in_surface = lambda param: (seen.append(real(param)), seen[-1])[1]
+    if plain:
+        optimizer.reading_surfaces = nullcontext
+    found = []
+    for step in range(steps):
+        if scale is not None and step == 2:
+            for _, one in compiled._scales:
+                one.target = scale
+        found.append(train_step(compiled, optimizer, batch(), 0.5))
+    assert all(param.grad is None or param.grad.dtype == torch.float32 for param in model.parameters())
+    return found, [param.detach().clone() for param in model.parameters()], sum(one is not None for one in seen)
+
+
+@pytest.mark.parametrize("options", [{}, {"ranges": "on"}])
+def test_gradients_read_in_surfaces_give_the_bits_of_those_that_are_tensors(options) -> None:
+    ours, ours_params, in_surfaces = trained(**options)
+    plain, plain_params, none = trained(plain=True, **options)
+    assert in_surfaces and not none
+    assert ours == plain and all(torch.equal(a, b) for a, b in zip(ours_params, plain_params, strict=True))
+
+
+def test_a_backward_that_overflows_stages_again_what_it_had_given_back() -> None:
+    """A loss scale of 2^40 holds no gradient: the backward runs again with smaller ones."""
+    ours, ours_params, in_surfaces = trained(scale=40)
+    plain, plain_params, _ = trained(plain=True, scale=40)
+    assert in_surfaces and ours == plain and all(torch.equal(a, b) for a, b in zip(ours_params, plain_params, strict=True))
+
+
+def test_the_surfaces_of_a_step_are_enough_for_the_next_one(engine) -> None:
+    _, compiled, optimizer = engine
+    for _ in range(2):
+        train_step(compiled, optimizer, batch(), 1.0)
+    pool = backend.COMPILED[-1].pool
+    before = pool.allocated_bytes
+    train_step(compiled, optimizer, batch(), 1.0)
+    assert pool.allocated_bytes == before
+
+
+def test_outside_of_our_step_gradients_are_pytorchs(engine) -> None:
+    model, compiled, optimizer = engine
+    train_step(compiled, optimizer, batch(), 1.0)
+    compiled(batch().tokens).sum().backward()
+    assert all(param.grad.dtype == torch.float32 == param.grad_dtype for param in model.parameters())
+
+
+def test_a_parameter_with_a_hook_is_told_of_true_gradients(engine) -> None:
+    model, compiled, optimizer = engine
+    weight, seen = model.model.layers[0].mlp.up_proj.weight, []
+    handle = weight.register_hook(lambda grad: seen.append(grad.dtype))
+    train_step(compiled, optimizer, batch(), 1.0)
+    handle.remove()
+    assert seen == [torch.float32] and weight.grad is not None

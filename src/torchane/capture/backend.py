@@ -21,6 +21,7 @@ from torchane.capture.compile_options import Options, check_mode
 from torchane.capture.compiled import COMPILED, Compiled, keep_warm, new_compiled, others
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.frozen import convolution_pays
+from torchane.capture.gradients import only_gradients
 from torchane.capture.host import TorchHost, largest_of
 from torchane.capture.inputs import check_inputs
 from torchane.capture.lowered import LoweredPrograms, default_root
@@ -32,7 +33,7 @@ from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import copied, inline, partition, recomputed, share_layers, written_layers_known
 from torchane.capture.report import host_bytes_of, rows_of
 from torchane.capture.resident import Resident
-from torchane.capture.roles import Roles, given, gradients_of, named, returned, users_names, written
+from torchane.capture.roles import Roles, given, gradients_of, named, names_by_index, returned, users_names, weights_by_gradient, written
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, watch_sizes
@@ -139,6 +140,7 @@ def _compile_forward(compiled: Compiled, gm: fx.GraphModule, inference: bool = F
     context.fw_metadata.bw_donated_idxs = []  # None reads as "some" where torch checks retain_graph
     graph = gm.graph
     compiled.input_names = users_names(graph, compiled.inputs)
+    compiled.weight_names = names_by_index(graph, compiled.inputs.weights)
     roles = Roles(
         weights=named(graph, compiled.inputs.weights),
         static=named(graph, compiled.inputs.static),
@@ -187,6 +189,7 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
     progress = Progress("backward", time.monotonic(), compiled.options.progress == "on")
     planned = _plan(compiled, progress, gm, roles)
     execute = _executor(compiled, gm, planned, progress)
+    execute.leave_gradients(only_gradients(gm.graph, planned.cut, weights_by_gradient(gm.graph, compiled.weight_names)))
     positions = [placeholders.index(name) for name in tangents]
     strict = is_repeatable(gm)
 

@@ -45,6 +45,7 @@ class Compiled:
     saved: Saved = field(default_factory=Saved)
     plans: dict[str, Plan] = field(default_factory=dict)
     input_names: Mapping[str, str] = field(default_factory=dict)
+    weight_names: Mapping[int, str] = field(default_factory=dict)  # AOTAutograd's, by Dynamo's index
     rows: list[Row] = field(default_factory=list)
     sizes: Sizes | None = None  # where sizes vary
     host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it

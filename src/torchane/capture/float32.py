@@ -123,7 +123,8 @@ class BackwardOrFloat32:
                 found = self.apart([args])
                 return self._with_digits(args, found) if self.is_repeatable else found
             if self.is_proportional:
-                return self.apart(parts)
+                with self.execute.weights.gradients.wanted(False):  # they are added up
+                    return self.apart(parts)
             raise NumericsError(_FAR_APART)
         except (NumericsError, NotInFp16) as error:
             if not self.is_repeatable:

@@ -179,6 +179,19 @@ def gradients_of(graph: fx.Graph, indices: Collection[int]) -> list[int]:
     return [i for i, found in descriptors if isinstance(found, GradAOTOutput) and _index(found.grad_of) in indices]
 
 
+def weights_by_gradient(graph: fx.Graph, names: Mapping[int, str]) -> dict[int, str]:
+    """Output positions of a backward that leave as gradients of these inputs of Dynamo's, and their names."""
+    descriptors = enumerate(_outputs(graph))
+    indices = {i: _index(found.grad_of) for i, found in descriptors if isinstance(found, GradAOTOutput)}
+    return {i: names[index] for i, index in indices.items() if index in names}
+
+
+def names_by_index(graph: fx.Graph, indices: Collection[int]) -> dict[int, str]:
+    """AOTAutograd's names of these inputs of Dynamo's."""
+    found = {_index(node.meta.get("desc")): node.name for node in graph.find_nodes(op="placeholder")}
+    return {index: name for index, name in found.items() if index in indices and index is not None}
+
+
 def _outputs(graph: fx.Graph) -> Collection[Any]:
     return graph.output_node().meta.get("desc") or ()
 

@@ -82,6 +82,11 @@ def has_cpp_compiler() -> bool:
     return True
 
 
+def has_hooks(tensor: torch.Tensor) -> bool:
+    """Whether somebody is told of its gradient as it comes or once it is there."""
+    return bool(tensor._backward_hooks) or bool(tensor._post_accumulate_grad_hooks)
+
+
 @contextlib.contextmanager
 def writes_noted() -> collections.abc.Iterator[None]:
     """Ops on values that `to_fun` wrapped write to nothing, and note what they would have written."""

@@ -18,6 +18,7 @@ import numpy as np
 from torchane.abi.frozen import dequantised
 from torchane.errors import TorchaneWarning
 from torchane.plan import Dispatch, Plan, Stage, Unstage
+from torchane.plan.plan import surfaces_of
 from torchane.plan.overlap import one_by_one, overlapped
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.fp16_range import Doubts, NotInFp16, no_doubts
@@ -61,6 +62,7 @@ class Executor:
         self.rows = Rows() if rows is None else rows
         self.observers = observers
         self.only_added: frozenset[str] = frozenset()  # values that are added to others and no more: faint ones do no harm
+        self.of_weights: Mapping[str, str | None] = {}  # what leaves as a weight's gradient and nothing else; the weight, where nothing reads it after that
         # What a dispatch needs is prepared here: it should cost a few microseconds more than the engine's own time.
         stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.stays}
         self.turns = (overlapped if device.frees_processor else one_by_one)(plan)
@@ -80,6 +82,12 @@ class Executor:
     def minds_losses(self) -> bool:
         """Whether float32 takes over where fp16 has no digits."""
         return not any(observer.wants_losses for observer in self.observers)
+
+    def leave_gradients(self, of: Mapping[str, str]) -> None:
+        """These values, by the weights whose gradients they are, are read by nobody else; they may stay in their surfaces (gradients.py)."""
+        read = {name: index for index, step in enumerate(self.plan.steps) for name in surfaces_of(step)}  # where it is met last
+        unstaged = {c.value: i for i, step in enumerate(self.plan.steps) if isinstance(step, Unstage) for c in step.copies if c.part is None}
+        self.of_weights = {value: weight if read.get(weight, -1) < unstaged[value] else None for value, weight in of.items() if value in unstaged}
 
     def unstages_whole(self, value: str) -> bool:
         """A value that leaves in one piece."""

@@ -41,6 +41,7 @@ class Running(Protocol):
     unstaged: frozenset[str]
     said: set[str]
     only_added: frozenset[str]
+    of_weights: Mapping[str, str | None]
 
     @property
     def minds_losses(self) -> bool: ...
@@ -131,7 +132,7 @@ class Run:
             elif copy.stays and self._take_over(copy.value):
                 continue
             elif copy.stays:
-                surface = weights.surface(copy.value, copy.layout.shape, self.executor.device)
+                surface = weights.surface(copy.value, copy.layout.shape, self.executor.pool.take)
                 staged.append((copy.value, surface))
             else:
                 if copy.value not in self.surfaces or copy.value in self.borrowed:
@@ -235,6 +236,8 @@ class Run:
     def unstage(self, step: Unstage) -> None:
         executor = self.executor
         for copy in step.copies:
+            if executor.weights.gradients.are_wanted and copy.value in executor.of_weights and self._stays(copy):
+                continue
             name, value, target = self._room_for(copy)
             source = copy.layout.logical_of(self.surfaces[copy.value].look())
             read = native.unstage(target, source, self.numbers.leaving(copy.value))
@@ -245,6 +248,22 @@ class Run:
             self.values[name] = executor.host.finish(name, value) if is_complete else value
             if is_complete:
                 self.wholes.pop(name, None)
+
+    def _stays(self, copy: Copy) -> bool:
+        """Whether a weight's gradient leaves as the fp16 numbers of its surface, where these lie in the tensor's order."""
+        executor, surface = self.executor, self.surfaces[copy.value]
+        logical = copy.layout.logical_of(surface.look())
+        if not logical.flags.c_contiguous or logical.size != surface.type.size:
+            return False
+        factor, weight = self.numbers.leaving(copy.value), executor.of_weights[copy.value]
+        self.numbers.left(copy.value, native.scan(surface.look()))
+        self.borrowed.add(copy.value)
+        self.values[copy.value] = executor.host.wrap(executor.weights.gradients.keep(surface, factor, executor.pool, copy.layout.logical))
+        spent = executor.weights.done_with(weight, self.version) if weight is not None else None
+        if spent is not None:
+            self.surfaces.pop(weight, None)
+            executor.pool.give(spent)
+        return True
 
     def _room_for(self, copy: Copy) -> tuple[str, Any, np.ndarray]:
         """The value that is made, a tensor for it, and where in it the copy goes."""

@@ -6,17 +6,19 @@ PyTorch changes parameters in ways that leave no trace (fused optimizers, `.data
 whose surfaces another run has filled since stages again, from the tensors that autograd saved. `read` gives a surface to the run whose
 numbers it holds, and to no other.
 An optimizer of ours writes the rounded weight beside the weight itself (`Place`); the next forward takes it over where the tensor is
-the one that was written and PyTorch counted no write since.
+the one that was written and PyTorch counted no write since. A backward whose gradients stay in surfaces (gradients.py) gives back the surface of a weight that
+it is done with; the optimizer then writes the next weight where the gradient was.
 """
 
 import itertools
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from torchane.mil.types import FP16, TensorType
-from torchane.runtime.device import Buffer, Device
+from torchane.runtime.device import Buffer
+from torchane.runtime.gradients import Gradient, Gradients
 from torchane.runtime.range_control import Placed
 from torchane.runtime.surfaces import Held
 
@@ -29,15 +31,18 @@ class StaleWeightError(AssertionError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where an optimizer may write a weight, rounded. address: of its tensor."""
+    """Where an optimizer may write a weight, rounded. address: of its tensor. buffer: where its gradient lies and is read meanwhile; None for the
+    weight's own surface."""
 
     weights: "Weights"
     name: str
     address: int
+    buffer: Buffer | None = None
 
     def open(self) -> np.ndarray:
         """The surface as a flat array, which nobody reads until `wrote`."""
-        self.weights.ahead[self.name] = self.weights.take(self.name), self.address, None
+        buffer = self.weights.take(self.name) if self.buffer is None else self.buffer
+        self.weights.ahead[self.name] = buffer, self.address, None
         return self.weights.ahead[self.name][0].array.reshape(-1)
 
     def wrote(self, count: int) -> None:
@@ -54,6 +59,8 @@ class Weights:
         self.ahead: dict[str, tuple[Buffer, int, int | None]] = {}  # written by an optimizer: surface, the tensor's address, its count of writes
         self._sources: dict[tuple[int, int], str] = {}  # by a tensor's address and size: what holds its numbers in its order
         self.latest = 0  # grows with every run that stages, of this graph or another: the graph that ran last has the largest
+        self.gradients = Gradients()
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of surfaces that a backward gave back
         self._versions = itertools.count(1)
 
     def new_version(self) -> int:
@@ -66,10 +73,18 @@ class Weights:
         held = self.held.get(name)
         return held is not None and held.version == version
 
-    def surface(self, name: str, shape: tuple[int, ...], device: Device) -> Buffer:
-        """For staging: whose numbers it holds is nobody's until `staged` says so."""
+    def surface(self, name: str, shape: tuple[int, ...], new: Callable[[tuple[int, ...]], Buffer]) -> Buffer:
+        """For staging: whose numbers it holds is nobody's until `staged` says so. new: makes one of that shape."""
         known = name in self.held or name in self.ahead
-        return self.take(name) if known else device.allocate(TensorType(FP16, shape))
+        return self.take(name) if known else new(shape)
+
+    def done_with(self, name: str, version: int) -> Buffer | None:
+        """The surface of a weight that nothing reads any more before it is staged again; None where another run has filled it."""
+        if not self.holds(name, version):
+            return None
+        buffer = self.held.pop(name).buffer
+        self._shapes[name] = buffer.type.shape  # type: ignore[assignment]
+        return buffer
 
     def take(self, name: str) -> Buffer:
         """The surface that there is; nobody reads it until it is staged again."""
@@ -83,10 +98,15 @@ class Weights:
         """The surface that is being staged will hold a tensor's numbers as they lie in memory, unscaled."""
         self._sources[address, size] = name
 
-    def place_of(self, address: int, size: int) -> Place | None:
-        """Where an optimizer may write a dense tensor of so many numbers."""
+    def place_of(self, address: int, size: int, gradient: Gradient | None = None) -> Place | None:
+        """Where an optimizer may write a dense tensor of so many numbers: in its surface, or where that was given back, over its gradient."""
         name = self._sources.get((address, size))
-        return Place(self, name, address) if name is not None and (name in self.held or name in self.ahead) else None
+        if name is None:
+            return None
+        if name in self.held or name in self.ahead:
+            return Place(self, name, address)
+        buffer = gradient.take(self._shapes[name]) if gradient is not None and name in self._shapes else None
+        return None if buffer is None else Place(self, name, address, buffer)
 
     def take_over(self, name: str, identity: tuple[int, int] | None, version: int, lying: Placed) -> bool:
         """Whether an optimizer has written the present numbers of the tensor of this identity (Host.identity); then it counts as what this run staged."""
@@ -110,4 +130,5 @@ class Weights:
 
     def forget(self) -> None:
         """Frees the surfaces. A backward that waits for its turn stages again."""
-        self.held, self.ahead, self._sources = {}, {}, {}
+        self.held, self.ahead, self._sources, self._shapes = {}, {}, {}, {}
+        self.gradients.forget()

@@ -2,20 +2,25 @@
 
     grad x factor ─► exp_avg, exp_avg_sq ─► param (fp32) ─► fp16 in its surface        read and written once each
 
+Within `reading_surfaces` a gradient is read as programs wrote it, fp16 in a surface (runtime/gradients.py), with the bits of the fp32 tensor that it would be.
+
 State and groups are those of torch.optim.AdamW(fused=True), so checkpoints are the same. A weight counts as staged for the next forward where
 its surface holds it number for number and PyTorch counted no write since; a write through `.data` or NumPy between an update and the next
 forward leaves no trace, so this is for training loops of our own, which make none.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from torchane import native
+from torchane.capture.torch_private import has_hooks
+from torchane.runtime.gradients import Gradient
 from torchane.runtime.weights import Weights
 
 
@@ -41,7 +46,7 @@ class StagingAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def update(self, grad_factor: float = 1.0) -> None:
-        """The same with every gradient multiplied first; `.grad` stays as it is."""
+        """The same with every gradient multiplied first; `.grad` stays as it is, but for one that lies in a surface, which is gone."""
         with ExitStack() as held:
             surfaces = sorted(self.weights(), key=lambda weights: -weights.latest)  # of several graphs, the one that ran last
             for weights in surfaces:
@@ -53,6 +58,41 @@ class StagingAdamW(torch.optim.AdamW):
                         by_step[self._counted(param)].append(param)
                 for step, params in by_step.items():
                     self._update(params, surfaces, group, step, grad_factor)
+
+    @contextmanager
+    def reading_surfaces(self) -> Iterator[None]:
+        """Within it a backward may leave in `.grad` what only `gradient` and `update` understand; none of it is left afterwards. Parameters that
+        have hooks get theirs as ever."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        if not self.weights() or any(has_hooks(param) for param in params):
+            yield
+            return
+        with ExitStack() as held:
+            for weights in self.weights():
+                held.enter_context(weights.gradients.wanted())
+            for param in params:
+                param.grad_dtype = None  # any
+            try:
+                yield
+            finally:
+                for param in params:
+                    if param.grad is not None and param.grad.dtype is torch.float16:
+                        param.grad = None
+                    param.grad_dtype = param.dtype
+
+    def gradient(self, param: nn.Parameter) -> np.ndarray | tuple[np.ndarray, float]:
+        """As native.adamw and native.sum_of_squares take it: fp32, or fp16 as it lies in a surface and what that is multiplied by."""
+        found = self._in_surface(param)
+        assert param.grad is not None
+        return param.grad.numpy() if found is None else (found.numbers(), found.factor)
+
+    def _in_surface(self, param: nn.Parameter) -> Gradient | None:
+        grad = param.grad
+        if grad is None or grad.dtype is not torch.float16:
+            return None
+        found = next((found for weights in self.weights() if (found := weights.gradients.at(grad.data_ptr()))), None)
+        assert found is not None and grad.is_contiguous() and grad._version == 0, "a gradient in fp16 whose scale is not known"
+        return found
 
     def _counted(self, param: nn.Parameter) -> int:
         """The number of this update, by the parameter's state, which is made where there is none."""
@@ -66,12 +106,13 @@ class StagingAdamW(torch.optim.AdamW):
     def _update(
         self, params: Sequence[nn.Parameter], surfaces: Sequence[Weights], group: Mapping[str, Any], step: int, grad_factor: float
     ) -> None:
-        found = [next((place for weights in surfaces if (place := weights.place_of(param.data_ptr(), param.numel()))), None) for param in params]
-        jobs = []
-        for param, place in zip(params, found, strict=True):
-            state = self.state[param]
-            arrays = (param, param.grad, state["exp_avg"], state["exp_avg_sq"])
-            jobs.append((*(one.numpy() for one in arrays if one is not None), None if place is None else place.open()))
+        jobs, found = [], []
+        for param in params:
+            state, grad, there = self.state[param], self.gradient(param), self._in_surface(param)
+            places = (weights.place_of(param.data_ptr(), param.numel(), there) for weights in surfaces)
+            place = next((place for place in places if place is not None), None)
+            jobs.append((param.numpy(), grad, state["exp_avg"].numpy(), state["exp_avg_sq"].numpy(), None if place is None else place.open()))
+            found.append(place)
         beta1, beta2 = group["betas"]
         native.adamw(
             jobs, step=step, lr=float(group["lr"]), beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"],
@@ -81,3 +122,5 @@ class StagingAdamW(torch.optim.AdamW):
         for param, place in zip(params, found, strict=True):
             if place is not None:
                 place.wrote(param._version)
+            if param.grad is not None and param.grad.dtype is torch.float16:
+                param.grad = None

@@ -64,11 +64,12 @@ def train_step(
     loss = fixed_order_sum(nll) / batch.target_count
     if not math.isfinite(loss):
         raise NumericsError(f"the loss is {loss}. Lower --lr, or look for damaged text in the data.")
-    nll.backward(gradient=torch.full_like(nll, 1.0 / batch.target_count))
-    with part("clipping"):
-        norm = gradient_norm(parameters(optimizer))
-    with part("optimizer"):
-        optimizer.update(grad_clip / norm if norm > grad_clip else 1.0)
+    with optimizer.reading_surfaces():
+        nll.backward(gradient=torch.full_like(nll, 1.0 / batch.target_count))
+        with part("clipping"):
+            norm = gradient_norm(parameters(optimizer), optimizer.gradient)
+        with part("optimizer"):
+            optimizer.update(grad_clip / norm if norm > grad_clip else 1.0)
     return StepResult(loss, norm)
 
 
@@ -119,11 +120,11 @@ def fixed_order_sum(values: Tensor) -> float:
     return float(np.add.reduce(values.detach().numpy(), axis=None, dtype=np.float64))
 
 
-def gradient_norm(params: Iterable[nn.Parameter]) -> float:
-    """Of all gradients together, summed in a fixed order.
+def gradient_norm(params: Iterable[nn.Parameter], gradient: Callable[[nn.Parameter], Any] = lambda param: param.grad.numpy()) -> float:
+    """Of all gradients together, summed in a fixed order. gradient: a parameter's, as native.sum_of_squares takes it.
     Raises NumericsError if it is not a finite number, DeviceError if the extension is not built.
     """
-    norm = math.sqrt(native.sum_of_squares([param.grad.numpy() for param in params if param.grad is not None]))
+    norm = math.sqrt(native.sum_of_squares([gradient(param) for param in params if param.grad is not None]))
     if not math.isfinite(norm):
         raise NumericsError(f"the norm of the gradients is {norm}. Lower --lr, or look for damaged text in the data.")
     return norm
