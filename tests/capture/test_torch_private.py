@@ -377,3 +377,10 @@ def test_notes_on_tensors_go_by_identity_and_end_with_the_tensor():
     assert notes.get(first) == "first" and notes.get(equal) is None
     del first
     assert len(notes) == 0
+
+
+def test_hooks_of_a_parameter_are_found():
+    plain, told, asked = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    told.register_hook(lambda grad: None)
+    asked.register_post_accumulate_grad_hook(lambda param: None)
+    assert [private.has_hooks(param) for param in (plain, told, asked)] == [False, True, True]

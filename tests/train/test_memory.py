@@ -41,7 +41,7 @@ for _ in range(3):
 taken = max(seen) - before
 plans = [plan for compiled in backend.COMPILED for plan in compiled.plans.values()]
 parameters = sum(parameter.numel() for parameter in build_model(preset(name).config).parameters())
-needed = forecast(plans, parameters, host_bytes=backend.COMPILED[-1].host_bytes, result_copies=LOGITS_COPIES)
+needed = forecast(plans, parameters, host_bytes=backend.COMPILED[-1].host_bytes, result_copies=LOGITS_COPIES, left_bytes=backend.COMPILED[-1].left_bytes)
 print(json.dumps([taken, needed.total]))
 """
 

@@ -33,7 +33,17 @@ from torchane.capture.region import RegionCompiler
 from torchane.capture.repeats import copied, inline, partition, recomputed, share_layers, written_layers_known
 from torchane.capture.report import host_bytes_of, rows_of
 from torchane.capture.resident import Resident
-from torchane.capture.roles import Roles, given, gradients_of, named, names_by_index, returned, users_names, weights_by_gradient, written
+from torchane.capture.roles import (
+    Roles,
+    given,
+    gradients_of,
+    named,
+    names_by_index,
+    returned,
+    users_names,
+    weights_by_gradient,
+    written,
+)
 from torchane.capture.rules import decompositions
 from torchane.capture.rules.decompose import wrong_formulas_left_out
 from torchane.capture.shapes import Specialising, has_numbers, has_symbols, watch_sizes
@@ -189,7 +199,7 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
     progress = Progress("backward", time.monotonic(), compiled.options.progress == "on")
     planned = _plan(compiled, progress, gm, roles)
     execute = _executor(compiled, gm, planned, progress)
-    execute.leave_gradients(only_gradients(gm.graph, planned.cut, weights_by_gradient(gm.graph, compiled.weight_names)))
+    compiled.left_bytes = execute.leave_gradients(only_gradients(gm.graph, planned.cut, weights_by_gradient(gm.graph, compiled.weight_names)))
     positions = [placeholders.index(name) for name in tangents]
     strict = is_repeatable(gm)
 

@@ -48,6 +48,7 @@ class Compiled:
     weight_names: Mapping[int, str] = field(default_factory=dict)  # AOTAutograd's, by Dynamo's index
     rows: list[Row] = field(default_factory=list)
     sizes: Sizes | None = None  # where sizes vary
+    left_bytes: int = 0  # of gradients that an optimizer of ours reads in surfaces that are there anyway
     host_bytes: int = 0  # of what PyTorch computes on the host, in the graph that has more of it
     begun_s: float = field(default_factory=time.monotonic)
     traced: threading.Timer | None = None

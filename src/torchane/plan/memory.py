@@ -1,7 +1,7 @@
 """How much memory a training step will take, before it runs.
 
     weights      fp32, the caller's         4 bytes a parameter; frozen ones as they are
-    gradients    fp32                       4 a parameter that is trained
+    gradients    fp32                       4 a parameter that is trained; in `torchane train` 0 for most matrices, whose gradients lie where staged weights were
     optimizer    what it keeps, fp32        8 a parameter that is trained, for AdamW's two averages
     staged       fp16 surfaces of weights, alive as long as the model
     constants    frozen weights in programs, as each holds them
@@ -71,12 +71,14 @@ def forecast(
     trained: int | None = None,
     frozen_bytes: int = 0,
     result_copies: int = RESULT_COPIES,
+    left_bytes: int = 0,
 ) -> Forecast:
     """The memory that these plans and their parameters take.
 
     parameters: how many numbers there are; trained: how many of them are, if not all. host_bytes: of what PyTorch computes on the host in one graph.
     optimizer_states: numbers that the optimizer keeps for each (AdamW 2, SGD 0). param_copies: how many times the
     weights are there in fp32. frozen_bytes: of weights that are not among the parameters. result_copies: how many tensors of the results' size the loss has at once, them included.
+    left_bytes: of gradients that are no fp32 tensors (runtime/gradients.py).
     """
     weights: dict[str, int] = {}
     for plan in plans:
@@ -85,7 +87,7 @@ def forecast(
     trained = parameters if trained is None else trained
     return Forecast(
         weights=FP32 * parameters * param_copies + frozen_bytes,
-        gradients=FP32 * trained,
+        gradients=FP32 * trained - left_bytes,
         optimizer=FP32 * trained * optimizer_states,
         staged=sum(weights.values()),
         saved=sum(_kept_bytes(plan) for plan in plans),

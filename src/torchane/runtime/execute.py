@@ -18,8 +18,8 @@ import numpy as np
 from torchane.abi.frozen import dequantised
 from torchane.errors import TorchaneWarning
 from torchane.plan import Dispatch, Plan, Stage, Unstage
-from torchane.plan.plan import surfaces_of
 from torchane.plan.overlap import one_by_one, overlapped
+from torchane.plan.plan import surfaces_of
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.fp16_range import Doubts, NotInFp16, no_doubts
 from torchane.runtime.frozen import Frozen
@@ -83,11 +83,21 @@ class Executor:
         """Whether float32 takes over where fp16 has no digits."""
         return not any(observer.wants_losses for observer in self.observers)
 
-    def leave_gradients(self, of: Mapping[str, str]) -> None:
-        """These values, by the weights whose gradients they are, are read by nobody else; they may stay in their surfaces (gradients.py)."""
+    def leave_gradients(self, of: Mapping[str, str]) -> int:
+        """These values, by the weights whose gradients they are, are read by nobody else; they may stay in surfaces that hold them in their own order
+        (gradients.py). Gives the bytes of fp32 tensors that a step does without then."""
         read = {name: index for index, step in enumerate(self.plan.steps) for name in surfaces_of(step)}  # where it is met last
-        unstaged = {c.value: i for i, step in enumerate(self.plan.steps) if isinstance(step, Unstage) for c in step.copies if c.part is None}
-        self.of_weights = {value: weight if read.get(weight, -1) < unstaged[value] else None for value, weight in of.items() if value in unstaged}
+        copies = [(index, copy) for index, step in enumerate(self.plan.steps) if isinstance(step, Unstage) for copy in step.copies]
+        found: dict[str, str | None] = {}
+        saved_bytes = 0
+        for index, copy in copies:
+            layout, weight = copy.layout, of.get(copy.value)
+            if weight is not None and copy.part is None and not layout.is_padded and layout.order == tuple(sorted(layout.order)):
+                is_spent = weight in read and read[weight] < index
+                found[copy.value] = weight if is_spent else None
+                saved_bytes += layout.type.size * (4 if is_spent else 2)  # where its weight's surface is not free it takes one more
+        self.of_weights = found
+        return saved_bytes
 
     def unstages_whole(self, value: str) -> bool:
         """A value that leaves in one piece."""

@@ -236,7 +236,8 @@ class Run:
     def unstage(self, step: Unstage) -> None:
         executor = self.executor
         for copy in step.copies:
-            if executor.weights.gradients.are_wanted and copy.value in executor.of_weights and self._stays(copy):
+            if executor.weights.gradients.are_wanted and copy.value in executor.of_weights:
+                self._stay(copy)
                 continue
             name, value, target = self._room_for(copy)
             source = copy.layout.logical_of(self.surfaces[copy.value].look())
@@ -249,12 +250,9 @@ class Run:
             if is_complete:
                 self.wholes.pop(name, None)
 
-    def _stays(self, copy: Copy) -> bool:
-        """Whether a weight's gradient leaves as the fp16 numbers of its surface, where these lie in the tensor's order."""
+    def _stay(self, copy: Copy) -> None:
+        """A weight's gradient leaves as the fp16 numbers of its surface."""
         executor, surface = self.executor, self.surfaces[copy.value]
-        logical = copy.layout.logical_of(surface.look())
-        if not logical.flags.c_contiguous or logical.size != surface.type.size:
-            return False
         factor, weight = self.numbers.leaving(copy.value), executor.of_weights[copy.value]
         self.numbers.left(copy.value, native.scan(surface.look()))
         self.borrowed.add(copy.value)
@@ -263,7 +261,6 @@ class Run:
         if spent is not None:
             self.surfaces.pop(weight, None)
             executor.pool.give(spent)
-        return True
 
     def _room_for(self, copy: Copy) -> tuple[str, Any, np.ndarray]:
         """The value that is made, a tensor for it, and where in it the copy goes."""

@@ -79,6 +79,7 @@ class EngineModel:
         self._parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         self._frozen_bytes = sum(one.numel() * one.element_size() for one in model.parameters() if not one.requires_grad)
         self.optimizer: tuple[str, int] = ("AdamW", 2)
+        self.reads_surfaces = False
         self.announce: Callable[[str], None] = lambda text: None
         self.advice = ADVICE
         require_fits(forecast((), self._parameters, param_copies=0))
@@ -166,7 +167,8 @@ class EngineModel:
                 plans = tuple(compiled.plans.values())
                 optimizer, states = self.optimizer
                 needed = functools.partial(
-                    forecast, plans, self._parameters, host_bytes=compiled.host_bytes, optimizer_states=states, result_copies=LOGITS_COPIES
+                    forecast, plans, self._parameters, host_bytes=compiled.host_bytes, optimizer_states=states, result_copies=LOGITS_COPIES,
+                    left_bytes=compiled.left_bytes if self.reads_surfaces else 0,
                 )
                 self.announce(needed(frozen_bytes=self._frozen_bytes).said(optimizer))
                 require_fits(needed(param_copies=0), advice=self.advice)  # the weights are in memory already; the rest is to come

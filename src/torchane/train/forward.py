@@ -17,6 +17,8 @@ class CompiledModel(Protocol):
     """tokens (B, S), and where rows hold several texts their positions (B, S) -> logits (B, S, V) float32. What it remembers from step to step can be saved and put back."""
 
     device: str
+    #: An optimizer of ours reads gradients where programs wrote them (optimizer.py).
+    reads_surfaces: bool
 
     def __call__(self, tokens: Tensor, *positions: Tensor) -> Tensor: ...
 
@@ -34,6 +36,7 @@ class HostModel:
 
     def __init__(self, forward: Callable[..., Tensor], device: str = "host") -> None:
         self.device = device
+        self.reads_surfaces = False
         self._forward = forward
 
     def __call__(self, tokens: Tensor, *positions: Tensor) -> Tensor:

@@ -138,6 +138,8 @@ def adamw(model: nn.Module, settings: TrainSettings, compiled: CompiledModel | N
         {"params": [param for param in params if param.ndim < 2], "weight_decay": 0.0},
     ]
     weights = (lambda: ()) if compiled is None else compiled.weights
+    if compiled is not None:
+        compiled.reads_surfaces = True
     return StagingAdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, weights=weights)
 
 
