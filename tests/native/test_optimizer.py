@@ -40,6 +40,25 @@ def test_it_has_the_bits_of_the_plain_formula(isa: str, size: int) -> None:
     assert np.array_equal(staged, want[0].astype(np.float16))
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_gradient_in_fp16_counts_as_what_it_is_times_its_factor(isa: str, in_place: bool) -> None:
+    """And may lie where the staged weight goes."""
+    param, grad, exp_avg, exp_avg_sq = drawn(32768 * 2 + 5)
+    half = (grad * 256).astype(np.float16)
+    want = plain(param, half.astype(np.float32) * np.float32(2.0**-8), exp_avg, exp_avg_sq, step=3, **NUMBERS, grad_factor=0.3)
+    staged = half if in_place else np.empty_like(half)
+    native.adamw([(param, (half, 2.0**-8), exp_avg, exp_avg_sq, staged)], step=3, **NUMBERS, grad_factor=0.3)
+    for found, wanted in zip((param, exp_avg, exp_avg_sq), want, strict=True):
+        assert np.array_equal(found, wanted)
+    assert np.array_equal(staged, want[0].astype(np.float16))
+
+
+def test_the_norm_of_fp16_gradients_is_that_of_the_fp32_tensors_that_they_stand_for(isa: str) -> None:
+    whole, half = drawn(70_001)[1], (drawn(200_003)[1] * 256).astype(np.float16)
+    widened = half.astype(np.float32) * np.float32(2.0**-8)
+    assert native.sum_of_squares([whole, (half, 2.0**-8)]) == native.sum_of_squares([whole, widened])
+
+
 def test_it_has_the_same_bits_for_any_number_of_threads(set_threads: Callable[[int], None]) -> None:
     seen = set()
     for count in (1, 2, 5):
@@ -72,6 +91,9 @@ GOOD = tuple(np.zeros(4, np.float32) for _ in range(4))
     ("item", "complaint"),
     [
         (GOOD, "4 values"),
+        ((GOOD[0], (np.zeros(3, np.float16), 1.0), *GOOD[2:], None), "grad holds 3 numbers and param 4"),
+        ((GOOD[0], (GOOD[1], 1.0), *GOOD[2:], None), "grad holds float32; the port takes float16"),
+        ((GOOD[0], (np.zeros(4, np.float16),), *GOOD[2:], None), "grad is a tuple of 1; an fp16 array and its factor"),
         ((*GOOD[:3], np.zeros(5, np.float32), None), "exp_avg_sq holds 5 numbers and param 4"),
         ((*GOOD, np.zeros(3, np.float16)), r"staged has the shape \(3\); the port's is \(4\)"),
         ((GOOD[0].astype(np.float64), *GOOD[1:], None), "param holds float64"),

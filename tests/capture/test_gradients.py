@@ -1,0 +1,34 @@
+"""Which values of a backward are a weight's gradient and nothing else."""
+
+import torch
+from torch import nn
+
+from torchane.capture import backend
+from torchane.capture.gradients import only_gradients
+from torchane.plan import Unstage
+
+
+def left_of(model, *inputs, monkeypatch):
+    """Of the backward of a model: what may stay in surfaces, and the weights, by the names of their modules."""
+    found = []
+    monkeypatch.setattr(backend, "only_gradients", lambda *given: (found.append(only_gradients(*given)), found[-1])[1])
+    torch._dynamo.reset()
+    torch.compile(model, backend=backend.ane, options={"device": "twin"})(*inputs).square().mean().backward()
+    compiled = backend.COMPILED[-1]
+    names = {aot: compiled.inputs.names[index] for index, aot in compiled.weight_names.items()}
+    unstaged = {copy.value for step in compiled.plans["backward"].steps if isinstance(step, Unstage) for copy in step.copies}
+    assert found[-1].keys() <= unstaged
+    return sorted(names[weight] for weight in found[-1].values())
+
+
+def test_gradients_of_linear_layers_are_and_one_that_is_added_up_is_not(monkeypatch):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.inner = nn.Embedding(64, 32), nn.Linear(32, 32, bias=False)
+
+        def forward(self, tokens):
+            return self.inner(self.table(tokens)).tanh() @ self.table.weight.T
+
+    (only,) = left_of(Tied(), torch.arange(32).view(2, 16), monkeypatch=monkeypatch)
+    assert "inner.weight" in only
