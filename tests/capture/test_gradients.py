@@ -1,11 +1,13 @@
 """Which values of a backward are a weight's gradient and nothing else."""
 
+import pytest
 import torch
 from torch import nn
 
 from torchane.capture import backend
 from torchane.capture.gradients import only_gradients
 from torchane.plan import Unstage
+from torchane.runtime.twin import TwinDevice
 
 
 def left_of(model, *inputs, monkeypatch):
@@ -32,3 +34,13 @@ def test_gradients_of_linear_layers_are_and_one_that_is_added_up_is_not(monkeypa
 
     (only,) = left_of(Tied(), torch.arange(32).view(2, 16), monkeypatch=monkeypatch)
     assert "inner.weight" in only
+
+
+@pytest.mark.parametrize("frees_processor", [False, True])
+def test_they_leave_surfaces_where_host_work_goes_on_beside_dispatches(monkeypatch, frees_processor):
+    """There they are widened meanwhile, and the surfaces of a step are those of the one before."""
+    monkeypatch.setattr(TwinDevice, "frees_processor", frees_processor)
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(32, 64, bias=False), nn.Tanh(), nn.Linear(64, 32, bias=False))
+    torch.compile(model, backend=backend.ane, options={"device": "twin"})(torch.randn(16, 32)).square().mean().backward()
+    assert backend.COMPILED[-1].left_bytes == (0 if frees_processor else (4 + 2) * 32 * 64)  # of the first layer the backward reads no weight, so none lies ready

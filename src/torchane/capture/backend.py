@@ -199,7 +199,8 @@ def _compile_backward(compiled: Compiled, gm: fx.GraphModule) -> Callable[..., A
     progress = Progress("backward", time.monotonic(), compiled.options.progress == "on")
     planned = _plan(compiled, progress, gm, roles)
     execute = _executor(compiled, gm, planned, progress)
-    compiled.left_bytes = execute.leave_gradients(only_gradients(gm.graph, planned.cut, weights_by_gradient(gm.graph, compiled.weight_names)))
+    if not compiled.device.frees_processor:  # else they are widened beside dispatches, and a dispatch finds the surfaces of the step before
+        compiled.left_bytes = execute.leave_gradients(only_gradients(gm.graph, planned.cut, weights_by_gradient(gm.graph, compiled.weight_names)))
     positions = [placeholders.index(name) for name in tangents]
     strict = is_repeatable(gm)
 
