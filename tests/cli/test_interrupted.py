@@ -64,10 +64,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def stop_everywhere(sources: Path, call, tmp_path: Path, command: str, what: str, places: int | None = None) -> None:
     arguments, target = COMMANDS[command]
-    whole = shutil.copytree(sources, tmp_path / "whole")
+    whole = shutil.copytree(sources, tmp_path / "work")  # in the folder of the stopped ones, whose path a result may name
     code, count, said = call(whole, arguments)
     assert code == 0 and count > 8, said
     before, wanted = files(sources), files(whole / target)
+    shutil.rmtree(whole)
     step = 1 if places is None else max(1, count // places)
     for at in range(1, count + 1, step):
         folder = shutil.copytree(sources, tmp_path / "work")
