@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from torchane.errors import RunFolderError
-from torchane.models.files import open_to_append, read_json, write_json, write_text
+from torchane.models.files import open_to_append, read_json, sync_file, write_json, write_text
 
 
 @pytest.fixture
@@ -54,6 +54,16 @@ def test_a_disk_that_is_full_leaves_the_old_file(old, call, monkeypatch):
         write_text(old, "new")
     monkeypatch.undo()
     assert old.read_text() == "old" and os.listdir(old.parent) == ["state.json"]
+
+
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_file_that_cannot_be_brought_to_the_disk_is_named(old, call, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(RunFolderError, match="state.json could not be written: No space left"):
+        sync_file(old)
 
 
 def test_a_file_that_cannot_grow_leaves_the_old_file(old, small_files):

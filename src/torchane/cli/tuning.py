@@ -31,6 +31,7 @@ from torchane.finetune.quantize import Rounded, quantize, recorded
 from torchane.finetune.settings import LoraSettings, read_config, resolve
 from torchane.finetune.trackers import Trackers, split_names
 from torchane.finetune.trackers import check as check_trackers
+from torchane.models.files import make_folder
 from torchane.runtime import wakeful
 from torchane.runtime.devices import auto_choice
 from torchane.train.engine import EngineModel
@@ -312,7 +313,7 @@ def _train(
     settings = plan.settings
     schedule = make_schedule(settings.lr_schedule, settings.learning_rate)
     optimizer = make_optimizer(settings.optimizer, list(trained(model).values()), schedule(0), settings.optimizer_config)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.path)
     held.enter_context(RunLock(folder.path))
     here = {"step": 0, **provenance(), **{name: package_version(name) for name in ("transformers", "peft")}}
     about = dict(plan.about) if plan.about is not None else {
@@ -330,8 +331,6 @@ def _train(
     if plan.about is None:
         folder.check_free()
         folder.create({**about, "settings": settings.to_dict(), "provenance": [here]})
-        if settings.fine_tune_type == "full" and base.tokenizer is not None:
-            base.tokenizer.save_pretrained(folder.path)  # a whole model is used without its base
     else:
         for line in tuner.resume():
             progress.said(line)
@@ -339,7 +338,7 @@ def _train(
         folder.write_about({**about, "settings": settings.to_dict(), "provenance": [*about["provenance"], here]})
         progress.said(_resuming(folder.path, tuner.state.step, settings.iters))
     if not is_adapted(model):
-        folder.keep_tokenizer(base.tokenizer)
+        folder.keep_tokenizer(base.tokenizer)  # a whole model is used without its base
     for line in wakeful.state():
         progress.said(line)
     held.enter_context(wakeful.awake())

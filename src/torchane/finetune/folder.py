@@ -25,7 +25,7 @@ from torch import nn
 from torchane.errors import RunFolderError, UsageError, shown
 from torchane.finetune.adapters import ADAPTER, ADAPTER_CONFIG, is_adapted, trained
 from torchane.finetune.extras import quiet_transformers
-from torchane.models.files import json_digest, make_folder, open_regular, read_error, read_json, sync, write_atomically, write_error, write_json
+from torchane.models.files import json_digest, make_folder, open_regular, read_error, read_json, sync_file, write_atomically, write_error, write_json
 from torchane.models.folder import CONFIG, WEIGHTS
 from torchane.models.tensors import TensorFile, save_tensors
 from torchane.train.checkpoint import PARAMS, STEP
@@ -94,19 +94,16 @@ class AdapterFolder:
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TuneState, dtype: torch.dtype | None) -> None:
         """Writes the checkpoint, then the adapter or model for others to read. dtype: of a whole model's weights in its file."""
         if (self.path / METRICS).exists():
-            sync(self.path / METRICS)  # a checkpoint's rows are on the disk before it is
+            sync_file(self.path / METRICS)  # a checkpoint's rows are on the disk before it is
         tensors, rest = _gathered(model, optimizer)
         save_tensors(self.path / STATE, tensors, {"state": asdict(state), "optimizer": rest})
         self.publish(model, dtype)
 
     def publish(self, model: nn.Module, dtype: torch.dtype | None) -> None:
         """Writes what others read, file by file whole: PEFT's adapter, or the model in `dtype`."""
-        with tempfile.TemporaryDirectory(dir=self.path, prefix=_SAVING) as folder, quiet_transformers():
-            try:
-                with _cast(model, dtype):
-                    model.save_pretrained(folder, **(_ADAPTER_ALONE if is_adapted(model) else {"max_shard_size": "1TB"}))  # type: ignore[operator]
-            except OSError as error:
-                raise write_error(self.path, error) from error
+        with self._beside() as folder:
+            with _cast(model, dtype):
+                model.save_pretrained(folder, **(_ADAPTER_ALONE if is_adapted(model) else {"max_shard_size": "1TB"}))  # type: ignore[operator]
             # the weights last: whoever sees them new sees their config
             for name in sorted(os.listdir(folder), key=lambda name: name.endswith(".safetensors")):
                 if name == ADAPTER_CONFIG:  # sets come in any order
@@ -117,10 +114,19 @@ class AdapterFolder:
 
     def keep_tokenizer(self, tokenizer: Any) -> None:
         """A whole model's folder has its tokenizer, too."""
-        with tempfile.TemporaryDirectory(dir=self.path, prefix=_SAVING) as folder, quiet_transformers():
+        with self._beside() as folder:
             tokenizer.save_pretrained(folder)
             for name in sorted(os.listdir(folder)):
                 copy_whole(Path(folder, name), self.path / name)
+
+    @contextmanager
+    def _beside(self) -> Iterator[str]:
+        """A folder that others write to first. Raises RunFolderError where they cannot."""
+        try:
+            with tempfile.TemporaryDirectory(dir=self.path, prefix=_SAVING) as folder, quiet_transformers():
+                yield folder
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
     def keep_copy(self, step: int) -> None:
         """The adapter as it is now, under its iteration's number."""

@@ -187,6 +187,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """The same, of a file that was written before. Raises RunFolderError."""
+    try:
+        sync(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def write_error(path: Path, error: Exception) -> RunFolderError:
     """What happened, why, what to do, for a file or folder that could not be written."""
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

@@ -33,7 +33,7 @@ from torchane.models.files import (
     parse_json,
     read_error,
     read_json,
-    sync,
+    sync_file,
     whole_lines,
     write_all,
     write_atomically,
@@ -219,7 +219,7 @@ class RunFolder:
 
     def _sync_metrics(self) -> None:
         try:
-            sync(self.path / METRICS)
+            sync_file(self.path / METRICS)
         except OSError as error:
             raise write_error(self.path / METRICS, error) from error
 
