@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import fx, nn
+from torch._dynamo.source import AttrSource, LocalSource
 
 from torchane.capture import torch_private as private
 
@@ -223,6 +224,13 @@ def test_core_decompositions_are_functions_by_op():
 def test_an_op_that_checks_its_result_has_effects():
     assert not private.has_effects(aten.add.Tensor)
     assert private.has_effects(aten._linalg_check_errors.default) or private.has_effects(aten._print.default)
+
+
+def test_where_a_value_comes_from_is_a_frozen_chain_that_can_have_another_beginning():
+    x, y = LocalSource("x"), LocalSource("y")
+    chain = AttrSource(AttrSource(x, "self_attn"), "weight")
+    assert isinstance(chain, private.ChainedSource) and chain.__dataclass_params__.frozen
+    assert chain.clone(lambda source: y if source == x else source) == AttrSource(AttrSource(y, "self_attn"), "weight")
 
 
 def test_a_region_becomes_one_subgraph_that_is_called():

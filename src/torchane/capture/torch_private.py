@@ -26,6 +26,7 @@ from torch._dynamo.utils import counters  # counts of graph breaks and of what w
 from torch._dynamo.utils import graph_break_reasons  # a list that grows by one at each break, with .user_stack
 
 # While a graph is traced: guards, and tensors without values
+from torch._guards import ChainedSource  # .clone(replace): where a value comes from with another beginning; frozen, compared by value
 from torch._guards import CompileContext  # .try_get().compile_id: which frame is being compiled
 from torch._guards import TracingContext  # .try_get().fw_metadata: tokens, num_forward, bw_donated_idxs
 from torch._guards import tracing  # a context in which AOTAutograd finds a TracingContext

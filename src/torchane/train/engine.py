@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from torchane.capture import backend, vocabulary
+from torchane.capture.chains import copied_once
 from torchane.capture.compile_options import Options
 from torchane.capture.compiled import Compiled, told
 from torchane.capture.torch_private import BackendCompilerFailed, functorch_config
@@ -117,7 +118,8 @@ class EngineModel:
 
     def _call(self, compiled: Callable[..., Tensor], *inputs: Any) -> Tensor:
         try:
-            return compiled(*inputs)
+            with copied_once():
+                return compiled(*inputs)
         except BackendCompilerFailed as error:
             if isinstance(error.inner_exception, TorchaneError | vocabulary.LogitsAreWhole):
                 raise error.inner_exception from None
