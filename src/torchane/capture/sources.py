@@ -41,7 +41,7 @@ def is_users(file: str) -> bool:
 
 def dotted(source: str) -> str:
     """A Dynamo source such as `L['self']._modules['layers']._modules['0']`, as the user would write it."""
-    names = re.findall(r"\w+", re.sub(r"_modules|_parameters|_buffers", "", source))
+    names = re.findall(r"\w+", re.sub(r"\b(?:_modules|_parameters|_buffers|__dict__)\b", "", source))
     while names and names[0] in ("L", "G", "self", "fn"):  # locals, globals, and what wraps the compiled module
         names = names[1:]
     return ".".join(names)
