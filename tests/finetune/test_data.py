@@ -123,6 +123,10 @@ def test_equal_examples_have_one_digest_and_others_another(tmp_path):
         ([{"messages": CHAT, "tools": "f"}], {}, "\"tools\" is 'f'; expected is a list"),
         ([{"text": "a"}], {"mask_prompt": True}, "--mask-prompt leaves out the prompt, and a text has none"),
         ([""], {}, "train.jsonl holds no example, and --train needs one"),
+        (
+            [{"prompt": "abcdefgh", "completion": "i"}] * 3, {"mask_prompt": True, "max_seq_length": 4},
+            "No example to learn from is left, and --train needs one.*3 of 3 examples have more than 4 tokens.*Split them or raise --max-seq-length.*3 of 3 examples have no token",
+        ),
     ],
 )
 def test_a_line_that_is_no_example_is_named_with_what_was_expected(tmp_path, records, settings, said):

@@ -67,13 +67,13 @@ def test_it_measures_in_turns_and_lists_what_cannot_run(monkeypatch, tmp_path):
 def process(variant: str, round_ms=(), losses=(), peak: int = 100) -> Process:
     times_s = [ms / 1e3 for ms in round_ms]
     return Process(Work(variant, "tiny", 1, 8, 1), None, times_s=times_s, cpu_times_s=[2 * one for one in times_s], round_ms=list(round_ms),
-                   losses=list(losses), peak_memory_bytes=peak)  # fmt: skip
+                   losses=list(losses), peak_memory_bytes=peak, warm_s=min(times_s, default=0.0))  # fmt: skip
 
 
 def test_a_ratio_is_taken_round_by_round_against_the_fastest_of_pytorch():
     theirs = [process("eager-fp32", [50, 50, 50]), process("eager-bf16", [20, 30, 40], peak=200)]
     running = [process("twin", [10, 20, 10]), process("twin-fast", [5, 5, 5], peak=50), *theirs]
-    both = {"torch": "eager-bf16", "in_turns": True}
+    both = {"torch": "eager-bf16", "in_turns": True, "unsteady": []}
     assert ratios(running) == {
         "exact/best-torch": {"median": 2.0, "least": 1.5, "most": 4.0, "processor": 3.0, "peak_memory": 0.5, **both},
         "fast/best-torch": {"median": 6.0, "least": 4.0, "most": 8.0, "processor": 6.0, "peak_memory": 0.25, **both},
@@ -81,6 +81,15 @@ def test_a_ratio_is_taken_round_by_round_against_the_fastest_of_pytorch():
     theirs[1].in_turns = False
     assert not ratios(running)["exact/best-torch"]["in_turns"]
     assert ratios(running[:2]) == {}
+
+
+def test_a_ratio_with_a_variant_that_was_held_up_is_marked_and_said():
+    theirs = process("inductor-bf16", [1428, 366, 2323])
+    theirs.warm_s = 0.012
+    found = ratios([process("twin", [24, 25, 26]), theirs])
+    assert found["exact/best-torch"]["unsteady"] == ["inductor-bf16"]
+    assert ratios([process("twin", [24, 25, 60]), process("inductor-bf16", [30, 40, 31])])["exact/best-torch"]["unsteady"] == []
+    assert ratios([process("twin", [24, 50, 60]), process("inductor-bf16", [30, 40, 31])])["exact/best-torch"]["unsteady"] == ["twin"]
 
 
 def test_losses_that_part_from_pytorchs_fp32_by_more_than_a_hundredth_are_said():

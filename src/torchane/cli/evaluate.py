@@ -21,7 +21,8 @@ def command(
 ) -> None:  # fmt: skip
     """Measure MODEL (a run, a Hugging Face folder, a .gguf, an adapter) on a file.
 
-    A text, or lines with "text": perplexity and bits per byte. Lines with "prompt" and "completion", or "messages": exact match.
+    A text, or lines with "text": perplexity and bits per byte, of every token, the first behind the tokenizer's token for a beginning, or for an
+    end where it has none. Lines with "prompt" and "completion", or "messages": exact match.
     Lines with "prompt", "choices" and "answer": multiple choice.
 
     \b

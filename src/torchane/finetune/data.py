@@ -76,6 +76,8 @@ def load_splits(path: Path, tokenizer: Any, settings: LoraSettings, needed: Sequ
     for name in needed:
         if not getattr(splits, name):
             where = files.get(name, path / f"{name}.jsonl")
+            if nothing_left := [note for note in splits.notes if note.startswith(f"{where}: ")]:
+                raise DataError(f"No example to learn from is left, and --{name} needs one. {' '.join(nothing_left)}")
             raise DataError(f"{where} {'holds no example' if where.exists() else 'does not exist'}, and --{name} needs one. Each line is one JSON object with {_EXPECTED}.")
     if "train" in needed and not splits.valid:
         splits.notes.append(f"There is no {path / 'valid.jsonl'}, so nothing is validated.")

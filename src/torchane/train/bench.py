@@ -36,6 +36,8 @@ Said = Callable[[str], None]
 _ARITHMETIC = {"twin": "exact", "twin-fast": "fast", "ane": "ane"}
 FAST, AUTOCAST = "twin-fast", "eager-bf16"
 LARGEST_GAP = 0.01
+#: A variant whose median step took so many times its fastest one was held up by something else, so that ratios with it say little.
+UNSTEADY = 1.5
 
 
 def bench_train_step(
@@ -177,8 +179,14 @@ def ratios(timed: Sequence[Process]) -> dict[str, dict[str, Any]]:
                 "processor": statistics.median(best.cpu_times_s) / statistics.median(process.cpu_times_s),
                 "peak_memory": process.peak_memory_bytes / best.peak_memory_bytes,
                 "in_turns": process.in_turns and best.in_turns,
+                "unsteady": [one.work.variant for one in (process, best) if is_unsteady(one)],
             }  # fmt: skip
     return found
+
+
+def is_unsteady(process: Process) -> bool:
+    """Its median step took UNSTEADY times its fastest, those of its warm-up included."""
+    return statistics.median(process.times_s) > UNSTEADY * min(*process.times_s, process.warm_s)
 
 
 def require_writable(path: Path) -> None:
@@ -225,6 +233,11 @@ def to_table(report: dict[str, Any]) -> str:
             + ("" if ratio["in_turns"] else ", one after the other")
             + f"), {ratio['processor']:.2f} by processor time, with {ratio['peak_memory']:.2f} times its peak memory"
         )
+        if ratio["unsteady"]:
+            lines.append(
+                f"    This ratio says little: half of the steps of {' and '.join(ratio['unsteady'])} took over {UNSTEADY} times the fastest one. Something else "
+                "ran beside, for which several threads of PyTorch's wait by spinning, in its processor time too. Measure again when nothing runs, or with --threads 1."
+            )
     compared = report["losses"]
     lines += [f"losses part: {text}" for text in compared["parted"]]
     for one, gap in compared["largest_gap"].items():

@@ -6,6 +6,8 @@ from harness import check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchane.capture import backend
+
 aten = torch.ops.aten
 
 
@@ -26,3 +28,14 @@ def test_product_plus_something(factors):
     check(aten.addmm.default, bias, x[0], y[0], beta=beta, alpha=alpha)
     check(aten.baddbmm.default, bias.expand(2, 3, 5).contiguous(), x, y, beta=beta, alpha=alpha)
     check(aten.addmv.default, torch.randn(3), x[0], y[0, :, 0], beta=beta, alpha=alpha)
+
+
+@pytest.mark.filterwarnings("ignore::torchane.errors.TorchaneWarning")  # the product is left to PyTorch, and said
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("module", [torch.nn.Linear(6, 4), torch.nn.Linear(6, 4, bias=False), torch.nn.Conv1d(3, 4, 2)], ids=["bias", "plain", "convolution"])
+def test_factors_of_two_dtypes_are_refused_as_in_eager(module, dtype):
+    x = torch.randn(2, 3, 6, dtype=dtype)
+    torch._dynamo.reset()
+    for call in module, torch.compile(module, backend=backend.ane, options={"device": "twin"}):
+        with pytest.raises(RuntimeError, match="dtype|type"):
+            call(x)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from torch.fx import Node
 
 from torchane.abi.numbers import EXCLUDED, FP16_MAX, FP16_SMALLEST, FP16_SMALLEST_NORMAL, LEFT_OUT, MASKED, SUM_MAX
 from torchane.capture.rules.registry import NoRule, Value
@@ -20,6 +21,12 @@ from torchane.mil.types import FP16, DType, TensorType
 _LARGEST = {FP16: FP16_MAX}
 _SMALLEST = {FP16: FP16_SMALLEST}
 _SMALLEST_NORMAL = {FP16: FP16_SMALLEST_NORMAL}
+
+
+def of_one_dtype(node: Node) -> str | None:
+    """Why an op whose operands must have one dtype is left to PyTorch, which refuses others."""
+    kinds = {str(source.meta["val"].dtype) for source in node.all_input_nodes}
+    return f"its operands are {' and '.join(sorted(kinds))}, which PyTorch does not take either" if len(kinds) > 1 else None
 
 
 def dtype_of(x: Value) -> DType:

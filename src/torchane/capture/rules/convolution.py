@@ -19,7 +19,7 @@ import torch
 from torch.fx import Node
 
 from torchane.capture.rules import common
-from torchane.capture.rules.common import permuted, reshaped, sizes
+from torchane.capture.rules.common import of_one_dtype, permuted, reshaped, sizes
 from torchane.capture.rules.registry import Value, lowers, values
 from torchane.capture.rules.slices import every, padded_all, part, put_back
 from torchane.mil.build import Builder
@@ -76,7 +76,7 @@ def _one_or_two_axes(node: Node) -> str | None:
     spatial = weight.meta["val"].dim() - 2
     if spatial not in (1, 2) or grad.meta["val"].dim() != spatial + 2:
         return f"it convolves over {spatial} axes, and programs over one or two"
-    return None
+    return of_one_dtype(node)
 
 
 def _planar(b: Builder, x: Value) -> Value:
