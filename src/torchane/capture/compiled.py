@@ -71,7 +71,7 @@ class Compiled:
     def rest(self) -> None:
         """Frees the surfaces that no tensor holds, and the memory of results that are gone."""
         self.memory.trim()
-        self.weights.forget()
+        self.pool.give_all(self.weights.forget())
         self.written_rows.free()
         self.pool.trim()
 

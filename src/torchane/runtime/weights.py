@@ -128,7 +128,9 @@ class Weights:
             raise StaleWeightError(f"{name}: run {version} is about to read it, and its surface holds {there}.")
         return held
 
-    def forget(self) -> None:
-        """Frees the surfaces. A backward that waits for its turn stages again."""
+    def forget(self) -> list[Buffer]:
+        """Lets go of the surfaces, which go back to where they were made. A backward that waits for its turn stages again."""
+        surfaces = [held.buffer for held in self.held.values()] + [buffer for buffer, _, _ in self.ahead.values()]
         self.held, self.ahead, self._sources, self._shapes = {}, {}, {}, {}
         self.gradients.forget()
+        return surfaces

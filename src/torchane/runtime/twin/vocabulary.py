@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from torchane import native
+from torchane.abi.numbers import FP16_MAX
 from torchane.runtime.twin.arrays import SCRATCH, Array, Root, TapeStep
 from torchane.runtime.twin.attention import packed_product
 from torchane.runtime.twin.chain import Micro
@@ -23,7 +24,7 @@ from torchane.runtime.twin.schedule import Call, Chain
 #: Longer sums are cut into pieces by a product alone; of fewer rows or columns there are kernels of their own.
 LONGEST_SUM, LEAST_ROWS = 2048, 32
 #: The least number of fp16, which scores are raised to.
-LOWEST = -65504.0
+LOWEST = -FP16_MAX
 
 
 @dataclass(eq=False)
