@@ -456,6 +456,11 @@ def shared(one: str, other: str) -> tuple[str, ...]:
     return tuple(option.name for option in of(one) if option.name in {each.name for each in of(other)})
 
 
+def is_said(value: Any) -> bool:
+    """Whether the value of an option was given. A number of 0 was, although Python holds it equal to False."""
+    return value is not None and value is not False
+
+
 def parse(command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Every option of a command with its value: what was given, else its default.
     Raises UsageError that begins with `where`, for an unknown name, with the nearest one, and for a value that an option does not take."""

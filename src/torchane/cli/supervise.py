@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from torchane.cli.signals import load
+from torchane.options import is_said
 from torchane.runtime.ane.watchdog import EXIT_CODE
 
 #: Set in the child.
@@ -84,7 +85,7 @@ def _arguments(options: Mapping[str, Any]) -> list[str]:
         flag = "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
         if value is True:
             made.append(flag)
-        elif value is not None and value is not False:  # 0 is a number that was said, and equal to False
+        elif is_said(value):
             made += [flag, str(value)]
     return made
 

@@ -96,7 +96,7 @@ def tune(request: Any, progress: Progress, compile_model: CompileModel = EngineM
 
 def _new(request: Any) -> Plan:
     said = {name: getattr(request, name) for name in (option.key for option in options.of("lora")) if hasattr(request, name)}
-    given = {name: value for name, value in said.items() if name not in ("resume", "device", "threads", "config") and _is_said(value)}
+    given = {name: value for name, value in said.items() if name not in ("resume", "device", "threads", "config") and options.is_said(value)}
     settings, places = resolve({name: str(value) if isinstance(value, Path) else value for name, value in given.items()}, request.config)
     if not places["train"] and not places["test"]:
         raise UsageError("Say what to do: --train, --test, or both.")
@@ -113,11 +113,6 @@ def _new(request: Any) -> Plan:
     )  # fmt: skip
 
 
-def _is_said(value: Any) -> bool:
-    """Of an option. A number of 0 is one that was said, although Python holds it equal to False."""
-    return value is not None and value is not False
-
-
 def run_folder(given: Mapping[str, Any]) -> Path | None:
     """Where a run of these options writes; None where nothing is trained. Raises UsageError where the config cannot be read."""
     if given["resume"] is not None:
@@ -128,7 +123,7 @@ def run_folder(given: Mapping[str, Any]) -> Path | None:
 
 def _resumed(request: Any) -> Plan:
     given = [option.flag for option in options.of("lora") if hasattr(request, option.key) and option.key not in _RESUMABLE
-             and _is_said(getattr(request, option.key))]  # fmt: skip
+             and options.is_said(getattr(request, option.key))]  # fmt: skip
     if given:
         raise UsageError(f"--resume continues a run as it was begun, so {', '.join(given)} cannot be given with it. {', '.join('--' + name.replace('_', '-') for name in _RESUMABLE[1:])} can.")
     about = AdapterFolder(request.resume).about()
