@@ -38,3 +38,9 @@ def test_an_instruction_set_that_is_not_there_is_refused_with_those_that_are() -
     done = _isa_with("avx9")
     assert done.returncode != 0
     assert "TORCHANE_ISA is 'avx9', and on this processor the twin has kernels for base" in done.stderr
+
+
+def test_modules_of_the_package_are_there_without_the_extension() -> None:
+    code = "from torchane import native; native._EXTENSION = 'torchane.native.nothing'; from torchane.native import pages; print(pages.LINE_BYTES); native.set_threads(1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "64\n" and "native.set_threads needs torchane's compiled extension" in done.stderr

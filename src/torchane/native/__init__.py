@@ -11,6 +11,7 @@ the kernels (amx, avx512, avx2, base); without it the fastest that the processor
 import os
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +36,8 @@ def __getattr__(name: str) -> Any:
     try:
         extension = import_module(_EXTENSION)
     except ImportError as error:
+        if find_spec(f"{__name__}.{name}") is not None:  # a module of this package, which Python looks for here first
+            raise AttributeError(name) from None
         raise DeviceError(
             f"native.{name} needs torchane's compiled extension, and it cannot be loaded: {error}. "
             "Build it with `pip install .` (or `make`), which needs a C++20 compiler."
