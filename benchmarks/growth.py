@@ -3,7 +3,8 @@
     python benchmarks/growth.py [--seq-lens 128,512,1024,2048,4096] [--batch-sizes 1,4,16] [--variants twin-fast,eager-bf16] [--steps 2]
 
 A Llama of two blocks, 256 wide, 4 heads of 64, 1,024 tokens in its vocabulary, the same weights and batch for all. Sequences at a batch of 1, batches at 128
-tokens. Each step in a process of its own, one thread: processor milliseconds of a step (least of --steps, after two others), peak memory. Lines of JSON.
+tokens. Each step in a process of its own, one thread: processor milliseconds of a step (least of --steps, after two others), peak memory. Lines of JSON. The exit
+code is 1 if one of them has an error.
 """
 
 import argparse
@@ -43,18 +44,21 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",") if number]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seq-lens", type=numbers, default=[128, 512, 1024, 2048, 4096])
     parser.add_argument("--batch-sizes", type=numbers, default=[4, 16])
     parser.add_argument("--variants", type=lambda text: text.split(","), default=["twin-fast", "twin", "eager-bf16", "eager-fp32"])
     parser.add_argument("--steps", type=int, default=2)
     given = parser.parse_args()
+    failed = 0
     for batch_size, seq_len in [(1, length) for length in given.seq_lens] + [(size, 128) for size in given.batch_sizes]:
         for variant in given.variants:
             found = measured(variant, batch_size, seq_len, given.steps)
+            failed += "error" in found
             print(json.dumps({"batch_size": batch_size, "seq_len": seq_len, "variant": variant, **found}), flush=True)
+    return min(failed, 1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
