@@ -70,14 +70,17 @@ def load_splits(path: Path, tokenizer: Any, settings: LoraSettings, needed: Sequ
     splits = Splits()
     if not files:
         _read_text(path, tokenizer, settings, longest, splits)
+    why_empty: dict[str, Sequence[str]] = {}
     for name in files:
+        known = len(splits.notes)
         wanted = name in needed or name == "valid" and "train" in needed
         setattr(splits, name, _read_jsonl(files[name], tokenizer, settings, positions, splits.notes) if wanted else [])
+        why_empty[name] = splits.notes[known:]
     for name in needed:
         if not getattr(splits, name):
             where = files.get(name, path / f"{name}.jsonl")
-            if nothing_left := [note for note in splits.notes if note.startswith(f"{where}: ")]:
-                raise DataError(f"No example to learn from is left, and --{name} needs one. {' '.join(nothing_left)}")
+            if why_empty.get(name):
+                raise DataError(f"No example to learn from is left, and --{name} needs one. {' '.join(why_empty[name])}")
             raise DataError(f"{where} {'holds no example' if where.exists() else 'does not exist'}, and --{name} needs one. Each line is one JSON object with {_EXPECTED}.")
     if "train" in needed and not splits.valid:
         splits.notes.append(f"There is no {path / 'valid.jsonl'}, so nothing is validated.")
