@@ -21,9 +21,12 @@ def measure(asked: Evaluator, tasks: Sequence[Any], *, limit: int | None = None,
         import lm_eval  # noqa: PLC0415
     except ImportError as error:
         raise UsageError(f"--tasks are those of lm-evaluation-harness, which is not installed ({error}): pip install lm-eval. Without it: --data FILE.") from error
+    model = _model(asked)
     try:
-        found = lm_eval.simple_evaluate(model=_model(asked), tasks=list(tasks), limit=limit, num_fewshot=num_shots, apply_chat_template=is_talk)
+        found = lm_eval.simple_evaluate(model=model, tasks=list(tasks), limit=limit, num_fewshot=num_shots, apply_chat_template=is_talk)
     except (KeyError, ValueError, OSError, ImportError, AssertionError) as error:  # what it raises for tasks, data sets and what these need
+        if model.was_asked:  # the tasks were there: something else is wrong
+            raise
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise UsageError(
             f"lm-evaluation-harness does not measure {', '.join(map(str, tasks))}: {said} ({type(error).__name__}). `lm_eval ls tasks` lists what it knows; "
@@ -37,13 +40,17 @@ def _model(asked: Evaluator) -> Any:
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
 
     class Asked(HFLM):  # type: ignore[misc]
+        was_asked = False
+
         def _model_call(self, inps: torch.Tensor, attn_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None) -> torch.Tensor:
             """inps (B, S), filled up behind by the harness -> logits (B, S, V)."""
+            self.was_asked = True
             assert attn_mask is None and labels is None  # of models with an encoder
             return asked.scores(inps.tolist())[: inps.shape[0], : inps.shape[1]]
 
         def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **settings: Any) -> torch.Tensor:
             """context (B, S), filled up before by the harness -> (B, S + what was written)."""
+            self.was_asked = True
             count, width = context.shape
             mask = settings.pop("attention_mask").bool()
             rows = [ids[here].tolist() for ids, here in zip(context, mask, strict=True)]
