@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from torchane.interpreter import compiling, importing
+from torchane.interpreter import compiling
 
 
 def called() -> None:

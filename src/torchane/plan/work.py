@@ -135,7 +135,7 @@ def _conv(op: Op, stored: Mapping[Var, float], given: Collection[Var]) -> OpWork
 def _matmul(op: Op, stored: Mapping[Var, float], given: Collection[Var]) -> OpWork:
     """Which operand counts as the weights: the constant one, else the one that is cheaper to read again."""
     if op.kind.name == "linear":
-        x, y, inner_last = op.args["x"], op.args["weight"], True
+        x, y = op.args["x"], op.args["weight"]
         k, n = _tensor(x, op.name).shape[-1], _tensor(y, op.name).shape[0]
         m = _tensor(x, op.name).size // k
         batch = 1

@@ -274,6 +274,7 @@ def test_every_dispatch_of_twenty_steps_gives_wrong_numbers(bench, twenty, fault
     monkeypatch.setattr(bench.device, "quarantine", lambda made, why: found.append(made.name))
     struck = bench.machine.fail("evaluate", BY_NAME[fault].what, times=1_000_000)
     assert bench.losses(verify_every=1) == twenty
+    assert struck.seen > 0
     evidence("every dispatch", len(found))
 
 
