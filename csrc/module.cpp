@@ -126,15 +126,32 @@ void add_chain(Tape& tape, Ops ops, Sizes sizes, int64_t row, bool whole_rows, i
     tape.append(std::move(step), std::move(ops));
 }
 
+Matmul matmul_of(PyPlace x, PyPlace y, PyPlace out, int64_t m, int64_t n, int64_t k, bool transpose_x, bool transpose_y, bool exact, Sizes batch,
+                 Sizes x_strides, Sizes y_strides) {
+    Matmul made;
+    made.x = place(x), made.y = place(y), made.out = place(out);
+    made.m = m, made.n = n, made.k = k;
+    made.transpose_x = transpose_x, made.transpose_y = transpose_y, made.exact = exact;
+    made.batch = std::move(batch), made.x_strides = std::move(x_strides), made.y_strides = std::move(y_strides);
+    if (made.x_strides.size() != made.batch.size() || made.y_strides.size() != made.batch.size())
+        throw std::invalid_argument("matmul: strides that do not fit the batch");
+    return made;
+}
+
 void add_matmul(Tape& tape, Ops ops, PyPlace x, PyPlace y, PyPlace out, int64_t m, int64_t n, int64_t k, bool transpose_x,
                 bool transpose_y, bool exact, Sizes batch, Sizes x_strides, Sizes y_strides) {
-    auto step = std::make_unique<Matmul>();
-    step->x = place(x), step->y = place(y), step->out = place(out);
-    step->m = m, step->n = n, step->k = k;
-    step->transpose_x = transpose_x, step->transpose_y = transpose_y, step->exact = exact;
-    step->batch = std::move(batch), step->x_strides = std::move(x_strides), step->y_strides = std::move(y_strides);
-    if (step->x_strides.size() != step->batch.size() || step->y_strides.size() != step->batch.size())
-        throw std::invalid_argument("matmul: strides that do not fit the batch");
+    tape.append(std::make_unique<Matmul>(matmul_of(x, y, out, m, n, k, transpose_x, transpose_y, exact, std::move(batch), std::move(x_strides),
+                                                   std::move(y_strides))),
+                std::move(ops));
+}
+
+void add_select(Tape& tape, Ops ops, PyPlace x, PyPlace y, PyPlace out, int64_t m, int64_t n, int64_t k, bool transpose_x, bool transpose_y,
+                Sizes batch, Sizes x_strides, Sizes y_strides, bool is_left, const std::vector<std::tuple<int64_t, int64_t, int64_t, float>>& pieces) {
+    auto step = std::make_unique<Selection>();
+    step->product = matmul_of(x, y, out, m, n, k, transpose_x, transpose_y, true, std::move(batch), std::move(x_strides), std::move(y_strides));
+    step->is_left = is_left;
+    for (const auto& [to, from, count, factor] : pieces) step->pieces.push_back({to, from, count, float_to_half(factor)});
+    step->check();
     tape.append(std::move(step), std::move(ops));
 }
 
@@ -256,6 +273,8 @@ void bind_tape(nb::module_& m) {
         .def("chain", &add_chain, "ops"_a, nb::kw_only(), "sizes"_a, "row"_a, "whole_rows"_a, "registers"_a, "operands"_a, "micros"_a)
         .def("matmul", &add_matmul, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a,
              "exact"_a, "batch"_a, "x_strides"_a, "y_strides"_a)
+        .def("select", &add_select, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a, "batch"_a,
+             "x_strides"_a, "y_strides"_a, "is_left"_a, "pieces"_a)
         .def("attention", &add_attention, "ops"_a, nb::kw_only(), "m"_a, "n"_a, "batch"_a, "probabilities"_a.none(), "mask"_a.none(), "live"_a, "gap"_a,
              "p"_a.none(), "gradient"_a.none(), "readers"_a)
         .def("vocabulary", &add_vocabulary, "ops"_a, nb::kw_only(), "parts"_a, "scores"_a, "exact"_a, "is_forward"_a, "code"_a, "code_size"_a, "left_out"_a,

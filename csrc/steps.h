@@ -57,6 +57,26 @@ struct Matmul final : Step {
     std::vector<Extent> extents() const override;
 };
 
+// A product whose left operand, or right one, has a row, or column, for each of the result with one power of two, from 1 on, at most: the other operand's rows, or
+// columns, moved. The bits are those of `product`, which runs instead where a number is infinite or none.
+struct Selection final : Step {
+    // Rows or columns [out, out + count) of the result: those from `in` on, times `factor`; zeros where that is 0.
+    struct Piece {
+        int64_t out, in, count;
+        half_t factor;
+    };
+    Matmul product;
+    bool is_left;
+    std::vector<Piece> pieces;  // in order, without gaps
+    void run(const Run& run) const override;
+    std::vector<Extent> extents() const override;
+    // Throws std::invalid_argument where the pieces do not fit.
+    void check() const;
+
+private:
+    static void move(half_t* to, const half_t* from, int64_t n, half_t factor);
+};
+
 // Copies an array of `sizes`; either side has strides of its own. Covers transpose, slice and concat.
 struct Copy final : Step {
     Place x, out;

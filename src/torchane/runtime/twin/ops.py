@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from torchane import native
-from torchane.mil.fast import rounds
+from torchane.mil.fast import FACTORS, rounds
 from torchane.mil.ir import Literal, Op
 from torchane.mil.ops.support import positive_axes, positive_axis
 from torchane.runtime.twin.arrays import Array, Shape, broadcast_strides, dense_strides, new
 from torchane.runtime.twin.chain import Micro
 from torchane.runtime.twin.schedule import Call, Schedule
+from torchane.runtime.twin.selection import selection
 
 Rule = Callable[..., Array | tuple[Array, ...]]
 
@@ -274,6 +275,18 @@ def _(
     return schedule.element_wise(Micro("", "binary", "add", (out, per_channel), new(out.shape)))
 
 
+def _moves(op: Op, sizes: tuple[int, int, int], transposed: tuple[bool, bool], strides: tuple[Shape, Shape]) -> dict[str, Any] | None:
+    """What the tape's select() is given besides, if this product only moves numbers."""
+    names = ("weight", "x") if op.kind.name == "conv" else FACTORS[op.kind.name]
+    for index, name in enumerate(names):
+        factor = op.args.get(name)
+        if isinstance(factor, Literal) and isinstance(factor.value, np.ndarray) and not any(strides[index]):
+            found = selection(factor.value, index == 0, sizes, transposed)
+            if found is not None:
+                return found
+    return None
+
+
 def _product(
     schedule: Schedule,
     op: Op,
@@ -287,7 +300,12 @@ def _product(
 ) -> None:
     m, n, k = sizes
     values = {
-        "m": m, "n": n, "k": k, "transpose_x": transposed[0], "transpose_y": transposed[1], "exact": not rounds(op),
+        "m": m, "n": n, "k": k, "transpose_x": transposed[0], "transpose_y": transposed[1],
         "batch": batch, "x_strides": x_strides, "y_strides": y_strides,
     }  # fmt: skip
+    moves = None if schedule.arithmetic == "engine" else _moves(op, sizes, transposed, (x_strides, y_strides))
+    if moves is not None:
+        schedule.add(Call([op.kind.name], "select", operands, out, values | moves))
+        return
+    values["exact"] = not rounds(op)
     schedule.add(Call([op.kind.name], "matmul", operands, out, values))
