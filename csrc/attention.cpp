@@ -48,8 +48,7 @@ float largest_norm(const Kernels& table, const Side& side, int64_t k, float* squ
     for (int64_t v = 0; v < vectors; ++v) {
         table.widen(wide, side.data + v * side.stride, length, 1.0f);
         if (side.along_k) {
-            float sum = 0.0f;
-            for (int64_t i = 0; i < length; ++i) sum += wide[i] * wide[i];
+            const float sum = static_cast<float>(table.sum_of_squares(wide, length));
             largest = sum > largest || sum != sum ? sum : largest;
             if (sum != sum) break;
         } else {
@@ -166,7 +165,6 @@ private:
         tile_ = room.take<float>(tile());
         scores_ = room.take<half_t>(step_.has_probabilities ? ROWS * row_ : 0);
         gradient_ = room.take<half_t>(step_.has_gradient ? ROWS * row_ : 0);
-        line_ = room.take<half_t>(row_);
         const int64_t longest = std::max({row_, m_, step_.has_probabilities ? step_.probabilities.k : 0, step_.has_gradient ? step_.gradient.k : 0});
         floats_ = room.take<float>(longest);
         more_floats_ = room.take<float>(longest);
@@ -181,8 +179,15 @@ private:
         else std::fill(reading.begun, reading.begun + own(reader).count, false);
     }
 
+    // Whether there may be columns that do not count.
+    bool may_leave_out() const {
+        if (!step_.has_probabilities) return n_ > GRAIN;
+        return std::any_of(step_.live.begin(), step_.live.end(), [&](int64_t columns) { return round_up(columns, GRAIN) < n_; });
+    }
+
     // What may be left out rests on these.
     void look_at_operands() {
+        if (!may_leave_out()) return;
         const auto bound = [&](const Matmul& p) {
             return SLACK * largest_norm(table_, left_of(p, run_, step_.batch, index_), p.k, floats_, more_floats_) *
                    largest_norm(table_, right_of(p, run_, step_.batch, index_), p.k, floats_, more_floats_);
@@ -291,19 +296,8 @@ private:
     }
 
     void find_gradients(int64_t begin, int64_t rows, int64_t width) {
-        const auto of = [&](Binary op, Form form) { return table_.binary[static_cast<int>(op)][static_cast<int>(form)]; };
-        const auto mul = of(Binary::mul, Form::vector_vector), sub = of(Binary::sub, Form::vector_scalar);
         multiply(step_.gradient, values_, gradient_, begin, rows, width);
-        for (int64_t r = begin; r < begin + rows; ++r) {
-            half_t* g = gradient_ + (r - begin) * row_;
-            const half_t* p = probabilities(r, begin);
-            mul(line_, g, p, width);
-            const float sum = table_.row[static_cast<int>(Reduction::sum)](line_, width);
-            half_t rounded;
-            table_.narrow(&rounded, &sum, 1, 1.0f);
-            sub(g, g, &rounded, width);
-            mul(g, p, g, width);
-        }
+        for (int64_t r = begin; r < begin + rows; ++r) table_.softmax_gradient_row(gradient_ + (r - begin) * row_, probabilities(r, begin), width);
     }
 
     // A reader that sums over keys: these rows of its result, or these columns.
@@ -365,7 +359,7 @@ private:
     const int64_t m_, n_, row_;
     char *keys_ = nullptr, *values_ = nullptr, *rows_ = nullptr, *packed_ = nullptr;
     float *tile_ = nullptr, *floats_ = nullptr, *more_floats_ = nullptr;
-    half_t *scores_ = nullptr, *gradient_ = nullptr, *line_ = nullptr;
+    half_t *scores_ = nullptr, *gradient_ = nullptr;
     std::vector<Reading> reading_;
     bool others_are_finite_ = false;
     float largest_score_ = 0.0f, largest_gradient_ = 0.0f;

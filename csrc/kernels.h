@@ -85,7 +85,9 @@ struct Kernels {
     void (*columns[static_cast<int>(Reduction::count)])(float* acc, const half_t* a, int64_t n);
     // e^(x - max) / sum along a row; scratch holds n floats.
     void (*softmax_row)(half_t* d, const half_t* a, int64_t n, float* scratch);
-    // The same down n <= 64 columns, `stride` numbers from one entry of a column to the next.
+    // g = p (g - sum of g p), along a row; each op rounded to fp16.
+    void (*softmax_gradient_row)(half_t* g, const half_t* p, int64_t n);
+    // softmax down n <= 64 columns, `stride` numbers from one entry of a column to the next.
     void (*softmax_columns)(half_t* d, const half_t* a, int64_t entries, int64_t stride, int64_t n);
 
     void (*narrow)(half_t* d, const float* a, int64_t n, float scale);           // fp16(a * scale)
@@ -96,6 +98,7 @@ struct Kernels {
     double (*sum_of_squares)(const float* a, int64_t n);  // the same bits on every instruction set
     double (*sum)(const float* a, int64_t n);
     void (*scale)(float* a, int64_t n, float factor);
+    float (*largest)(const float* a, int64_t n);  // magnitude; NaN where one is
     // The largest number of a row, and the sum of e^(number - largest).
     void (*powers_of_row)(const float* a, int64_t n, float* top, float* sum);
     void (*softmax_times)(float* d, const float* a, int64_t n, float top, float factor);  // e^(a - top) * factor

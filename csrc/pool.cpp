@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -16,9 +17,10 @@
 namespace torchane {
 namespace {
 
-// A program's steps follow each other within microseconds: for that long a thread without work spins, and
-// sleeps after it, so that an idle process uses no processor.
-constexpr auto SPIN = std::chrono::microseconds(40);
+// A program's steps follow each other within microseconds: for that long a thread without work spins. Programs of a training step follow each other
+// within a millisecond: for that long it looks on and lets every other thread of the machine go first, as long as its work comes so; then it sleeps, so
+// that an idle process uses no processor. To be woken takes some 50 us in a virtual machine, which is as long as many a step.
+constexpr std::chrono::microseconds SPIN(40), LINGER(2000);
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -41,12 +43,25 @@ bool spin(Done done) {
     return done();
 }
 
+// Looks until then whether done(), behind every thread that has something to do; returns done().
+template <typename Done>
+bool linger(Done done, std::chrono::steady_clock::time_point end) {
+    do {
+        std::this_thread::yield();
+        for (int i = 0; i < 16; ++i) {
+            if (done()) return true;
+            pause_cpu();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return done();
+}
+
 // A round is a set of tasks. `gate_` says in one word which round it is, whether it may still be joined, and
 // how many threads are in it: the caller closes the gate when no task is left and waits for those inside. A
 // thread that wakes too late finds the gate closed, and nobody has waited for it.
 class Pool {
 public:
-    explicit Pool(int threads) : threads_(threads), alive_(threads - 1) {
+    explicit Pool(int threads) : threads_(threads), shares_(static_cast<size_t>(threads)), alive_(threads - 1) {
         for (int worker = 1; worker < threads; ++worker) std::thread([this, worker] { work(worker); }).detach();
     }
 
@@ -64,8 +79,10 @@ public:
     void run(int64_t tasks, Task function, void* context) {
         function_ = function;
         context_ = context;
-        tasks_ = tasks;
-        next_.store(0, std::memory_order_relaxed);
+        for (int64_t share = 0; share < threads_; ++share) {
+            shares_[static_cast<size_t>(share)].end = tasks * (share + 1) / threads_;
+            shares_[static_cast<size_t>(share)].next.store(tasks * share / threads_, std::memory_order_relaxed);
+        }
         {
             std::lock_guard lock(mutex_);
             gate_.store(((gate_.load(std::memory_order_relaxed) >> ROUND) + 1) << ROUND | OPEN);
@@ -80,11 +97,21 @@ private:
     static constexpr uint64_t INSIDE = (1ull << 32) - 1, OPEN = 1ull << 32;
     static constexpr int ROUND = 33;
 
+    // Tasks that follow each other: of a step after the other the same, so that a thread finds in its cache what it wrote there.
+    struct alignas(64) Share {
+        std::atomic<int64_t> next{0};
+        int64_t end = 0;
+    };
+
+    // A thread's own share first, then what is left of the others'.
     void drain(int worker) {
-        for (;;) {
-            const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-            if (task >= tasks_) return;
-            function_(context_, task, worker);
+        for (int turn = 0; turn < threads_; ++turn) {
+            Share& share = shares_[static_cast<size_t>((worker + turn) % threads_)];
+            while (share.next.load(std::memory_order_relaxed) < share.end) {
+                const int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+                if (task >= share.end) break;
+                function_(context_, task, worker);
+            }
         }
     }
 
@@ -94,12 +121,15 @@ private:
             const uint64_t gate = gate_.load(std::memory_order_acquire);
             return ends_.load(std::memory_order_relaxed) || (gate >> ROUND != seen && gate & OPEN);
         };
+        bool lingers = true;
         while (!ends_.load()) {
-            if (!spin(called)) {
+            const auto since = std::chrono::steady_clock::now();
+            if (!spin(called) && !(lingers && linger(called, since + LINGER))) {
                 std::unique_lock lock(mutex_);
                 sleepers_.fetch_add(1);
                 wake_.wait(lock, called);
                 sleepers_.fetch_sub(1);
+                lingers = std::chrono::steady_clock::now() - since < LINGER;
             }
             uint64_t gate = gate_.load();
             if (gate >> ROUND == seen || !(gate & OPEN)) continue;
@@ -114,8 +144,7 @@ private:
     const int threads_;
     Task function_ = nullptr;
     void* context_ = nullptr;
-    int64_t tasks_ = 0;
-    alignas(64) std::atomic<int64_t> next_{0};
+    std::vector<Share> shares_;
     alignas(64) std::atomic<uint64_t> gate_{0};
     alignas(64) std::atomic<int> sleepers_{0};
     std::atomic<int> alive_;

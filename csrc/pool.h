@@ -2,8 +2,9 @@
 //
 //     parallel(tasks, [&](int64_t task, int worker) { ... });
 //
-// Which thread runs which task is a matter of luck, so a task may not depend on another and must write
-// only what is its own: then the result has the same bits for any number of threads. Nothing that is
+// A thread takes its own share of them first, task * threads / tasks being its number, then what others have left: where one set of tasks writes what
+// the same tasks of the next one read, numbers stay in a thread's cache. Which thread runs which task is a matter of luck all the same, so a task may
+// not depend on another and must write only what is its own: then the result has the same bits for any number of threads. Nothing that is
 // summed may be cut by the number of threads.
 #pragma once
 

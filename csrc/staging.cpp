@@ -317,6 +317,15 @@ double sum(const std::vector<Floats>& arrays) {
     return in_order(all, kernels().sum);
 }
 
+float largest(const float* array, int64_t size) {
+    std::vector<float> found(static_cast<size_t>(ceil_div(size, SUMMED)));
+    parallel(static_cast<int64_t>(found.size()), [&](int64_t block, int) {
+        const int64_t begin = block * SUMMED;
+        found[static_cast<size_t>(block)] = kernels().largest(array + begin, std::min(SUMMED, size - begin));
+    });
+    return kernels().largest(found.data(), static_cast<int64_t>(found.size()));
+}
+
 void scale_in_place(const std::vector<Floats>& arrays, float factor) {
     for_all(arrays.size(), [&](size_t a) { return ceil_div(arrays[a].second, SUMMED); }, [&](size_t a, int64_t block) {
         const int64_t begin = block * SUMMED;

@@ -52,5 +52,6 @@ double sum_of_squares(const std::vector<Numbers>& arrays);  // in double
 using Floats = std::pair<float*, int64_t>;
 double sum(const std::vector<Floats>& arrays);             // in double
 void scale_in_place(const std::vector<Floats>& arrays, float factor);
+float largest(const float* array, int64_t size);           // magnitude; NaN where one is, 0 of nothing
 
 }  // namespace torchane

@@ -34,14 +34,17 @@ void Tape::append(std::unique_ptr<Step> step, std::vector<std::string> ops) {
                                             " reaches " + std::to_string(first + extent.last) + " in space " +
                                             std::to_string(extent.place.space) + " of " + std::to_string(size));
         }
+    for (const std::string& op : ops) ++counts_[op];
     steps_.push_back({std::move(step), std::move(ops)});
 }
 
 std::vector<std::unique_ptr<Step>> Tape::take_last(size_t count) {
     if (count > steps_.size()) throw std::invalid_argument("tape " + name_ + ": it has fewer steps than are to be taken from it");
     std::vector<std::unique_ptr<Step>> taken;
-    for (size_t step = steps_.size() - count; step < steps_.size(); ++step)
+    for (size_t step = steps_.size() - count; step < steps_.size(); ++step) {
+        for (const std::string& op : steps_[step].ops) --counts_[op];
         if (steps_[step].step != nullptr) taken.push_back(std::move(steps_[step].step));
+    }
     steps_.resize(steps_.size() - count);
     return taken;
 }
@@ -62,8 +65,9 @@ void Executor::run(const Tape& tape, const std::vector<half_t*>& inputs, const s
         if (entry.step != nullptr) entry.step->run(run);
         if (seconds != nullptr)
             seconds->push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-        for (const std::string& op : entry.ops) ++executed_[op];
     }
+    for (const auto& [op, count] : tape.counts_)
+        if (count > 0) executed_[op] += count;
 }
 
 std::map<std::string, int64_t> Executor::executed() const {

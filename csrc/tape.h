@@ -52,6 +52,7 @@ private:
     Arithmetic arithmetic_;
     std::vector<Shared> shared_;
     std::vector<Entry> steps_;
+    std::map<std::string, int64_t> counts_;  // of the ops of all steps
 };
 
 // Runs tapes one at a time, in memory that all of them share, and counts the ops that they execute.

@@ -69,7 +69,10 @@ struct Sigmoid {
 };
 struct Silu {
     static constexpr float margin = MARGIN;
-    static vf of(vf x) { return x / (set1(1.0f) + exp(set1(0.0f) - x)); }
+    static vf of(vf x) {  // NaN of -infinity
+        const vf infinity = set1(__builtin_inff());
+        return x * select(equal(x, set1(0.0f) - infinity), set1(0.0f), sigmoid(x));
+    }
     static double exactly(double x) { return x / (1.0 + ::exp(-x)); }
 };
 struct Relu { static vf of(vf x) { return larger(x, set1(0.0f)); } };

@@ -29,11 +29,20 @@ template <typename Op>
 TORCHANE_INLINE float folded(vf (&running)[VECTORS]) {
     for (int half = VECTORS / 2; half >= 1; half /= 2)
         for (int v = 0; v < half; ++v) running[v] = Op::of(running[v], running[v + half]);
+#if defined(__AVX512F__)
+    vf all = running[0];
+    all = Op::of(all, _mm512_shuffle_f32x4(all, all, 0x4e));  // lanes 8 on meet the first 8
+    all = Op::of(all, _mm512_shuffle_f32x4(all, all, 0xb1));
+    all = Op::of(all, _mm512_permute_ps(all, 0x4e));
+    all = Op::of(all, _mm512_permute_ps(all, 0xb1));
+    return _mm512_cvtss_f32(all);
+#else
     float lanes[LANES];
     store(lanes, running[0]);
     for (int half = LANES / 2; half >= 1; half /= 2)
         for (int l = 0; l < half; ++l) lanes[l] = Op::of(lanes[l], lanes[l + half]);
     return lanes[0];
+#endif
 }
 
 // Folds n values; vector_at(i) gives LANES of them from i on, vector_at(i, count) the last count < LANES,

@@ -38,6 +38,20 @@ void softmax_row(half_t* d, const half_t* a, int64_t n, float* scratch) {
     if (i < n) store_n(d + i, load_n(scratch + i, n - i) * inverse, n - i);
 }
 
+// What mul, the sum of a row, sub and mul would give one after the other, each rounded.
+struct Products {
+    const half_t *g, *p;
+    vf operator()(int64_t i) const { return through_half(load(g + i) * load(p + i)); }
+    vf operator()(int64_t i, int64_t count) const { return first_of(through_half(load_n(g + i, count) * load_n(p + i, count)), count, Sum::start); }
+};
+
+void softmax_gradient_row(half_t* g, const half_t* p, int64_t n) {
+    const vf sum = through_half(set1(fold<Sum>(n, Products{g, p})));
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(g + i, load(p + i) * through_half(load(g + i) - sum));
+    if (i < n) store_n(g + i, load_n(p + i, n - i) * through_half(load_n(g + i, n - i) - sum), n - i);
+}
+
 // e^ is computed twice rather than kept: the columns of a vocabulary would not fit a cache.
 void softmax_vector(half_t* d, const half_t* a, int64_t entries, int64_t stride, int64_t n) {
     vf top = set1(-__builtin_inff()), sum = set1(0.0f);
@@ -56,6 +70,7 @@ void softmax_columns(half_t* d, const half_t* a, int64_t entries, int64_t stride
 void fill_softmax(Kernels& table) {
     table.softmax_row = softmax_row;
     table.softmax_columns = softmax_columns;
+    table.softmax_gradient_row = softmax_gradient_row;
 }
 
 }  // namespace torchane::TORCHANE_ISA

@@ -102,6 +102,19 @@ void scale(float* a, int64_t n, float factor) {
     for (; i < n; ++i) a[i] *= factor;
 }
 
+float largest(const float* a, int64_t n) {
+    vf top[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int j = 0; j < 4; ++j) top[j] = larger(top[j], abs(load(a + i + j * LANES)));
+    for (; i < n; i += LANES) top[0] = larger(top[0], abs(load_n(a + i, n - i < LANES ? n - i : LANES)));
+    float all[LANES];
+    store(all, larger(larger(top[0], top[1]), larger(top[2], top[3])));
+    float found = 0.0f;
+    for (int l = 0; l < LANES; ++l) found = found != found || found > all[l] ? found : all[l];
+    return found;
+}
+
 }  // namespace
 
 void fill_staging(Kernels& table) {
@@ -113,6 +126,7 @@ void fill_staging(Kernels& table) {
     table.sum_of_squares = sum<true>;
     table.sum = sum<false>;
     table.scale = scale;
+    table.largest = largest;
 }
 
 }  // namespace torchane::TORCHANE_ISA

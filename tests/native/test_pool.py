@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -32,6 +33,27 @@ def test_the_number_of_threads_can_change_between_calls(set_threads: Callable[[i
         set_threads(count)
         assert native.get_threads() == count
         assert native.sum_of_squares([array]) == 500_000
+
+
+def test_threads_without_work_sleep(set_threads: Callable[[int], None]) -> None:
+    set_threads(3)
+    array = np.ones(500_000, np.float32)
+    for _ in range(5):
+        assert native.sum_of_squares([array]) == 500_000
+    time.sleep(0.02)
+    used_s = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - used_s < 0.03
+
+
+def test_work_that_comes_after_a_while_is_shared_again(set_threads: Callable[[int], None]) -> None:
+    """Within the time in which threads look on, at its end, and when they sleep."""
+    set_threads(4)
+    array = np.ones(500_000, np.float32)
+    for pause_s in (0.0, 0.0005, 0.0019, 0.002, 0.0021, 0.01, 0.0005, 0.0):
+        for _ in range(5):
+            time.sleep(pause_s)
+            assert native.sum_of_squares([array]) == 500_000
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -170,3 +170,19 @@ def test_a_checksum_changes_with_any_number_and_with_no_number_of_threads(size: 
 def test_a_checksum_wants_dense_memory() -> None:
     with pytest.raises(DeviceError, match="not dense"):
         native.checksums([np.zeros((4, 4), np.float32).T[:2]])
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 63, 64, 200, 300_000])
+def test_the_largest_magnitude_is_numpys(isa: str, size: int) -> None:
+    array = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    assert native.largest(array) == np.abs(array).max(initial=0)
+    for place in {0, size // 2, size - 1} if size else ():
+        for number in (-1e30, np.inf, -np.inf, np.nan):
+            changed = array.copy()
+            changed[place] = number
+            assert np.array_equal(native.largest(changed), np.abs(changed).max(), equal_nan=True)
+
+
+def test_a_strided_array_has_no_largest_magnitude() -> None:
+    with pytest.raises(DeviceError, match="strided"):
+        native.largest(np.zeros((4, 4), np.float32)[:, :2])

@@ -53,9 +53,10 @@ class ByMagnitude:
 
     def parts(self, args: Sequence[Any]) -> list[Sequence[Any]]:
         """The arguments once for each size of gradients, the largest first; `args` alone where there is one."""
-        sizes = {i: self._sizes(args[i]) for i in self.positions if _is_gradient(args[i])}
-        if not sizes or (len(sizes) == 1 and not self.by_sample):
+        gradients = [i for i in self.positions if _is_gradient(args[i])]
+        if not gradients or (len(gradients) == 1 and not self.by_sample):
             return [args]
+        sizes = {i: self._sizes(args[i]) for i in gradients}
         largest = max(float(size.max()) for size in sizes.values())
         if not 0 < largest < float("inf"):  # NaN, too
             return [args]

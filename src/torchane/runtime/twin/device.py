@@ -36,6 +36,7 @@ from torchane.runtime.twin.arena import ALIGNMENT, place_scratch
 from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, dense_strides, new
 from torchane.runtime.twin.attention import fuse_attention
 from torchane.runtime.twin.chain import Micro
+from torchane.runtime.twin.columns import share_columns
 from torchane.runtime.twin.engine import prepare, require_known
 from torchane.runtime.twin.ops import RULES, Unsupported
 from torchane.runtime.twin.schedule import Call, Schedule
@@ -208,6 +209,7 @@ class _Loader:
         numbers = {array.root: literal.value for literal, array in self.constants.items()}
         steps = fuse_attention(self.schedule.ordered(), numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
         steps = fuse_vocabulary(steps, numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
+        share_columns(steps)
         scratch = place_scratch(steps)
         tape = native.Tape(
             name=self.name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchane.runtime.twin.arrays import Array, Root, TapeStep
-from torchane.runtime.twin.chain import Geometry, Micro, chain_geometry, emit_chain
+from torchane.runtime.twin.chain import Geometry, Micro, chain_geometry, cut_at, emit_chain
 
 #: A chain grows no longer than this: its values must fit the nearest cache together.
 LONGEST_CHAIN = 24
@@ -47,11 +47,12 @@ class Call:
 
 @dataclass(eq=False)
 class Chain:
-    """Element-wise ops that run block by block; `geometry` is how all of them see their operands."""
+    """Element-wise ops that run block by block; `geometry` is how all of them see their operands. columns: as in csrc/steps.h."""
 
     micros: list[Micro]
     geometry: Geometry
     key: int = 0
+    columns: int = 0
 
     @property
     def ops(self) -> list[str]:
@@ -76,7 +77,7 @@ class Chain:
         return root.space != 0 or any(reader is not self for reader in root.readers)
 
     def emit(self, tape: Any) -> None:
-        emit_chain(tape, self.ops, self.micros, self.geometry, {array.root for array in self.writes})
+        emit_chain(tape, self.ops, self.micros, cut_at(self.geometry, self.columns), {array.root for array in self.writes}, self.columns)
 
 
 @dataclass
