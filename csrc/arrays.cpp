@@ -9,7 +9,7 @@ namespace {
 
 std::string text(nb::handle value) { return nb::str(value).c_str(); }
 
-View strided(nb::handle array, const std::string& what, bool writable, bool bf16) {
+View strided(nb::handle array, const std::string& what, bool writable, bool bf16, bool booleans = false) {
     nb::ndarray<nb::ro, nb::device::cpu> found;
     if (!nb::try_cast(array, found, false)) {
         if (nb::hasattr(array, "dtype"))
@@ -28,6 +28,7 @@ View strided(nb::handle array, const std::string& what, bool writable, bool bf16
     };
     if (is(nb::dlpack::dtype_code::Float, 16)) view.element = Element::fp16;
     else if (is(nb::dlpack::dtype_code::UInt, 16) && bf16) view.element = Element::bf16;
+    else if (is(nb::dlpack::dtype_code::Bool, 8) && booleans) view.element = Element::boolean;
     else if (!is(nb::dlpack::dtype_code::Float, 32))
         throw DeviceFault(what + " holds " + text(array.attr("dtype")) +
                           "; float16 or float32 is needed (bf16 comes as uint16, and is said to be).");
@@ -49,6 +50,17 @@ bool is_dense(const View& view) {
     return true;
 }
 
+Piece piece(nb::handle array, const char* what) {
+    if (!nb::isinstance<nb::tuple>(array)) {
+        const Floats found = floats(array, what, false);
+        return {found.first, nullptr, found.second, 1.0f};
+    }
+    const nb::tuple pair = nb::cast<nb::tuple>(array);
+    if (pair.size() != 2) throw DeviceFault(std::string(what) + " is a tuple of " + std::to_string(pair.size()) + "; an fp16 array and its factor are needed.");
+    const Sizes sizes = strided(pair[0], what, false, false).sizes;
+    return {nullptr, dense_half(pair[0], sizes, what, false), product(sizes), static_cast<float>(nb::cast<double>(pair[1]))};
+}
+
 }  // namespace
 
 std::string shown(const Sizes& sizes) {
@@ -57,7 +69,7 @@ std::string shown(const Sizes& sizes) {
     return text + ")";
 }
 
-View view(nb::handle array, const char* what, bool writable, bool bf16) { return strided(array, what, writable, bf16); }
+View view(nb::handle array, const char* what, bool writable, bool bf16, bool booleans) { return strided(array, what, writable, bf16, booleans); }
 
 half_t* dense_half(nb::handle array, const Sizes& sizes, const std::string& what, bool writable) {
     const View view = strided(array, what, writable, false);
@@ -75,14 +87,11 @@ Floats floats(nb::handle array, const char* what, bool writable) {
 }
 
 Numbers numbers(nb::handle array, const char* what) {
-    if (!nb::isinstance<nb::tuple>(array)) {
-        const Floats found = floats(array, what, false);
-        return {found.first, nullptr, found.second, 1.0f};
-    }
-    const nb::tuple pair = nb::cast<nb::tuple>(array);
-    if (pair.size() != 2) throw DeviceFault(std::string(what) + " is a tuple of " + std::to_string(pair.size()) + "; an fp16 array and its factor are needed.");
-    const Sizes sizes = strided(pair[0], what, false, false).sizes;
-    return {nullptr, dense_half(pair[0], sizes, what, false), product(sizes), static_cast<float>(nb::cast<double>(pair[1]))};
+    Numbers made;
+    if (!nb::isinstance<nb::list>(array)) made.add(piece(array, what));
+    else
+        for (nb::handle one : nb::cast<nb::list>(array)) made.add(piece(one, what));
+    return made;
 }
 
 }  // namespace torchane

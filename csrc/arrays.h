@@ -19,8 +19,8 @@ struct DeviceFault : std::runtime_error {
 
 std::string shown(const Sizes& sizes);
 
-// A strided array in any of the three elements; uint16 stands for bf16 if `bf16`. `what` names it in errors.
-View view(nanobind::handle array, const char* what, bool writable, bool bf16 = false);
+// A strided array of fp16 or fp32 numbers; of booleans too if `booleans`, and uint16 stands for bf16 if `bf16`. `what` names it in errors.
+View view(nanobind::handle array, const char* what, bool writable, bool bf16 = false, bool booleans = false);
 
 // The start of a dense row-major fp16 array of these sizes.
 half_t* dense_half(nanobind::handle array, const Sizes& sizes, const std::string& what, bool writable);
@@ -28,7 +28,7 @@ half_t* dense_half(nanobind::handle array, const Sizes& sizes, const std::string
 // A dense fp32 array.
 Floats floats(nanobind::handle array, const char* what, bool writable);
 
-// A dense fp32 array, or a pair of a dense fp16 one and the number that each of its numbers is multiplied by.
+// A dense fp32 array, or a pair of a dense fp16 one and the number that each of its numbers is multiplied by, or a list of these: one array in pieces.
 Numbers numbers(nanobind::handle array, const char* what);
 
 }  // namespace torchane

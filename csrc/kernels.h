@@ -74,6 +74,8 @@ struct AdamW {
     float decay;        // 1 - lr * weight_decay
 };
 
+constexpr int TWISTER_WORDS = 624;
+
 struct Kernels {
     void (*unary[static_cast<int>(Unary::count)])(half_t* d, const half_t* a, int64_t n);
     void (*binary[static_cast<int>(Binary::count)][static_cast<int>(Form::count)])(half_t* d, const half_t* a,
@@ -93,6 +95,7 @@ struct Kernels {
     void (*narrow)(half_t* d, const float* a, int64_t n, float scale);           // fp16(a * scale)
     void (*narrow_bf16)(half_t* d, const uint16_t* a, int64_t n, float scale);   // a holds bf16
     void (*narrow_half)(half_t* d, const half_t* a, int64_t n, float scale);
+    void (*narrow_bool)(half_t* d, const uint8_t* a, int64_t n, float scale);    // a holds booleans
     void (*widen)(float* d, const half_t* a, int64_t n, float scale);            // fp32(a) * scale
     void (*scan)(const half_t* a, int64_t n, Scan* into);
     double (*sum_of_squares)(const float* a, int64_t n);  // the same bits on every instruction set
@@ -105,6 +108,10 @@ struct Kernels {
     // What single ops on fp16 rows would give, each rounded to fp16, in place of a: exp(a - top), whose sum is returned; exp(a - taken) * factor.
     float (*sum_of_powers)(half_t* a, int64_t n, half_t top);
     void (*powers_times)(half_t* a, const half_t* taken, const half_t* factor, int64_t n);
+    // Makes the next words of the Mersenne Twister; what it gives for them; whether each number, the lower 53 bits of a pair of these, is below another.
+    void (*twist)(uint32_t* words);
+    void (*temper)(uint32_t* to, const uint32_t* words, int64_t n);
+    void (*bernoulli)(uint8_t* to, const uint32_t* pairs, int64_t n, int64_t below);
     // Updates n numbers of a parameter and its moments; staged: where fp16(param) goes, or null.
     void (*adamw)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, half_t* staged, int64_t n, const AdamW& numbers);
 

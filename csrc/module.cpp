@@ -9,6 +9,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -23,6 +24,7 @@
 #include "loss.h"
 #include "optimizer.h"
 #include "pool.h"
+#include "random.h"
 #include "staging.h"
 #include "tape.h"
 
@@ -43,7 +45,7 @@ std::tuple<float, int64_t, int64_t, int64_t> tuple_of(const Scan& scan) {
 
 // One copy between a surface and a host array; `to` is written.
 Staging job(nb::handle to, nb::handle from, double scale, Element to_element, bool bf16) {
-    const Staging made{view(to, "dst", true), view(from, "src", false, bf16), static_cast<float>(scale)};
+    const Staging made{view(to, "dst", true), view(from, "src", false, bf16, to_element == Element::fp16), static_cast<float>(scale)};
     if (made.to.sizes != made.from.sizes)
         throw DeviceFault("dst has the shape " + shown(made.to.sizes) + " and src " + shown(made.from.sizes) + "; they must be equal.");
     if (made.to.element != to_element)
@@ -322,7 +324,7 @@ void bind_staging(nb::module_& m) {
         nb::gil_scoped_release released;
         stage(one);
     }, "dst"_a, "src"_a, "scale"_a = 1.0, "bf16"_a = false,
-       "dst = fp16(src * scale), to nearest even; dst fp16 and src fp32, fp16 or (bf16=True) bf16 as uint16, of one shape, any strides.");
+       "dst = fp16(src * scale), to nearest even; dst fp16 and src fp32, fp16, bool (0 or 1) or (bf16=True) bf16 as uint16, of one shape, any strides.");
     m.def("stage_many", [](const nb::list& list) {
         const std::vector<Staging> many = jobs(list, Element::fp16);
         nb::gil_scoped_release released;
@@ -374,7 +376,7 @@ void bind_staging(nb::module_& m) {
         for (nb::handle array : arrays) all.push_back(numbers(array, "an array"));
         nb::gil_scoped_release released;
         return sum_of_squares(all);
-    }, "arrays"_a, "Over all numbers of dense arrays, each fp32 or a pair of fp16 and its factor, in double, in a fixed order.");
+    }, "arrays"_a, "Over all numbers of dense arrays, each fp32, a pair of fp16 and its factor, or a list of these, which are one array in pieces; in double, in a fixed order.");
     m.def("mean", [](nb::handle array) {
         const std::vector<Floats> one{floats(array, "the array", false)};
         if (one[0].second == 0) throw DeviceFault("mean: the array is empty.");
@@ -398,12 +400,31 @@ Updated updated(nb::handle item) {
     if (fields.size() != 5) throw DeviceFault("a parameter is (param, grad, exp_avg, exp_avg_sq, staged or None), not " + std::to_string(fields.size()) + " values.");
     const Floats param = floats(fields[0], "param", true), exp_avg = floats(fields[2], "exp_avg", true), exp_avg_sq = floats(fields[3], "exp_avg_sq", true);
     const Numbers grad = numbers(fields[1], "grad");
-    const std::pair<const char*, int64_t> sizes[] = {{"grad", grad.size}, {"exp_avg", exp_avg.second}, {"exp_avg_sq", exp_avg_sq.second}};
+    const std::pair<const char*, int64_t> sizes[] = {{"grad", grad.size()}, {"exp_avg", exp_avg.second}, {"exp_avg_sq", exp_avg_sq.second}};
     for (const auto& [name, size] : sizes)
         if (size != param.second)
             throw DeviceFault(std::string(name) + " holds " + std::to_string(size) + " numbers and param " + std::to_string(param.second) + "; they must be as many.");
     half_t* staged = fields[4].is_none() ? nullptr : dense_half(fields[4], {param.second}, "staged", true);
     return {param.first, grad, exp_avg.first, exp_avg_sq.first, staged};
+}
+
+void bind_random(nb::module_& m) {
+    using Words = nb::ndarray<uint64_t, nb::shape<TWISTER_WORDS>, nb::c_contig, nb::device::cpu>;
+    m.def("bernoulli", [](nb::ndarray<bool, nb::c_contig, nb::device::cpu> dst, double p, Words words, int64_t given) {
+        if (given < 0 || given > TWISTER_WORDS) throw DeviceFault("bernoulli: " + std::to_string(given) + " of " + std::to_string(TWISTER_WORDS) + " words cannot have been given.");
+        if (!(p >= 0 && p <= 1)) throw DeviceFault("bernoulli: p is " + std::to_string(p) + "; it lies between 0 and 1.");
+        Twister twister;
+        std::copy_n(words.data(), TWISTER_WORDS, twister.words);
+        twister.given = given;
+        {
+            nb::gil_scoped_release released;
+            bernoulli(reinterpret_cast<uint8_t*>(dst.data()), static_cast<int64_t>(dst.size()), p, twister);
+        }
+        std::copy_n(twister.words, TWISTER_WORDS, words.data());
+        return twister.given;
+    }, "dst"_a.noconvert(), "p"_a, "words"_a.noconvert(), "given"_a,
+       "Draws dense bools that are True with the probability p, as PyTorch's plain kernel for CPUs does; words, 624 uint64 of a Mersenne Twister, of which so "
+       "many were given out, are changed. Returns how many are given out now.");
 }
 
 void bind_optimizer(nb::module_& m) {
@@ -419,7 +440,7 @@ void bind_optimizer(nb::module_& m) {
         adamw(params, numbers);
     }, "params"_a, nb::kw_only(), "step"_a, "lr"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a, "grad_factor"_a = 1.0,
        "One step of AdamW for each (param, grad, exp_avg, exp_avg_sq, staged): dense fp32 arrays of one size, of which grad is read, times grad_factor, "
-       "and the others are changed; grad may be a pair of an fp16 array and its factor; staged, a flat fp16 array or None, gets the new param, and may be "
+       "and the others are changed; grad may be a pair of an fp16 array and its factor, or a list of pieces of either kind; staged, a flat fp16 array or None, gets the new param, and may be "
        "where an fp16 grad lies.");
 }
 
@@ -485,6 +506,7 @@ NB_MODULE(_native, m) {
     bind_tape(m);
     bind_staging(m);
     bind_optimizer(m);
+    bind_random(m);
     bind_loss(m);
     apple::bind_bridge(m);
 }

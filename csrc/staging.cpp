@@ -17,7 +17,7 @@ constexpr int64_t SIDE = 256;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-size_t bytes_of(Element element) { return element == Element::fp32 ? 4 : 2; }
+size_t bytes_of(Element element) { return element == Element::fp32 ? 4 : element == Element::boolean ? 1 : 2; }
 
 char* at(const View& view, int64_t offset) { return static_cast<char*>(view.data) + offset * static_cast<int64_t>(bytes_of(view.element)); }
 
@@ -26,6 +26,7 @@ void narrow(half_t* to, Element element, const void* from, int64_t n, float scal
     switch (element) {
         case Element::fp32: return table.narrow(to, static_cast<const float*>(from), n, scale);
         case Element::bf16: return table.narrow_bf16(to, static_cast<const uint16_t*>(from), n, scale);
+        case Element::boolean: return table.narrow_bool(to, static_cast<const uint8_t*>(from), n, scale);
         default: return table.narrow_half(to, static_cast<const half_t*>(from), n, scale);
     }
 }
@@ -196,9 +197,9 @@ constexpr int64_t SUMMED = 1 << 16;  // numbers whose sum joins the others in or
 // The sum of what `kernel` gives for each block of each array, in the order of the arrays.
 double in_order(const std::vector<Numbers>& arrays, double (*kernel)(const float*, int64_t)) {
     std::vector<std::vector<double>> partial(arrays.size());
-    for (size_t a = 0; a < arrays.size(); ++a) partial[a].resize(static_cast<size_t>(ceil_div(arrays[a].size, SUMMED)));
+    for (size_t a = 0; a < arrays.size(); ++a) partial[a].resize(static_cast<size_t>(ceil_div(arrays[a].size(), SUMMED)));
     for_all(arrays.size(), [&](size_t a) { return static_cast<int64_t>(partial[a].size()); }, [&](size_t a, int64_t block) {
-        const int64_t begin = block * SUMMED, n = std::min(SUMMED, arrays[a].size - begin);
+        const int64_t begin = block * SUMMED, n = std::min(SUMMED, arrays[a].size() - begin);
         partial[a][static_cast<size_t>(block)] = kernel(floats_of(arrays[a], begin, n), n);
     });
     double total = 0;
@@ -303,9 +304,17 @@ Scan scan(const View& from) {
 }
 
 const float* floats_of(const Numbers& numbers, int64_t begin, int64_t n) {
-    if (numbers.half == nullptr) return numbers.whole + begin;
-    float* widened = thread_memory().take<float>(static_cast<size_t>(n) * sizeof(float));
-    kernels().widen(widened, numbers.half + begin, n, numbers.scale);
+    size_t at = static_cast<size_t>(std::upper_bound(numbers.ends.begin(), numbers.ends.end(), begin) - numbers.ends.begin());
+    const Piece* piece = &numbers.pieces[at];
+    int64_t offset = begin - (numbers.ends[at] - piece->size);
+    if (piece->half == nullptr && offset + n <= piece->size) return piece->whole + offset;
+    float* const widened = thread_memory().take<float>(static_cast<size_t>(n) * sizeof(float));
+    for (int64_t done = 0; done < n; ++piece, offset = 0) {
+        const int64_t count = std::min(n - done, piece->size - offset);
+        if (piece->half == nullptr) std::memcpy(widened + done, piece->whole + offset, static_cast<size_t>(count) * sizeof(float));
+        else kernels().widen(widened + done, piece->half + offset, count, piece->scale);
+        done += count;
+    }
     return widened;
 }
 
@@ -313,7 +322,7 @@ double sum_of_squares(const std::vector<Numbers>& arrays) { return in_order(arra
 
 double sum(const std::vector<Floats>& arrays) {
     std::vector<Numbers> all;
-    for (const Floats& one : arrays) all.push_back({one.first, nullptr, one.second, 1.0f});
+    for (const Floats& one : arrays) all.emplace_back().add({one.first, nullptr, one.second, 1.0f});
     return in_order(all, kernels().sum);
 }
 

@@ -11,7 +11,7 @@
 
 namespace torchane {
 
-enum class Element { fp16, fp32, bf16 };
+enum class Element { fp16, fp32, bf16, boolean };  // a boolean is a byte, and counts as 1 unless it is 0
 
 // A strided array of some element type; strides count numbers and may be negative.
 struct View {
@@ -37,14 +37,26 @@ Scan scan(const View& from);
 using Bytes = std::pair<const unsigned char*, int64_t>;
 std::vector<uint64_t> checksums(const std::vector<Bytes>& pieces);
 
-// A dense array of numbers, fp32 as they are or fp16 times `scale`.
-struct Numbers {
+// Dense numbers, fp32 as they are or fp16 times `scale`.
+struct Piece {
     const float* whole;
     const half_t* half;
     int64_t size;
     float scale;
 };
-// n of them as fp32, widened into the calling thread's memory where they are fp16.
+
+// An array that lies in pieces, one behind the other. ends: where each ends.
+struct Numbers {
+    std::vector<Piece> pieces;
+    std::vector<int64_t> ends;
+
+    void add(const Piece& piece) {
+        pieces.push_back(piece);
+        ends.push_back(size() + piece.size);
+    }
+    int64_t size() const { return ends.empty() ? 0 : ends.back(); }
+};
+// n of them as fp32, in the calling thread's memory where they are not one piece of fp32.
 const float* floats_of(const Numbers& numbers, int64_t begin, int64_t n);
 double sum_of_squares(const std::vector<Numbers>& arrays);  // in double
 

@@ -30,6 +30,11 @@ void narrow_bf16(half_t* d, const uint16_t* a, int64_t n, float scale) {
     for (; i < n; ++i) d[i] = float_to_half(bf16_to_float(a[i]) * scale);
 }
 
+void narrow_bool(half_t* d, const uint8_t* a, int64_t n, float scale) {
+    const half_t one = float_to_half(scale);
+    for (int64_t i = 0; i < n; ++i) d[i] = a[i] != 0 ? one : half_t{0};
+}
+
 void widen(float* d, const half_t* a, int64_t n, float scale) {
     const vf factor = set1(scale);
     int64_t i = 0;
@@ -121,6 +126,7 @@ void fill_staging(Kernels& table) {
     table.narrow = narrow;
     table.narrow_bf16 = narrow_bf16;
     table.narrow_half = narrow_half;
+    table.narrow_bool = narrow_bool;
     table.widen = widen;
     table.scan = scan;
     table.sum_of_squares = sum<true>;

@@ -14,6 +14,7 @@ Kernels filled() {
     fill_matmul(made);
     fill_few(made);
     fill_optimizer(made);
+    fill_random(made);
     return made;
 }
 

@@ -14,6 +14,7 @@ void fill_vocabulary(Kernels& table);
 void fill_matmul(Kernels& table);
 void fill_few(Kernels& table);
 void fill_optimizer(Kernels& table);
+void fill_random(Kernels& table);
 void fill_engine(Kernels& table);
 void fill_engine_matmul(Kernels& table);
 

@@ -24,6 +24,19 @@ def left_of(model, *inputs, monkeypatch):
 
 
 def test_gradients_of_linear_layers_are_and_one_that_is_added_up_is_not(monkeypatch):
+    class Indexed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.inner = nn.Parameter(torch.randn(64, 32)), nn.Linear(32, 32, bias=False)
+
+        def forward(self, tokens):
+            return self.inner(self.table[tokens]).tanh() @ self.table.T
+
+    (only,) = left_of(Indexed(), torch.arange(32).view(2, 16), monkeypatch=monkeypatch)
+    assert "inner.weight" in only
+
+
+def test_so_is_a_tables_that_rows_of_an_embedding_are_added_to(monkeypatch):
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -32,8 +45,8 @@ def test_gradients_of_linear_layers_are_and_one_that_is_added_up_is_not(monkeypa
         def forward(self, tokens):
             return self.inner(self.table(tokens)).tanh() @ self.table.weight.T
 
-    (only,) = left_of(Tied(), torch.arange(32).view(2, 16), monkeypatch=monkeypatch)
-    assert "inner.weight" in only
+    inner, table = left_of(Tied(), torch.arange(32).view(2, 16), monkeypatch=monkeypatch)
+    assert "inner.weight" in inner and "table.weight" in table
 
 
 @pytest.mark.parametrize("frees_processor", [False, True])

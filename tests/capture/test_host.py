@@ -1,4 +1,4 @@
-"""What the executor reads of a torch tensor: its numbers in float32 or float16, where it can without a copy."""
+"""What the executor reads of a torch tensor: its numbers in float32 or float16, or bools, where it can without a copy."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def host() -> TorchHost:
     return TorchHost(fx.Graph(), pages.Reused())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int64, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int64, torch.uint8])
 @pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T, lambda x: x[:, ::2], lambda x: x[:1].expand(3, 6), lambda x: x[:0], lambda x: x[1, 2]], ids=list("abcdef"))
 def test_other_types_are_read_as_float32(host, dtype, view):
     value = view(VALUES.to(dtype))
@@ -33,7 +33,7 @@ def test_two_that_are_held_at_once_do_not_share_memory(host):
     assert (one == 1).all() and (other == 2).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_what_is_float32_or_float16_is_not_copied(host, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool])
+def test_what_is_float32_float16_or_bool_is_not_copied(host, dtype):
     value = VALUES.to(dtype)
     assert host.array(value).ctypes.data == value.data_ptr()

@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
@@ -385,6 +386,18 @@ def test_notes_on_tensors_go_by_identity_and_end_with_the_tensor():
     assert notes.get(first) == "first" and notes.get(equal) is None
     del first
     assert len(notes) == 0
+
+
+def test_the_words_of_a_generator_and_how_many_were_given_out_lie_where_they_are_said_to():
+    generator = torch.Generator().manual_seed(5489)
+    torch.empty(3).uniform_(generator=generator)
+    state = generator.get_state()
+    words, left, given = private.twister_of(state.numpy())
+    assert state.numel() == private.GENERATOR_BYTES and (left[0], given[0]) == (622, 3)
+    again = np.random.RandomState(5489)
+    again.randint(0, 2**32, 3, dtype=np.uint32)
+    kind, theirs, position, *_ = again.get_state()
+    assert kind == "MT19937" and position == 3 and np.array_equal(words, theirs)
 
 
 def test_hooks_of_a_parameter_are_found():

@@ -53,6 +53,18 @@ def test_a_gradient_in_fp16_counts_as_what_it_is_times_its_factor(isa: str, in_p
     assert np.array_equal(staged, want[0].astype(np.float16))
 
 
+def test_a_gradient_in_pieces_has_the_bits_of_one_array(isa: str) -> None:
+    param, grad, exp_avg, exp_avg_sq = drawn(32768 * 2 + 5)
+    half = (grad * 256).astype(np.float16)
+    whole = np.concatenate([half[:7] * np.float32(0.5), grad[7:40_000], half[40_000:40_003] * np.float32(2.0**-8), half[40_003:] * np.float32(2)])
+    pieces = [(half[:7], 0.5), grad[7:40_000], (half[40_000:40_003], 2.0**-8), grad[:0], (half[40_003:], 2.0)]
+    assert native.sum_of_squares([pieces, grad]) == native.sum_of_squares([whole, grad])
+    want = plain(param, whole, exp_avg, exp_avg_sq, step=3, **NUMBERS, grad_factor=0.3)
+    native.adamw([(param, pieces, exp_avg, exp_avg_sq, None)], step=3, **NUMBERS, grad_factor=0.3)
+    for found, wanted in zip((param, exp_avg, exp_avg_sq), want, strict=True):
+        assert np.array_equal(found, wanted)
+
+
 def test_the_norm_of_fp16_gradients_is_that_of_the_fp32_tensors_that_they_stand_for(isa: str) -> None:
     whole, half = drawn(70_001)[1], (drawn(200_003)[1] * 256).astype(np.float16)
     widened = half.astype(np.float32) * np.float32(2.0**-8)

@@ -39,7 +39,7 @@ def test_any_strides_both_ways(data: st.DataObject) -> None:
     assert seen == native.scan(surface) == (np.abs(surface).max(), 0, (surface == 0).sum(), surface.size)
 
 
-@pytest.mark.parametrize("form", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("form", ["fp32", "fp16", "bf16", "bool"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_every_element_type_is_rounded_once(isa: str, form: str, transposed: bool) -> None:
     rng = np.random.default_rng(0)
@@ -48,7 +48,11 @@ def test_every_element_type_is_rounded_once(isa: str, form: str, transposed: boo
         values = np.clip(values, -60000, 60000)
     if form == "bf16":
         values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
-    source = {"fp32": lambda: values, "fp16": lambda: values.astype(np.float16), "bf16": lambda: bf16_bits(values)}[form]()
+    if form == "bool":
+        values = (values > 0).astype(np.float32)
+    source = {
+        "fp32": lambda: values, "fp16": lambda: values.astype(np.float16), "bf16": lambda: bf16_bits(values), "bool": lambda: values.astype(np.bool_),
+    }[form]()  # fmt: skip
     exact = source.astype(np.float32) if form == "fp16" else values
     source, exact = (source.T, exact.T) if transposed else (source, exact)
     surface = np.empty(source.shape, np.float16)
@@ -137,6 +141,7 @@ def one_byte_on(array: np.ndarray) -> np.ndarray:
         (lambda: native.stage(one_byte_on(HALF), SINGLE), "dst does not begin at a multiple of 2 bytes"),
         (lambda: native.stage(np.broadcast_to(HALF[:1], (4, 4)), SINGLE), "dst is read-only"),
         (lambda: native.unstage(HALF.copy(), HALF), "dst holds float16"),
+        (lambda: native.unstage(SINGLE.copy(), HALF.astype(np.bool_)), "src holds bool"),
         (lambda: native.unstage(SINGLE.copy(), SINGLE), "src holds float32"),
         (lambda: native.scan(SINGLE), "src holds float32"),
         (lambda: native.sum_of_squares([SINGLE.T[::2]]), "strided"),

@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,19 +115,21 @@ def test_a_weight_that_is_written_after_the_update_is_staged_anew(engine) -> Non
 
 
 def test_a_backward_behind_an_update_is_refused_as_in_eager_mode(engine) -> None:
-    _, compiled, optimizer = engine
+    model, compiled, optimizer = engine
     train_step(compiled, optimizer, batch(), 1.0)
     waiting = compiled(batch().tokens).sum()
+    weight = model.model.layers[0].mlp.up_proj.weight
+    weight.grad = torch.ones_like(weight)
     optimizer.update()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         waiting.backward()
 
 
-def trained(steps=4, plain=False, scale=None, **options):
+def trained(steps=4, plain=False, scale=None, config=CONFIG, **options):
     """Losses, norms and weights of a few steps; how many gradients were read in surfaces. plain: none is."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = LlamaForCausalLM(CONFIG)
+    model = LlamaForCausalLM(config)
     compiled = EngineModel(model, "twin", **options)
     optimizer = adamw(model, SETTINGS, compiled)
     seen, real = [], optimizer._in_surface
@@ -149,6 +152,30 @@ def test_gradients_read_in_surfaces_give_the_bits_of_those_that_are_tensors(opti
     plain, plain_params, none = trained(plain=True, **options)
     assert in_surfaces and not none
     assert ours == plain and all(torch.equal(a, b) for a, b in zip(ours_params, plain_params, strict=True))
+
+
+BLOCKS = replace(CONFIG, vocab_size=33_000, num_hidden_layers=1, hidden_size=32)
+
+
+def test_the_gradient_of_a_tied_table_of_several_blocks_is_read_in_its_surface() -> None:
+    ours, ours_params, in_surfaces = trained(config=BLOCKS)
+    plain, plain_params, _ = trained(plain=True, config=BLOCKS)
+    assert in_surfaces == 4 * 2 * 11, "asked twice in each of four steps, for the norm and for the update"
+    assert ours == plain and all(torch.equal(a, b) for a, b in zip(ours_params, plain_params, strict=True))
+
+
+def test_blocks_of_a_table_are_staged_by_the_update() -> None:
+    torch._dynamo.reset()
+    model = LlamaForCausalLM(BLOCKS)
+    compiled = EngineModel(model, "twin")
+    optimizer = adamw(model, SETTINGS, compiled)
+    train_step(compiled, optimizer, batch(), 1.0)
+    (weights,) = compiled.weights()
+    ahead = [name for name in weights.ahead if "_rows_" in name]
+    assert len(ahead) == 2
+    compiled(batch().tokens)
+    assert not weights.ahead and all(name in weights.held for name in ahead)
+    assert is_as_staged(compiled, optimizer)
 
 
 def test_a_backward_that_overflows_stages_again_what_it_had_given_back() -> None:

@@ -62,6 +62,11 @@ class PortLayout:
         return self.used < self.shape[3]
 
     @property
+    def is_own_order(self) -> bool:
+        """The port holds the tensor's numbers in torch's order, and nothing else."""
+        return not self.is_padded and self.order == tuple(sorted(self.order))
+
+    @property
     def order(self) -> tuple[int, ...]:
         """The logical axes of more than one entry, in the order in which they are stored, slowest first."""
         return tuple(axis for axis in self.perm if self.logical[axis] != 1)

@@ -30,9 +30,9 @@ class TorchHost:
         self._places = {node.name: place_of(node) for node in graph.nodes}
 
     def array(self, value: torch.Tensor) -> np.ndarray:
-        """float32 or float16 values; a view unless the dtype must change. True is 1."""
+        """float32 or float16 values, or bools; a view unless the dtype must change."""
         value = value.detach()
-        if value.dtype not in (torch.float32, torch.float16):
+        if value.dtype not in _TYPES:
             # into memory that was there in the last step: to fault it in anew takes six times as long as to cast
             strides = value.stride() if _is_dense(value) else None
             wide = torch.from_numpy(self.memory.empty(tuple(value.shape)))
@@ -71,6 +71,10 @@ class TorchHost:
         return written_in_place(value)
 
 
+#: What `array` gives as it lies in memory.
+_TYPES = {torch.float32: np.dtype(np.float32), torch.float16: np.dtype(np.float16), torch.bool: np.dtype(np.bool_)}
+
+
 class _Borrowed:
     """A tensor's memory for NumPy. `Tensor.numpy()` would forbid for ever to resize the storage, as sharded training does with
     parameters between two layers."""
@@ -81,7 +85,7 @@ class _Borrowed:
         self.__array_interface__ = {
             "version": 3,
             "shape": tuple(tensor.shape),
-            "typestr": np.dtype(np.float16 if tensor.dtype == torch.float16 else np.float32).str,
+            "typestr": _TYPES[tensor.dtype].str,
             "strides": tuple(size * stride for stride in tensor.stride()),
             "data": (tensor.data_ptr(), False),
         }

@@ -22,6 +22,7 @@ from torch import Tensor, fx
 from torchane.capture.graph import Cut
 from torchane.capture.torch_private import WeakIdKeyDictionary
 from torchane.plan.step_graph import Place
+from torchane.runtime.gradients import gradient_at
 from torchane.runtime.rows import Written
 
 aten = torch.ops.aten
@@ -54,7 +55,7 @@ def laid_out(tensor: Tensor, strides: Sequence[int]) -> Tensor:
 def add_rows_in_place(segment: fx.Graph, cut: Cut, copies: dict[fx.Node, fx.Node]) -> None:
     """Rewrites a host segment. copies: each node of the whole graph that is in the segment, and its copy there."""
     for node in list(copies):
-        found = _sum_with_rows(node, cut)
+        found = sum_with_rows(node, cut)
         if found is None or any(source not in copies for source in found):
             continue
         total, rows = (copies[source] for source in found)
@@ -102,11 +103,11 @@ def written_in_place(tensor: Tensor) -> Written | None:
 
 def never_made(cut: Cut) -> frozenset[fx.Node]:
     """The sums and tables that are not made: rows are added to what is there."""
-    sums = {node: found for node in cut.graph.nodes if (found := _sum_with_rows(node, cut)) is not None}
+    sums = {node: found for node in cut.graph.nodes if (found := sum_with_rows(node, cut)) is not None}
     return frozenset(sums) | frozenset(rows for _, rows in sums.values())
 
 
-def _sum_with_rows(node: fx.Node, cut: Cut) -> tuple[fx.Node, fx.Node] | None:
+def sum_with_rows(node: fx.Node, cut: Cut) -> tuple[fx.Node, fx.Node] | None:
     """What may be added to in place, and the embedding's gradient that nothing else reads."""
     if node.target is not aten.add.Tensor or node.kwargs:
         return None
@@ -135,9 +136,13 @@ def _is_ours(total: fx.Node, add: fx.Node, cut: Cut) -> bool:
 
 
 def _add_rows(total: Tensor, grad: Tensor, tokens: Tensor, padding: int) -> Tensor:
-    """total (V, C), grad (..., C), tokens (...): total with grad added at the tokens' rows, in place. What one token gets
-    is summed first, as embedding_dense_backward does it."""
+    """total (V, C), grad (..., C), tokens (...): total with grad added at the tokens' rows, in place, or beside it where it lies in a surface. What one
+    token gets is summed first, as embedding_dense_backward does it."""
     rows, places = tokens.unique(return_inverse=True)
     sums = aten.embedding_dense_backward.default(grad, places, len(rows), -1, False)
     sums[rows == padding] = 0
-    return total.index_add_(0, rows, sums)
+    in_surface = gradient_at(total.data_ptr())
+    if in_surface is None:
+        return total.index_add_(0, rows, sums)
+    in_surface.add_rows(rows.numpy(), sums.numpy())
+    return total

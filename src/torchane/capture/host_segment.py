@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from torch import fx
 
+from torchane.capture.drawn import draw_ourselves
 from torchane.capture.graph import Cut
 from torchane.capture.host_graph import add_rows_in_place, read_as_traced, write_rows_in_place
 from torchane.plan.step_graph import Place
@@ -59,6 +60,7 @@ def host_segment(
     add_rows_in_place(segment, cut, made)
     write_rows_in_place(made, written)
     read_as_traced(segment)
+    draw_ourselves(segment)
     return HostSegment(segment, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in leaving))
 
 

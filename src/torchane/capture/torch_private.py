@@ -11,6 +11,7 @@ import is imported by the function that needs it.
 import collections.abc
 import contextlib
 
+import numpy as np
 import torch
 
 # Dynamo: from Python to a graph
@@ -81,6 +82,16 @@ def has_cpp_compiler() -> bool:
     except InvalidCxxCompiler:
         return False
     return True
+
+
+#: Of the state of a CPU's generator.
+GENERATOR_BYTES = 5056
+
+
+def twister_of(state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Views of a CPU generator's state, uint8 (GENERATOR_BYTES,): the 624 words of its Mersenne Twister, uint64; 625 less the words that were given out,
+    int32 (1,); the words that were given out, uint64 (1,)."""
+    return state[24:5016].view(np.uint64), state[8:12].view(np.int32), state[16:24].view(np.uint64)
 
 
 def has_hooks(tensor: torch.Tensor) -> bool:

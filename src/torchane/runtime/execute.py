@@ -6,6 +6,7 @@ a dispatch (plan/overlap.py, beside.py); a surface that nothing reads any more g
 out. Observers are called before and after each step (observers.py).
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,12 +18,13 @@ import numpy as np
 
 from torchane.abi.frozen import dequantised
 from torchane.errors import TorchaneWarning
-from torchane.plan import Dispatch, Plan, Stage, Unstage
+from torchane.plan import Plan, Stage, Unstage
 from torchane.plan.overlap import one_by_one, overlapped
 from torchane.plan.plan import surfaces_of
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.fp16_range import Doubts, NotInFp16, no_doubts
 from torchane.runtime.frozen import Frozen
+from torchane.runtime.gradients import Lying
 from torchane.runtime.host import Host
 from torchane.runtime.loss_scale import Reading
 from torchane.runtime.numerics import Numerics
@@ -63,6 +65,7 @@ class Executor:
         self.observers = observers
         self.only_added: frozenset[str] = frozenset()  # values that are added to others and no more: faint ones do no harm
         self.of_weights: Mapping[str, str | None] = {}  # what leaves as a weight's gradient and nothing else; the weight, where nothing reads it after that
+        self.lying: Mapping[str, Lying] = {}  # of these what is a part of one, and where
         # What a dispatch needs is prepared here: it should cost a few microseconds more than the engine's own time.
         stay = {copy.value for step in plan.steps if isinstance(step, Stage) for copy in step.copies if copy.stays}
         self.turns = (overlapped if device.frees_processor else one_by_one)(plan)
@@ -71,7 +74,7 @@ class Executor:
         self.frees = {i: tuple(name for name in names if name not in stay) for i, names in zip(order, ordered.last_uses(), strict=True)}
         self.drops = dict(zip(order, ordered.last_reads(), strict=True))
         shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
-        self.prepared = {id(step): (_picking(step.inputs), shapes[step.program]) for step in plan.steps if isinstance(step, Dispatch)}
+        self.prepared = {id(step): (_picking(step.inputs), shapes[step.program], frozenset[str]()) for step in plan.dispatches}
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
         self.pieces = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies if copy.part)
         self.said: set[str] = set()
@@ -84,19 +87,27 @@ class Executor:
         return not any(observer.wants_losses for observer in self.observers)
 
     def leave_gradients(self, of: Mapping[str, str]) -> int:
-        """These values, by the weights whose gradients they are, are read by nobody else; they may stay in surfaces that hold them in their own order
-        (gradients.py). Gives the bytes of fp32 tensors that a step does without then."""
+        """These values, by the weights whose gradients they are or are parts of, are read by nobody else; they may stay in surfaces that hold them in their own
+        order (gradients.py). Gives the bytes of fp32 tensors that a step does without then."""
         read = {name: index for index, step in enumerate(self.plan.steps) for name in surfaces_of(step)}  # where it is met last
-        copies = [(index, copy) for index, step in enumerate(self.plan.steps) if isinstance(step, Unstage) for copy in step.copies]
+        copies = [(index, copy) for index, step in enumerate(self.plan.steps) if isinstance(step, Unstage) for copy in step.copies if copy.value in of]
+        scattered = {copy.part.whole for _, copy in copies if copy.part is not None and (copy.part.axis or not copy.layout.is_own_order)}
+        shapes = {copy.value: copy.layout.shape for step in self.plan.steps if isinstance(step, Stage) for copy in step.copies}
         found: dict[str, str | None] = {}
+        lying: dict[str, Lying] = {}
         saved_bytes = 0
         for index, copy in copies:
-            layout, weight = copy.layout, of.get(copy.value)
-            if weight is not None and copy.part is None and not layout.is_padded and layout.order == tuple(sorted(layout.order)):
-                is_spent = weight in read and read[weight] < index
-                found[copy.value] = weight if is_spent else None
-                saved_bytes += layout.type.size * (4 if is_spent else 2)  # where its weight's surface is not free it takes one more
-        self.of_weights = found
+            layout, weight, part = copy.layout, of[copy.value], copy.part
+            if not layout.is_own_order or (part is not None and part.whole in scattered):
+                continue
+            # a weight whose surface another takes is written where its gradient lies, which therefore has the same shape
+            is_spent = part is None and weight in read and read[weight] < index and shapes.get(weight) == layout.shape
+            found[copy.value] = weight if is_spent else None
+            saved_bytes += layout.type.size * (4 if is_spent else 2)  # where its weight's surface is not free it takes one more
+            if part is not None:
+                lying[copy.value] = Lying(part.whole, part.start * math.prod(part.shape[1:]), math.prod(part.shape), part.shape)
+        self.of_weights, self.lying = found, lying
+        self.prepared = {id(step): (*self.prepared[id(step)][:2], frozenset(lying).intersection(step.outputs)) for step in self.plan.dispatches}
         return saved_bytes
 
     def unstages_whole(self, value: str) -> bool:

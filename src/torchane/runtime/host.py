@@ -11,7 +11,7 @@ class Host(Protocol):
     """Implemented by capture/host.py for PyTorch."""
 
     def array(self, value: Any) -> np.ndarray:
-        """The values of a tensor as float32 or float16, a view where that is possible."""
+        """The values of a tensor as float32, float16 or bool (which counts as 0 and 1), a view where that is possible."""
         ...
 
     def empty(self, name: str, shape: tuple[int, ...]) -> tuple[Any, np.ndarray]:

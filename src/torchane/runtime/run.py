@@ -8,11 +8,13 @@ import numpy as np
 
 from torchane import native
 from torchane.abi.ports import PortLayout
+from torchane.mil.types import FP16, TensorType
 from torchane.plan import Copy, Dispatch, Plan, Stage, Unstage
 from torchane.runtime.beside import Beside
 from torchane.runtime.device import Buffer, Device, LoadedProgram
 from torchane.runtime.fp16_range import Doubts, NotInFp16, RangeLook
 from torchane.runtime.frozen import Frozen, Seen, sums
+from torchane.runtime.gradients import Gradient, Lying, keep
 from torchane.runtime.host import Host
 from torchane.runtime.loss_scale import Reading
 from torchane.runtime.numerics import Numerics
@@ -25,7 +27,8 @@ from torchane.runtime.weights import Weights
 
 
 class Running(Protocol):
-    """What is asked of the executor. prepared: for each dispatch what picks its surfaces, and the shapes of its results."""
+    """What is asked of the executor. prepared: for each dispatch what picks its surfaces, the shapes of its results, and which of these may lie in
+    surfaces that others are parts of, too."""
 
     plan: Plan
     device: Device
@@ -37,11 +40,12 @@ class Running(Protocol):
     numerics: Numerics
     frozen: Frozen
     rows: Rows
-    prepared: Mapping[int, tuple[Callable[[Mapping[str, Buffer]], Sequence[Buffer]], Sequence[tuple[int, ...]]]]
+    prepared: Mapping[int, tuple[Callable[[Mapping[str, Buffer]], Sequence[Buffer]], Sequence[tuple[int, ...]], frozenset[str]]]
     unstaged: frozenset[str]
     said: set[str]
     only_added: frozenset[str]
     of_weights: Mapping[str, str | None]
+    lying: Mapping[str, Lying]
 
     @property
     def minds_losses(self) -> bool: ...
@@ -66,6 +70,8 @@ class Run:
         self.constants: dict[str, Seen] = {}
         self.borrowed: set[str] = set()  # weights, and what other runs lent or are lent; the others go back to the pool
         self.wholes: dict[str, tuple[Any, np.ndarray]] = {}
+        self.leaves_gradients = executor.weights.gradients.are_wanted
+        self.left: dict[str, tuple[Gradient, np.ndarray]] = {}  # gradients of several parts, and the view that holds each
         self.rows_came: dict[str, tuple[float, int]] = {}  # what was staged in part: the largest of all of it, what is not finite in the part
         self.overflowed: Reading | None = None  # what scaled gradients looked like when the first did not fit
         self.beside = Beside(executor.device)
@@ -228,15 +234,30 @@ class Run:
 
     def dispatch(self, step: Dispatch) -> None:
         surfaces, executor = self.surfaces, self.executor
-        picked, shapes = executor.prepared[id(step)]
-        outputs = executor.pool.take_all(shapes)
+        picked, shapes, parts = executor.prepared[id(step)]
+        outputs = self._take_with_parts(step, shapes, parts) if parts and self.leaves_gradients else executor.pool.take_all(shapes)
         surfaces.update(zip(step.outputs, outputs, strict=True))
         self.numbers.run(step, self._program_of(step), picked(surfaces), outputs, self.run_program)
+
+    def _take_with_parts(self, step: Dispatch, shapes: Sequence[tuple[int, ...]], parts: frozenset[str]) -> list[Buffer]:
+        """Surfaces for its results; these among them lie in the surface of a whole gradient."""
+        executor, taken = self.executor, []
+        for name, shape in zip(step.outputs, shapes, strict=True):
+            if name not in parts:
+                taken.append(executor.pool.take(shape))
+                continue
+            lying = executor.lying[name]
+            if lying.whole not in self.left:
+                gradient = Gradient(executor.pool.take((1, 1, 1, lying.size)), executor.pool)
+                self.left[lying.whole] = gradient, keep(gradient, lying.shape)
+            taken.append(self.left[lying.whole][0].part(lying.begin, TensorType(FP16, shape)))
+            self.borrowed.add(name)
+        return taken
 
     def unstage(self, step: Unstage) -> None:
         executor = self.executor
         for copy in step.copies:
-            if executor.weights.gradients.are_wanted and copy.value in executor.of_weights:
+            if self.leaves_gradients and copy.value in executor.of_weights:
                 self._stay(copy)
                 continue
             name, value, target = self._room_for(copy)
@@ -256,7 +277,14 @@ class Run:
         factor, weight = self.numbers.leaving(copy.value), executor.of_weights[copy.value]
         self.numbers.left(copy.value, native.scan(surface.look()))
         self.borrowed.add(copy.value)
-        self.values[copy.value] = executor.host.wrap(executor.weights.gradients.keep(surface, factor, executor.pool, copy.layout.logical))
+        if copy.part is not None:
+            lying, (gradient, view) = executor.lying[copy.value], self.left[copy.part.whole]
+            gradient.holds(factor, lying.begin, lying.begin + copy.layout.type.size)
+            self.values[copy.part.whole] = executor.host.wrap(view)
+            return
+        gradient = Gradient(surface, executor.pool)
+        gradient.holds(factor)
+        self.values[copy.value] = executor.host.wrap(keep(gradient, copy.layout.logical))
         spent = executor.weights.done_with(weight, self.version) if weight is not None else None
         if spent is not None:
             self.surfaces.pop(weight, None)

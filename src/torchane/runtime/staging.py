@@ -8,7 +8,9 @@ from torchane.plan import Copy
 
 
 def in_range(source: np.ndarray, copy: Copy) -> np.ndarray:
-    """The values to stage: what stands for "masked" in them (-inf, the lowest float) is written as fp16 can hold it."""
+    """The values to stage: what stands for "masked" in them (-inf, the lowest float) is written as fp16 can hold it. Bools hold nothing of the kind."""
+    if source.dtype == np.bool_:
+        return source
     if copy.masks:
         source = _with_masks_in_range(source, copy.masks)
     if copy.is_mask:

@@ -22,6 +22,8 @@ from torchane.runtime.gradients import Gradient, Gradients
 from torchane.runtime.range_control import Placed
 from torchane.runtime.surfaces import Held
 
+FP32 = 4  # bytes
+
 _RUNS = itertools.count(1)
 
 
@@ -31,12 +33,13 @@ class StaleWeightError(AssertionError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where an optimizer may write a weight, rounded. address: of its tensor. buffer: where its gradient lies and is read meanwhile; None for the
-    weight's own surface."""
+    """Where an optimizer may write a weight, or a block of one, rounded. address: of its numbers, so many. buffer: where its gradient lies and is read
+    meanwhile; None for the weight's own surface."""
 
     weights: "Weights"
     name: str
     address: int
+    size: int
     buffer: Buffer | None = None
 
     def open(self) -> np.ndarray:
@@ -98,15 +101,17 @@ class Weights:
         """The surface that is being staged will hold a tensor's numbers as they lie in memory, unscaled."""
         self._sources[address, size] = name
 
-    def place_of(self, address: int, size: int, gradient: Gradient | None = None) -> Place | None:
-        """Where an optimizer may write a dense tensor of so many numbers: in its surface, or where that was given back, over its gradient."""
+    def places_of(self, address: int, size: int, gradient: Gradient | None = None) -> list[Place]:
+        """Where an optimizer may write a dense tensor of so many numbers, or blocks of it: in its surface, or where that was given back, over its gradient."""
         name = self._sources.get((address, size))
         if name is None:
-            return None
+            end = address + FP32 * size
+            blocks = sorted((start, count, name) for (start, count), name in self._sources.items() if address <= start and start + FP32 * count <= end)
+            return [Place(self, name, start, count) for start, count, name in blocks if name in self.held or name in self.ahead]
         if name in self.held or name in self.ahead:
-            return Place(self, name, address)
+            return [Place(self, name, address, size)]
         buffer = gradient.take(self._shapes[name]) if gradient is not None and name in self._shapes else None
-        return None if buffer is None else Place(self, name, address, buffer)
+        return [] if buffer is None else [Place(self, name, address, size, buffer)]
 
     def take_over(self, name: str, identity: tuple[int, int] | None, version: int, lying: Placed) -> bool:
         """Whether an optimizer has written the present numbers of the tensor of this identity (Host.identity); then it counts as what this run staged."""
@@ -132,5 +137,4 @@ class Weights:
         """Lets go of the surfaces, which go back to where they were made. A backward that waits for its turn stages again."""
         surfaces = [held.buffer for held in self.held.values()] + [buffer for buffer, _, _ in self.ahead.values()]
         self.held, self.ahead, self._sources, self._shapes = {}, {}, {}, {}
-        self.gradients.forget()
         return surfaces

@@ -20,8 +20,8 @@ from torch import nn
 
 from torchane import native
 from torchane.capture.torch_private import has_hooks
-from torchane.runtime.gradients import Gradient
-from torchane.runtime.weights import Weights
+from torchane.runtime.gradients import Gradient, Piece, gradient_at
+from torchane.runtime.weights import FP32, Place, Weights
 
 
 class StagingAdamW(torch.optim.AdamW):
@@ -80,17 +80,17 @@ class StagingAdamW(torch.optim.AdamW):
                         param.grad = None
                     param.grad_dtype = param.dtype
 
-    def gradient(self, param: nn.Parameter) -> np.ndarray | tuple[np.ndarray, float]:
-        """As native.adamw and native.sum_of_squares take it: fp32, or fp16 as it lies in a surface and what that is multiplied by."""
+    def gradient(self, param: nn.Parameter) -> np.ndarray | list[Piece]:
+        """As native.adamw and native.sum_of_squares take it: fp32, or pieces of which some lie in a surface, fp16 and multiplied by something."""
         found = self._in_surface(param)
         assert param.grad is not None
-        return param.grad.numpy() if found is None else (found.numbers(), found.factor)
+        return param.grad.numpy() if found is None else found.pieces()
 
     def _in_surface(self, param: nn.Parameter) -> Gradient | None:
         grad = param.grad
         if grad is None or grad.dtype is not torch.float16:
             return None
-        found = next((found for weights in self.weights() if (found := weights.gradients.at(grad.data_ptr()))), None)
+        found = gradient_at(grad.data_ptr())
         assert found is not None and grad.is_contiguous() and grad._version == 0, "a gradient in fp16 whose scale is not known"
         return found
 
@@ -108,19 +108,40 @@ class StagingAdamW(torch.optim.AdamW):
     ) -> None:
         jobs, found = [], []
         for param in params:
-            state, grad, there = self.state[param], self.gradient(param), self._in_surface(param)
-            places = (weights.place_of(param.data_ptr(), param.numel(), there) for weights in surfaces)
-            place = next((place for place in places if place is not None), None)
-            jobs.append((param.numpy(), grad, state["exp_avg"].numpy(), state["exp_avg_sq"].numpy(), None if place is None else place.open()))
-            found.append(place)
+            there = self._in_surface(param)
+            of_each = (weights.places_of(param.data_ptr(), param.numel(), there) for weights in surfaces)
+            places: list[Place] = next(filter(None, of_each), []) if param.is_contiguous() else []
+            jobs += self._jobs(param, there, places)
+            found.append(places)
         beta1, beta2 = group["betas"]
         native.adamw(
             jobs, step=step, lr=float(group["lr"]), beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"],
             grad_factor=grad_factor,
         )  # fmt: skip
         torch.autograd.graph.increment_version(params)
-        for param, place in zip(params, found, strict=True):
-            if place is not None:
+        for param, places in zip(params, found, strict=True):
+            for place in places:
                 place.wrote(param._version)
             if param.grad is not None and param.grad.dtype is torch.float16:
                 param.grad = None
+
+    def _jobs(self, param: nn.Parameter, gradient: Gradient | None, places: Sequence[Place]) -> list[tuple[Any, ...]]:
+        """As native.adamw takes them: one for each place, and one for what lies between two."""
+        state, grad = self.state[param], param.grad
+        assert grad is not None
+        arrays = param.numpy(), state["exp_avg"].numpy(), state["exp_avg_sq"].numpy()
+        if not places:
+            return [(arrays[0], grad.numpy() if gradient is None else gradient.pieces(), *arrays[1:], None)]
+        weight, exp_avg, exp_avg_sq = (array.reshape(-1) for array in arrays)
+        cuts: list[tuple[int, int, Place | None]] = []
+        end = 0
+        for place in places:
+            begin = (place.address - param.data_ptr()) // FP32
+            cuts += [(end, begin, None), (begin, end := begin + place.size, place)]
+        cuts.append((end, param.numel(), None))
+        jobs = []
+        for begin, end, where in cuts:
+            if begin < end:
+                part = grad.numpy().reshape(-1)[begin:end] if gradient is None else gradient.pieces(begin, end)
+                jobs.append((weight[begin:end], part, exp_avg[begin:end], exp_avg_sq[begin:end], None if where is None else where.open()))
+        return jobs
