@@ -51,6 +51,7 @@ struct MatmulKernel {
     void (*begin)();
     void (*end)();
     bool needs_finite;  // infinities and NaNs in an operand would spoil the result
+    int64_t piece = 0;  // a panel may be packed so many numbers of k at a time, in order, each where panel_bytes says that its k begins; 0: whole alone
     int64_t sum_bytes = sizeof(float);  // what one entry of c takes
 };
 

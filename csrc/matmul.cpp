@@ -19,6 +19,10 @@ namespace {
 // A panel of 32 rows by a slab takes 256 KiB: some of them fit the second-level cache together.
 constexpr int64_t LONGEST_SLAB = 2048;
 constexpr int64_t LINE = 64;
+// Numbers from one row to the next, of which whole multiples make rows share sets of the first-level cache: 1 KiB.
+constexpr int64_t CROWDED = 512;
+// Panels that a thread takes, and packs where their rows are crowded, and what they may take of the second-level cache.
+constexpr int64_t MOST_TAKEN = 4, MOST_PACKED = 16, GROUP_BYTES = 1 << 19;
 
 class Product {
 public:
@@ -38,15 +42,28 @@ private:
     // Of k in a slab that is multiplied: to a whole step, zeros included.
     int64_t padded_depth(int64_t slab) const { return round_up(depth_of(slab), kernel_.depth); }
 
-    bool pack_a(void* panel, const Side& a, int64_t index, int64_t slab) const {
-        const int64_t row = index * kernel_.rows;
-        return kernel_.pack_a(panel, a.at(row, slab * slab_), a.stride, a.along_k,
-                              std::min<int64_t>(kernel_.rows, a.outer - row), depth_of(slab));
+    bool pack_a(char* panels, const Side& a, int64_t begin, int64_t end, int64_t slab) const {
+        return pack(kernel_.pack_a, kernel_.panel_a_bytes, kernel_.rows, panel_a_, panels, a, begin, end, slab);
     }
-    bool pack_b(void* panel, const Side& b, int64_t index, int64_t slab) const {
-        const int64_t column = index * kernel_.columns;
-        return kernel_.pack_b(panel, b.at(column, slab * slab_), b.stride, b.along_k,
-                              std::min<int64_t>(kernel_.columns, b.outer - column), depth_of(slab));
+    bool pack_b(char* panels, const Side& b, int64_t begin, int64_t end, int64_t slab) const {
+        return pack(kernel_.pack_b, kernel_.panel_b_bytes, kernel_.columns, panel_b_, panels, b, begin, end, slab);
+    }
+
+    bool is_crowded(const Side& side) const { return !side.along_k && side.stride % CROWDED == 0 && kernel_.piece > 0; }
+
+    // Panels [begin, end) of a slab, one behind the other. Rows whose beginnings fall into few sets of the first-level cache are read a few at a time, all
+    // that the panels need of them: else each would be fetched again for each panel.
+    template <typename Pack, typename Bytes>
+    bool pack(Pack pack_one, Bytes bytes_of, int64_t width, int64_t panel_bytes, char* panels, const Side& side, int64_t begin, int64_t end, int64_t slab) const {
+        const int64_t depth = depth_of(slab), step = is_crowded(side) ? kernel_.piece : depth;
+        bool finite = true;
+        for (int64_t k = 0; k < depth; k += step)
+            for (int64_t i = begin; i < end; ++i) {
+                char* panel = panels + (i - begin) * panel_bytes + bytes_of(k) - bytes_of(0);
+                finite &= pack_one(panel, side.at(i * width, slab * slab_ + k), side.stride, side.along_k, std::min(width, side.outer - i * width),
+                                   std::min(step, depth - k));
+            }
+        return finite;
     }
 
     // One tile of C over one slab. `sums` keeps the tiles between slabs, where there are several.
@@ -74,9 +91,9 @@ bool Product::alone(const Side& a, const Side& b, half_t* out) const {
     bool finite = true;
     kernel_.begin();
     for (int64_t slab = 0; slab < slabs_; ++slab) {
-        for (int64_t j = 0; j < panels_b_; ++j) finite &= pack_b(packed_b + j * panel_b_, b, j, slab);
+        finite &= pack_b(packed_b, b, 0, panels_b_, slab);
         for (int64_t i = 0; i < panels_a_; ++i) {
-            finite &= pack_a(packed_a, a, i, slab);
+            finite &= pack_a(packed_a, a, i, i + 1, slab);
             for (int64_t j = 0; j < panels_b_; ++j)
                 multiply(packed_a, packed_b + j * panel_b_, i, j, slab, tile_sums, sums, out, a.outer);
         }
@@ -93,22 +110,21 @@ bool Product::together(const Side& a, const Side& b, half_t* out, Memory& shared
     char* packed = shared.take<char>(static_cast<size_t>(kept * kept_bytes + sums_bytes));
     char* sums = packed + kept * kept_bytes;
     // A thread takes several panels at once, so that each kept panel is fetched less often.
-    const int64_t group = std::clamp<int64_t>(taken / (4 * threads()), 1, 4);
+    const int64_t group = std::clamp<int64_t>(std::min(taken / (4 * threads()), GROUP_BYTES / taken_bytes), 1, is_crowded(keep_a ? b : a) ? MOST_PACKED : MOST_TAKEN);
+    const int64_t packed_at_once = std::clamp<int64_t>(std::min(kept / (2 * threads()), GROUP_BYTES / kept_bytes), 1, MOST_PACKED);
     std::atomic<bool> finite{true};
     for (int64_t slab = 0; slab < slabs_; ++slab) {
-        parallel(kept, [&](int64_t i, int) {
-            char* panel = packed + i * kept_bytes;
-            if (!(keep_a ? pack_a(panel, a, i, slab) : pack_b(panel, b, i, slab))) finite.store(false, std::memory_order_relaxed);
+        parallel(ceil_div(kept, packed_at_once), [&](int64_t task, int) {
+            const int64_t begin = task * packed_at_once, end = std::min(kept, begin + packed_at_once);
+            char* panels = packed + begin * kept_bytes;
+            if (!(keep_a ? pack_a(panels, a, begin, end, slab) : pack_b(panels, b, begin, end, slab))) finite.store(false, std::memory_order_relaxed);
         });
         parallel(ceil_div(taken, group), [&](int64_t task, int) {
             char* memory = thread_memory().take<char>(static_cast<size_t>(tile() + group * taken_bytes));
             float* tile_sums = reinterpret_cast<float*>(memory);
             char* own = memory + tile();
             const int64_t begin = task * group, end = std::min(taken, begin + group);
-            for (int64_t j = begin; j < end; ++j) {
-                char* panel = own + (j - begin) * taken_bytes;
-                if (!(keep_a ? pack_b(panel, b, j, slab) : pack_a(panel, a, j, slab))) finite.store(false, std::memory_order_relaxed);
-            }
+            if (!(keep_a ? pack_b(own, b, begin, end, slab) : pack_a(own, a, begin, end, slab))) finite.store(false, std::memory_order_relaxed);
             kernel_.begin();
             for (int64_t i = 0; i < kept; ++i)
                 for (int64_t j = begin; j < end; ++j) {

@@ -164,6 +164,7 @@ const MatmulKernel& kernel() {
         .begin = begin,
         .end = end,
         .needs_finite = exact,
+        .piece = DEPTH,
     };
     return made;
 }

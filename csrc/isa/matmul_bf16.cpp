@@ -17,15 +17,14 @@ constexpr int64_t BLOCK = 32;       // numbers of k that are packed at once
 constexpr int64_t SLACK = 16 * 16;  // words that may be written behind a panel: a block whole, and a row of 16
 
 // panel[k / 2][width] pairs. Rows are written in order, each 16 words wide: what one writes beyond a narrower panel, the next replaces.
-template <int WIDTH, bool along_k>
-void pack_as(uint32_t* panel, const half_t* from, int64_t stride, int64_t count, int64_t k) {
-    const int64_t k_stride = along_k ? 1 : stride, row_stride = along_k ? stride : 1;
+template <int WIDTH>
+void pack_along_k(uint32_t* panel, const half_t* from, int64_t stride, int64_t count, int64_t k) {
     for (int64_t p = 0; p < k; p += BLOCK, panel += BLOCK / 2 * WIDTH) {
         __m512i groups[(WIDTH + 15) / 16][16];
 #pragma GCC unroll 2
         for (int group = 0; group * 16 < WIDTH; ++group) {
-            read_pairs<along_k>(groups[group], from + p * k_stride + group * 16 * row_stride, stride, count - group * 16, k - p);
-            if constexpr (along_k) transpose(groups[group]);
+            read_pairs<true>(groups[group], from + p + group * 16 * stride, stride, count - group * 16, k - p);
+            transpose(groups[group]);
         }
         for (int i = 0; i < 16; ++i)
 #pragma GCC unroll 2
@@ -34,11 +33,24 @@ void pack_as(uint32_t* panel, const half_t* from, int64_t stride, int64_t count,
     }
 }
 
+// The same of rows of neighbours, two of them a pair: of short pieces of k as fast as of long ones.
+template <int WIDTH>
+void pack_across(uint32_t* panel, const half_t* from, int64_t stride, int64_t count, int64_t k) {
+    for (int64_t p = 0; p < k; p += 2, from += 2 * stride, panel += WIDTH)
+#pragma GCC unroll 2
+        for (int group = 0; group * 16 < WIDTH; ++group) {
+            const __mmask16 inside = static_cast<__mmask16>(first_of_32(count - group * 16));
+            const __m256i even = _mm256_maskz_loadu_epi16(inside, from + group * 16);
+            const __m256i odd = p + 1 < k ? _mm256_maskz_loadu_epi16(inside, from + stride + group * 16) : _mm256_setzero_si256();
+            _mm512_storeu_si512(panel + group * 16, rounded(paired(even, odd)));
+        }
+}
+
 template <int WIDTH>
 bool pack(void* panel, const half_t* from, int64_t stride, bool along_k, int64_t count, int64_t k) {
     const int64_t rows = count < WIDTH ? count : WIDTH;
-    if (along_k) pack_as<WIDTH, true>(static_cast<uint32_t*>(panel), from, stride, rows, k);
-    else pack_as<WIDTH, false>(static_cast<uint32_t*>(panel), from, stride, rows, k);
+    if (along_k) pack_along_k<WIDTH>(static_cast<uint32_t*>(panel), from, stride, rows, k);
+    else pack_across<WIDTH>(static_cast<uint32_t*>(panel), from, stride, rows, k);
     return true;
 }
 
@@ -99,6 +111,7 @@ const MatmulKernel& matmul() {
         .begin = nothing,
         .end = nothing,
         .needs_finite = false,
+        .piece = 8,
     };
     return kernel;
 }

@@ -137,6 +137,7 @@ void fill_matmul(Kernels& table) {
         .begin = nothing,
         .end = nothing,
         .needs_finite = false,
+        .piece = LANES == 8 ? 16 : 0,  // with sixteen lanes whole panels are faster
     };
 }
 

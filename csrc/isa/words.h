@@ -14,6 +14,12 @@ namespace torchane {
 // A mask of the first n of 32.
 TORCHANE_INLINE __mmask32 first_of_32(int64_t n) { return n >= 32 ? ~0u : (1u << (n < 0 ? 0 : n)) - 1; }
 
+// Number i of both, next to each other.
+TORCHANE_INLINE __m512i paired(__m256i even, __m256i odd) {
+    const __m512i order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    return _mm512_permutex2var_epi16(_mm512_castsi256_si512(even), order, _mm512_castsi256_si512(odd));
+}
+
 // 16 rows or columns by 32 numbers of k, read as 16 x 16 pairs of fp16 numbers. along_k: r[i] holds the pairs of row i; else r[i]
 // holds pair i of all rows. What lies beyond `count` rows or k numbers is 0.
 template <bool along_k>
@@ -24,15 +30,13 @@ TORCHANE_INLINE void read_pairs(__m512i (&r)[16], const half_t* from, int64_t st
         for (int i = 0; i < 16; ++i)
             r[i] = i < count ? _mm512_maskz_loadu_epi16(inside, from + i * stride) : _mm512_setzero_si512();
     } else {
-        const __m512i pairs = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
-                                               37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
         const __mmask16 inside = static_cast<__mmask16>(first_of_32(count));
 #pragma GCC unroll 16
         for (int i = 0; i < 16; ++i) {
             const __m256i even = 2 * i < k ? _mm256_maskz_loadu_epi16(inside, from + 2 * i * stride) : _mm256_setzero_si256();
             const __m256i odd =
                 2 * i + 1 < k ? _mm256_maskz_loadu_epi16(inside, from + (2 * i + 1) * stride) : _mm256_setzero_si256();
-            r[i] = _mm512_permutex2var_epi16(_mm512_castsi256_si512(even), pairs, _mm512_castsi256_si512(odd));
+            r[i] = paired(even, odd);
         }
     }
 }
