@@ -21,6 +21,7 @@
 #include "arrays.h"
 #include "cpu.h"
 #include "engine.h"
+#include "fetch.h"
 #include "loss.h"
 #include "optimizer.h"
 #include "pool.h"
@@ -427,6 +428,29 @@ void bind_random(nb::module_& m) {
        "many were given out, are changed. Returns how many are given out now.");
 }
 
+// A Fetch and what keeps its arrays alive.
+struct HeldFetch : Fetch {
+    using Arrays = std::vector<nb::ndarray<nb::device::cpu, nb::c_contig>>;
+    HeldFetch(Arrays arrays, std::vector<std::pair<char*, int64_t>> pages) : Fetch(std::move(pages)), held(std::move(arrays)) {}
+    Arrays held;
+};
+
+void bind_fetch(nb::module_& m) {
+    nb::class_<HeldFetch>(m, "Fetch", "Fetches the memory of arrays from the system by writes that change nothing; see csrc/fetch.h.")
+        .def("__init__", [](HeldFetch* self, const nb::list& list) {
+            HeldFetch::Arrays held;
+            std::vector<std::pair<char*, int64_t>> pages;
+            for (nb::handle item : list) {
+                if (!nb::try_cast(item, held.emplace_back(), false)) throw DeviceFault("fetch: an array is not dense, is read-only, or is not on the host.");
+                pages.emplace_back(static_cast<char*>(held.back().data()), static_cast<int64_t>(held.back().nbytes()));
+            }
+            new (self) HeldFetch(std::move(held), std::move(pages));
+        }, "arrays"_a)
+        .def("run", &HeldFetch::run, nb::call_guard<nb::gil_scoped_release>(), "Until nothing is left that nobody has begun. Any number of threads at once.")
+        .def_prop_ro("bytes", &HeldFetch::bytes, "That have been fetched, or are being.")
+        .def("stop", &HeldFetch::stop, "Whoever runs it ends with the piece that it has begun.");
+}
+
 void bind_optimizer(nb::module_& m) {
     m.def("adamw", [](const nb::list& list, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_factor) {
         if (step < 1) throw DeviceFault("adamw: step is " + std::to_string(step) + "; the first is 1.");
@@ -507,6 +531,7 @@ NB_MODULE(_native, m) {
     bind_staging(m);
     bind_optimizer(m);
     bind_random(m);
+    bind_fetch(m);
     bind_loss(m);
     apple::bind_bridge(m);
 }

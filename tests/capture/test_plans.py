@@ -41,8 +41,8 @@ def test_a_step_is_the_sum_of_its_programs(captured):
 
 def test_steps_for_several_chips_are_those_for_each_from_one_trace(monkeypatch):
     config, chosen, traced = preset("tiny").config, [{"chip": "m1", "ranges": "on", "cache": "off"}, {"chip": "m4", "cache": "off"}], []
-    trace = backend.aot_autograd
-    monkeypatch.setattr(backend, "aot_autograd", lambda **given: traced.append(given) or trace(**given))
+    trace = backend.aot_compiled
+    monkeypatch.setattr(backend, "aot_compiled", lambda *inputs, **given: traced.append(given) or trace(*inputs, **given))
     torch._dynamo.reset()
     together = compile_steps(lambda: build_model(config), batch_size=2, seq_len=64, options=chosen)
     assert len(traced) == 1

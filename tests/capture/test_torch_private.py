@@ -153,7 +153,44 @@ def test_fake_tensors_have_their_mode_and_can_be_left():
 # --- AOTAutograd ----------------------------------------------------------------------------------------------------
 
 
-def test_what_draws_is_a_list_that_can_be_replaced():
+def test_a_module_is_compiled_as_aot_autograd_compiles_it(monkeypatch):
+    """Its own function, what that calls, and ours in its place."""
+
+    def results(compiled):
+        def keep(gm, inputs):
+            found.append([str(node.target) for node in gm.graph.nodes])
+            call = lambda args: gm(*args)
+            call._boxed_call = True
+            return call
+
+        found, x = [], torch.ones(3, requires_grad=True)
+        torch._dynamo.reset()
+        options = {"fw_compiler": keep, "bw_compiler": keep, "inference_compiler": keep, "partition_fn": private.min_cut_rematerialization_partition}
+        y = torch.compile(lambda x: (x * 2).sin(), backend=lambda gm, inputs: compiled(gm, inputs, **options))(x)
+        y.sum().backward()
+        return found, y.detach(), x.grad
+
+    def theirs(gm, inputs, **options):
+        return private.aot_autograd(**options)(gm, inputs)
+
+    counted = dict(private.counters["aot_autograd"])
+    for other in (theirs, private.aot_module_simplified):
+        ours, wanted = results(private.aot_compiled), results(other)
+        assert ours[0] == wanted[0] and torch.equal(ours[1], wanted[1]) and torch.equal(ours[2], wanted[2])
+    assert private.counters["aot_autograd"]["ok"] > counted.get("ok", 0)
+    monkeypatch.setattr(private, "aot_autograd", lambda **options: lambda gm, inputs: (gm, inputs, options))
+    assert private.aot_compiled("graph", [[1]], fw_compiler=1) == ("graph", [[1]], {"fw_compiler": 1}), "inputs in lists are theirs to flatten"
+    monkeypatch.setenv("TORCH_COMPILE_DEBUG", "1")
+    assert private.aot_compiled("graph", [1], fw_compiler=1) == ("graph", [1], {"fw_compiler": 1}), "and so is what this asks to be written"
+
+
+def test_the_leaves_of_nested_lists_have_a_form_that_can_be_compared():
+    leaves, form = private.tree_flatten(([1, (2.0, None)], {"a": 3}))
+    assert leaves[:2] == [1, 2.0] and leaves[-1] == 3
+    assert form == private.tree_flatten(([4, (5.0, None)], {"a": 6}))[1] != private.tree_flatten(([4, 5.0, None], {"a": 6}))[1]
+
+
+def test_what_draws_is_a_list_and_every_op_has_a_packet():
     assert aten.rand_like in private.compile_utils.rand_ops
     graph = fx.symbolic_trace(lambda x: torch.ops.aten.add.Tensor(x, x)).graph
     node = next(node for node in graph.nodes if node.op == "call_function")

@@ -1,11 +1,14 @@
-"""Large arrays: where they begin, and that memory comes back."""
+"""Large arrays: where they begin, that memory comes back, and that it is fetched ahead."""
 
+import resource
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from torchane import native
+from torchane.errors import DeviceError
 from torchane.native import pages
 
 LARGE = (1000, 1040)  # 4.0 MiB of fp32
@@ -56,6 +59,72 @@ def test_trimmed_memory_is_not_given_out_again():
     assert not memory._free
     del kept
     assert sum(map(len, memory._free.values())) == 1
+
+
+HUGE = (pages.FETCHED_BYTES // 4,)
+
+
+def faults_of(function):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    function()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_what_was_fetched_is_written_without_a_fault():
+    array, other = pages.zeros(HUGE), pages.zeros(HUGE)
+    pages.Fetching([array]).finish()
+    fetched, not_fetched = faults_of(lambda: array.fill(1)), faults_of(lambda: other.fill(1))
+    assert fetched < 20 and fetched < not_fetched
+
+
+def test_numbers_that_are_there_stay_and_others_may_write_meanwhile():
+    array = pages.zeros(HUGE)
+    array[::1000] = np.arange(len(array[::1000]))
+    with pages.Fetching([array]):
+        array[1::1000] = 7
+    np.testing.assert_array_equal(array[::1000], np.arange(len(array[::1000])))
+    assert (array[1::1000] == 7).all() and array[2::1000].max() == 0
+
+
+def test_memory_that_is_fetched_ahead_is_counted_until_it_is_used():
+    before = pages.fetched_ahead()
+    fetching = pages.Fetching([pages.zeros(HUGE)])
+    fetching._fetch.run()
+    assert pages.fetched_ahead() - before == pages.FETCHED_BYTES
+    fetching.finish()
+    assert pages.fetched_ahead() == before
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_finish_fetches_with_one_thread_as_with_two(threads):
+    count = native.get_threads()
+    native.set_threads(threads)
+    try:
+        array = pages.zeros(HUGE)
+        fetching = pages.Fetching([array])
+        assert (fetching._thread is None) is (threads == 1)
+        fetching.finish()
+        assert faults_of(lambda: array.fill(1)) < 20
+    finally:
+        native.set_threads(count)
+
+
+def test_little_memory_is_left_to_whoever_writes_it():
+    fetching = pages.Fetching([pages.zeros(LARGE)])
+    fetching.finish()
+    assert fetching.bytes == 0
+
+
+def test_a_stopped_fetch_begins_nothing_more():
+    fetch = native.Fetch([pages.zeros(HUGE)])
+    fetch.stop()
+    assert fetch.run() is None and faults_of(fetch.run) == 0
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4))[:, 1], np.broadcast_to(np.zeros(1), (4,))])
+def test_a_fetch_of_strided_or_read_only_arrays_is_refused(array):
+    with pytest.raises(DeviceError, match="not dense, is read-only"):
+        native.Fetch([array])
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """The forecast of a step's memory, and its refusal."""
 
+import sys
+
 import pytest
 
 from torchane.abi.ports import PortLayout
 from torchane.errors import DeviceError
+from torchane.native import pages
 from torchane.plan import Copy, Dispatch, Plan, PortSpec, ProgramSpec, Stage, Unstage
 from torchane.plan.memory import RESERVE_BYTES, forecast, free_bytes, largest_batch, peak_of, require_fits, size_text
 
@@ -60,6 +63,12 @@ def test_sizes_are_said_in_the_unit_that_fits_and_with_the_optimizer_that_they_a
 
 def test_this_machine_says_what_is_free() -> None:
     assert free_bytes() > 1 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of macOS all memory is counted")
+def test_what_is_fetched_ahead_for_a_step_is_free_for_it(monkeypatch):
+    monkeypatch.setattr(pages, "fetched_ahead", lambda: 1 << 50)
+    assert 1 << 50 < free_bytes() < 1 << 51
 
 
 def test_the_largest_batch_that_fits_is_by_what_grows_with_it() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from torchane import native
 from torchane.capture import backend
 from torchane.models.llama import LlamaForCausalLM
+from torchane.native import pages
 from torchane.train.engine import EngineModel
 from torchane.train.optimizer import StagingAdamW
 from torchane.train.step import adamw, train_step
@@ -55,6 +56,47 @@ def test_a_parameter_without_a_gradient_stays_and_has_no_state() -> None:
     params[0].grad = torch.ones(7, 5)
     optimizer.step()
     assert params[1] not in optimizer.state and torch.equal(params[1], torch.ones(9))
+
+
+def test_moments_that_are_made_ahead_are_those_of_an_update_that_makes_them() -> None:
+    (ahead, groups), (plain, their_groups) = pair(), pair()
+    one, other = StagingAdamW(groups, **ARGUMENTS), StagingAdamW(their_groups, **ARGUMENTS)
+    one.begin()
+    assert not one.state, "no update has been made"
+    stepped(one, ahead)
+    stepped(other, plain)
+    assert all(torch.equal(a, b) for a, b in zip(ahead, plain, strict=True))
+    for param, same in zip(ahead, plain, strict=True):
+        assert all(torch.equal(value, other.state[same][name]) for name, value in one.state[param].items())
+
+
+def test_what_was_made_ahead_is_gone_after_the_update_and_nothing_is_made_twice(monkeypatch) -> None:
+    params, groups = pair()
+    optimizer, fetched = StagingAdamW(groups, **ARGUMENTS), []
+    monkeypatch.setattr(pages, "Fetching", lambda arrays: fetched.append(arrays) or nullcontext())
+    monkeypatch.setattr(optimizer, "_fetching", None)
+    optimizer.begin()
+    optimizer.begin()
+    assert [array.shape for array in fetched[0]] == [(7, 5), (7, 5), (9,), (9,)] and len(fetched) == 1
+    optimizer._fetching = None
+    stepped(optimizer, params, steps=1)
+    assert not optimizer._to_come
+    optimizer.begin()
+    assert len(fetched) == 1, "every parameter has its moments"
+
+
+def test_moments_of_a_checkpoint_take_the_place_of_those_made_ahead() -> None:
+    (params, groups), (others, other_groups) = pair(), pair()
+    one, other = StagingAdamW(groups, **ARGUMENTS), StagingAdamW(other_groups, **ARGUMENTS)
+    stepped(other, others)
+    one.begin()
+    one.load_state_dict(copy.deepcopy(other.state_dict()))
+    with torch.no_grad():
+        for param, same in zip(params, others, strict=True):
+            param.copy_(same)
+    stepped(one, params, steps=1)
+    stepped(other, others, steps=1)
+    assert all(torch.equal(a, b) for a, b in zip(params, others, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ from torchane.capture.tangents import ByMagnitude, is_proportional
 from torchane.capture.tiles import tile_attention
 from torchane.capture.torch_private import (
     TracingContext,
-    aot_autograd,
+    aot_compiled,
     disable,
     functorch_config,
     unset_fake_temporarily,
@@ -115,7 +115,8 @@ def _compile(compiled: Compiled, gm: fx.GraphModule, example_inputs: Sequence[An
             compile_one(other, copied(graph))
         return compile_one(compiled, graph)
 
-    compile_with = aot_autograd(
+    compile_with = partial(
+        aot_compiled,
         fw_compiler=lambda graph, inputs: for_each(_compile_forward, graph),
         bw_compiler=lambda graph, inputs: for_each(_compile_backward, graph),
         inference_compiler=lambda graph, inputs: for_each(partial(_compile_forward, inference=True), graph),

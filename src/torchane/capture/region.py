@@ -24,6 +24,7 @@ from torchane.abi.frozen import FROZEN_PATH
 from torchane.abi.numbers import EXCLUDED, FP16_MAX, LEFT_OUT, MASKED
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import Inputs
+from torchane.capture.constants import Constants
 from torchane.capture.graph import Cut, Region
 from torchane.capture.lowered import LoweredPrograms
 from torchane.capture.progress import Progress
@@ -33,11 +34,15 @@ from torchane.chips import Chip
 from torchane.errors import CaptureError, CompileError, TorchaneWarning
 from torchane.mil import emit
 from torchane.mil.build import Builder, typed
-from torchane.mil.ir import Literal, Op, Program, Var, literal
-from torchane.mil.types import FP16
+from torchane.mil.ir import Literal, Op, Program, Var
+from torchane.mil.types import FP16, TensorType
 from torchane.passes.bake_constants import Pays
 from torchane.plan import PortSpec, ProgramSpec
 from torchane.plan.step_graph import Place
+
+
+#: Numbers of a constant that are rounded at once, so that what is made of a mask of all pairs of tokens on the way is little.
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,13 @@ class RegionCompiler:
     programs: list[ProgramSpec] = field(default_factory=list, init=False)
     lowered_regions: int = field(default=0, init=False)
     _memory: "dict[str, ProgramSpec | _Refused]" = field(default_factory=dict)
+    _blobs: dict[bytes, bytes] = field(default_factory=dict)  # equal ones are one: the causal mask of two kinds of layers
     _by_text: dict[tuple[Any, ...], int] = field(default_factory=dict, init=False)
     _by_structure: dict[str, tuple[int, ProgramSpec]] = field(default_factory=dict, init=False)
 
     def again(self) -> "RegionCompiler":
         """One for the next attempt at the same graph: no programs in it yet, and what was lowered is not lowered again."""
-        return replace(self, _memory=self._memory)
+        return replace(self, _memory=self._memory, _blobs=self._blobs)
 
     def cut(self, cut: Cut) -> Cut:
         """The graph as it is about to be lowered, unchanged: who is told learns of it."""
@@ -121,7 +127,7 @@ class RegionCompiler:
         ports: Ports,
         given: Mapping[fx.Node, PortLayout],
         weights: Collection[fx.Node],
-        constant: Callable[[fx.Node], torch.Tensor],
+        constants: Constants,
         known: Known = Known(),
         frozen: Mapping[fx.Node, str] = MappingProxyType({}),
     ) -> tuple[int, ProgramSpec]:
@@ -133,9 +139,9 @@ class RegionCompiler:
         given: layouts that surfaces already have. weights: ports that hold parameters or their
         gradients. known: what range control needs. frozen: ports that are constants instead, and the form whose numbers they have. Raises RegionError, with the region's module, where no legal form exists.
         """
-        structure = structure_of(cut, region, ports, given, weights, constant, known, (frozen, self.machine))
+        structure = structure_of(cut, region, ports, given, weights, constants, known, (frozen, self.machine))
         if structure not in self._by_structure:
-            spec = self._remembered(structure, region, lambda: self._lower(cut, region, ports, given, weights, constant, known, frozen))
+            spec = self._remembered(structure, region, lambda: self._lower(cut, region, ports, given, weights, constants, known, frozen))
             if frozen and not spec.constants:
                 self._say_inputs(region, len(frozen))
             key = (spec.text, spec.ranges, spec.constants)  # the text says the hash of its constants (emit's tag)
@@ -158,7 +164,8 @@ class RegionCompiler:
         """What a region of this structure was lowered to, here or in an earlier attempt; a refusal is remembered too."""
         if structure not in self._memory:
             try:
-                self._memory[structure] = self._stored(structure) or self._lowered(structure, lower)
+                spec = self._stored(structure) or self._lowered(structure, lower)
+                self._memory[structure] = replace(spec, blobs={path: self._blobs.setdefault(data, data) for path, data in spec.blobs.items()})
             except RegionError as error:
                 self._memory[structure] = _Refused(str(error), tuple(region.nodes.index(n) for n in error.nodes if n in region.nodes))
             except CompileError as error:
@@ -188,11 +195,11 @@ class RegionCompiler:
         ports: Ports,
         given: Mapping[fx.Node, PortLayout],
         weights: Collection[fx.Node],
-        constant: Callable[[fx.Node], torch.Tensor],
+        constants: Constants,
         known: Known,
         frozen: Mapping[fx.Node, str],
     ) -> ProgramSpec:
-        natural, names = natural_program(cut, region, ports, constant)
+        natural, names = natural_program(cut, region, ports, constants)
         layouts = {names[node]: given.get(node) for node in (*ports.inputs, *ports.outputs)}
         lowered = self._passed(natural, layouts, frozenset(names[node] for node in weights if node in names), known.inputs(ports, names), {names[node]: form for node, form in frozen.items()})
         text, blobs = emit(lowered.program, tag=True, later=(FROZEN_PATH,))
@@ -225,7 +232,7 @@ class RegionCompiler:
 
 
 def natural_program(
-    cut: Cut, region: Region, ports: Ports, constant: Callable[[fx.Node], torch.Tensor]
+    cut: Cut, region: Region, ports: Ports, constants: Constants
 ) -> tuple[Program, dict[fx.Node, str]]:
     """The region in torch's own shapes, every float fp16, and the port name of each input and output node.
 
@@ -239,7 +246,7 @@ def natural_program(
     def value(node: fx.Node) -> Any:
         if node not in made:
             if cut.place[node] is Place.CONSTANT:
-                made[node] = fp16_literal(constant(node))
+                made[node] = fp16_literal(constants.value(node))
             elif node.target is operator.getitem:
                 made[node] = value(node.args[0])[node.args[1]]
             else:
@@ -278,13 +285,17 @@ def fp16_literal(tensor: torch.Tensor) -> Literal:
 
     Raises CompileError for numbers between that and fp16's largest: they are no mask's, and fp16 has none in their place.
     """
-    array = tensor.detach().to(torch.float32).numpy()
-    magnitude = np.abs(array)
-    data = array[(magnitude > FP16_MAX) & (magnitude < -LEFT_OUT)]
-    if data.size:
-        raise CompileError(f"a constant holds {data.flat[0]:g}, and programs hold numbers up to 65504")
-    beyond = np.where(np.isneginf(array), np.float32(EXCLUDED), np.copysign(np.float32(-MASKED), array))
-    return literal(np.where(magnitude >= -LEFT_OUT, beyond, array), FP16)
+    flat = tensor.detach().reshape(-1)
+    made = np.empty(flat.shape, np.float16)
+    for begin in range(0, len(made), _PIECE):
+        array = flat[begin : begin + _PIECE].to(torch.float32).numpy()
+        magnitude = np.abs(array)
+        data = array[(magnitude > FP16_MAX) & (magnitude < -LEFT_OUT)]
+        if data.size:
+            raise CompileError(f"a constant holds {data.flat[0]:g}, and programs hold numbers up to 65504")
+        beyond = np.where(np.isneginf(array), np.float32(EXCLUDED), np.copysign(np.float32(-MASKED), array))
+        made[begin : begin + _PIECE] = np.where(magnitude >= -LEFT_OUT, beyond, array)
+    return Literal(TensorType(FP16, tuple(tensor.shape)), made.reshape(tuple(tensor.shape)))
 
 
 def structure_of(
@@ -293,7 +304,7 @@ def structure_of(
     ports: Ports,
     given: Mapping[fx.Node, PortLayout],
     weights: Collection[fx.Node],
-    constant: Callable[[fx.Node], torch.Tensor],
+    constants: Constants,
     known: Known = Known(),
     frozen: tuple[Mapping[fx.Node, str], str] = (MappingProxyType({}), ""),
 ) -> str:
@@ -306,8 +317,8 @@ def structure_of(
             if arg in number:
                 return number[arg]
             if cut.place[arg] is Place.CONSTANT:
-                tensor = constant(arg)
-                return ("const", str(tensor.dtype), tuple(tensor.shape), hashlib.sha256(tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest())
+                tensor = constants.value(arg)
+                return ("const", str(tensor.dtype), tuple(tensor.shape), constants.digest(arg))
             return (str(arg.target), written(arg.args), written(arg.kwargs))
         if isinstance(arg, list | tuple):
             return tuple(written(item) for item in arg)

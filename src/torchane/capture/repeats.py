@@ -27,6 +27,7 @@ import torch
 from torch import fx
 
 from torchane.capture import few_bits
+from torchane.capture.equals import join_equals
 from torchane.capture.graph import VIEWS, draws, layer_name
 from torchane.capture.policies.linearity import keep_in_backward
 from torchane.capture.tiles import mark_recomputed
@@ -36,7 +37,6 @@ from torchane.capture.torch_private import (
     OpOverload,
     OpOverloadPacket,
     TorchDispatchMode,
-    compile_utils,
     functorch_config,
     has_effects,
     invoke_subgraph,
@@ -290,21 +290,11 @@ def partition(joint: fx.GraphModule, inputs: Any, *, recompute: str = "none", **
             stacklevel=2,
         )
         kept = 1.0
-    with _draws_kept_apart(joint.graph), functorch_config.patch(activation_memory_budget=kept):
+    joint.graph.eliminate_dead_code()
+    join_equals(joint.graph)
+    with functorch_config.patch(activation_memory_budget=kept, cse=False):
         forward, backward = min_cut_rematerialization_partition(joint, inputs, **options)
     return inline(forward, stacks), inline(backward, stacks)
-
-
-@contextmanager
-def _draws_kept_apart(graph: fx.Graph) -> Iterator[None]:
-    """torch merges calls that are equal, and knows only some of the ops that draw: of three `uniform_` or `randn_like` of equal
-    shapes it would leave one."""
-    known = compile_utils.rand_ops
-    compile_utils.rand_ops = [*known, *{compile_utils.get_aten_target(node) for node in graph.nodes if draws(node)}]
-    try:
-        yield
-    finally:
-        compile_utils.rand_ops = known
 
 
 def copied(module: fx.GraphModule) -> fx.GraphModule:

@@ -10,11 +10,11 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import fx
 
 from torchane.abi.ports import PortLayout
 from torchane.abi.ranges import UNSCALED
+from torchane.capture.constants import Constants
 from torchane.capture.crossing import Crossing
 from torchane.capture.few_bits import dequantise
 from torchane.capture.frozen import constants_among
@@ -52,7 +52,7 @@ class Scheduler:
         new = self.roles.new_values(self.results, {node.name: node for node in self.inputs}) if self.roles.is_inference else {}
         self.written = {value: old for value, old in new.items() if old is not None}
         self.masks = factors_of(self.graph, cut.is_on_host)
-        self.constants: dict[fx.Node, torch.Tensor] = {}
+        self.constants = Constants(source.module)
         self.data = cut.made_of({node for node in self.inputs if node.name in self.roles.data})
         self.on_host: set[fx.Node] = set(self.inputs) - self.surfaces_in
         self.in_surface: set[fx.Node] = set(self.surfaces_in)
@@ -91,11 +91,17 @@ class Scheduler:
         inputs = tuple(s for s in self.graph.nodes if s in sources and s not in nodes and self.cut.place[s] is not Place.CONSTANT)
         ports = Ports(inputs, tuple(nodes[1:] or nodes))
         alone = Region(region.stage, region.where, nodes)
-        self.compiler.compile(self.cut, alone, ports, {}, self._weight_ports(ports), self._constant, self._known())
+        self.compiler.compile(self.cut, alone, ports, {}, self._weight_ports(ports), self.constants, self._known())
 
     # ---- scheduling
 
     def run(self) -> Planned:
+        try:
+            return self._run()
+        finally:
+            self.constants.forget()  # this object lives on in a circle
+
+    def _run(self) -> Planned:
         stages = [self.cut.stage[node] for node in self.graph.nodes if node in self.cut.stage]
         for stage in range(max(stages, default=0) + 1):
             if stage % 2 == 0:
@@ -125,7 +131,7 @@ class Scheduler:
         for index in indices:
             region, ports = self.cut.regions[index], self.region_ports[index]
             program, spec = self.compiler.compile(
-                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self._constant, self._known(),
+                self.cut, region, ports, self._given(ports), self._weight_ports(ports), self.constants, self._known(),
                 constants_among(self.source.frozen, ports.inputs),
             )  # fmt: skip
             held = [ports.inputs[constant.position] for constant in spec.constants]
@@ -233,16 +239,3 @@ class Scheduler:
         if wanted:
             self.steps.append(Unstage(tuple(Copy(node.name, self.layouts[node]) for node in wanted)))
             self.on_host.update(wanted)
-
-    # ---- values
-
-    def _constant(self, node: fx.Node) -> torch.Tensor:
-        """Evaluates a node that no tensor reaches, once."""
-        if node not in self.constants:
-            if node.op == "get_attr":
-                self.constants[node] = getattr(self.source.module, str(node.target))
-            else:
-                args = fx.node.map_arg(node.args, self._constant)
-                kwargs = fx.node.map_arg(node.kwargs, self._constant)
-                self.constants[node] = node.target(*args, **kwargs)
-        return self.constants[node]

@@ -10,6 +10,8 @@ import is imported by the function that needs it.
 
 import collections.abc
 import contextlib
+import os
+import typing
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch._dynamo import disable  # makes a function that Dynamo does not trace
 from torch._dynamo import external_utils  # .__file__: code there is Dynamo's wrapper, not the user's
 from torch._dynamo import pgo  # .get_code_state(): what is remembered of the shapes of a frame
 from torch._dynamo.backends.common import aot_autograd  # a backend from a compiler of the forward and one of the backward
+from torch._functorch.aot_autograd import aot_module_simplified  # what it calls
 from torch._dynamo.callback import CallbackArgs  # what the callbacks are given
 from torch._dynamo.exc import BackendCompilerFailed  # .inner_exception: what our backend raised
 from torch._dynamo.utils import counters  # counts of graph breaks and of what was left to eager, by reason
@@ -44,14 +47,15 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv  # how a 
 from torch.fx.traceback import annotate  # a context whose entries nodes that are traced in it have in meta["custom"]
 from torch.fx.traceback import preserve_node_meta  # nodes keep the module and the line of those that they come of
 from torch.utils.checkpoint import CheckpointPolicy  # .MUST_RECOMPUTE in meta["recompute"], with a meta["ac_graph_id"]: not kept for a backward
+from torch.utils._pytree import tree_flatten  # the leaves of nested lists, and their form, comparable
 from torch.utils._pytree import tree_map_only  # a function over the tensors of nested lists
 from torch.utils._sympy.interp import sympy_interp  # an expression computed with other numbers
 from torch.utils._sympy.reference import PythonReferenceAnalysis  # what its functions are
 from torch.utils.weak import WeakIdKeyDictionary  # notes on tensors, as long as these live
 
 # AOTAutograd: forward and backward as ATen
-from torch._functorch import compile_utils  # .rand_ops: what its CSE leaves alone; .get_aten_target(node)
-from torch._functorch import config as functorch_config  # .patch(donated_buffer=, force_non_lazy_backward_lowering=, activation_memory_budget=)
+from torch._functorch import compile_utils  # .rand_ops: ops that its CSE leaves alone; .get_aten_target(node)
+from torch._functorch import config as functorch_config  # .patch(donated_buffer=, force_non_lazy_backward_lowering=, activation_memory_budget=, cse=)
 from torch._functorch._aot_autograd.descriptors import GradAOTOutput, InputMutationAOTOutput, PlainAOTInput, PlainAOTOutput  # what ports are
 from torch._functorch.eager_transforms import _autograd_grad as autograd_grad  # how torch.func.grad stands in Dynamo's graph
 from torch._functorch.partitioners import min_cut_rematerialization_partition  # one graph becomes a forward and a backward
@@ -104,3 +108,24 @@ def writes_noted() -> collections.abc.Iterator[None]:
     """Ops on values that `to_fun` wrapped write to nothing, and note what they would have written."""
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(DispatchKey.Functionalize)), FunctionalTensorMode():
         yield
+
+
+def aot_compiled(gm: torch.fx.GraphModule, example_inputs: collections.abc.Sequence[typing.Any], **options: typing.Any) -> collections.abc.Callable[..., typing.Any]:
+    """aot_autograd(**options)(gm, example_inputs). To ask whether TORCH_COMPILE_DEBUG is set, that imports Inductor's scheduler and all that it needs, a quarter
+    of a second and 15 MB; here the question is asked without."""
+    if os.environ.get("TORCH_COMPILE_DEBUG", "0") == "1" or any(isinstance(one, list | tuple | dict) for one in example_inputs):
+        return aot_autograd(**options)(gm, example_inputs)  # type: ignore[no-any-return]
+
+    def compile_backward(*args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        made = disable(options["bw_compiler"], reason="do not trace backward compiler function")(*args, **kwargs)
+        return disable(made, reason="do not trace generated backwards pass")
+
+    compile_backward._is_wrapped_bw_compiler = True  # type: ignore[attr-defined]
+    counters["aot_autograd"]["total"] += 1
+    try:
+        made = aot_module_simplified(gm, example_inputs, **{**options, "bw_compiler": compile_backward})
+    except Exception:
+        counters["aot_autograd"]["not_ok"] += 1
+        raise
+    counters["aot_autograd"]["ok"] += 1
+    return disable(made, reason="do not trace AOT-compiled graph")  # type: ignore[no-any-return]

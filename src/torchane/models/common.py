@@ -76,6 +76,12 @@ def undrawn_weights() -> Iterator[None]:
             kind.reset_parameters = draw  # type: ignore[method-assign]
 
 
+def fetching(model: nn.Module) -> pages.Fetching:
+    """Within it the memory of its weights is fetched from the last one on, while they are drawn from the first on."""
+    real = [param for param in model.parameters() if type(param.data) is Tensor and param.is_cpu]  # a fake one has a type of its own
+    return pages.Fetching([param.detach().numpy() for param in reversed(real)])
+
+
 def _take_large_pages(module: nn.Linear | nn.Embedding) -> None:
     if module.weight.is_cpu:  # under torch.device("meta") there is no memory
         module.weight = nn.Parameter(torch.from_numpy(pages.empty(tuple(module.weight.shape))))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchane.models.common import KeyValueCache, require_positions, several, undrawn_weights
+from torchane.models.common import KeyValueCache, fetching, require_positions, several, undrawn_weights
 from torchane.models.config import GPT2Config
 
 
@@ -105,7 +105,8 @@ class GPT2LMHeadModel(nn.Module):
             self.transformer = GPT2Model(config)
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
-        self.initialize(seed)
+        with fetching(self):
+            self.initialize(seed)
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """tokens (B, S) integers -> logits (B, S, V) float32.

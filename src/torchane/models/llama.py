@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchane.models.common import KeyValueCache, require_positions, several, undrawn_weights
+from torchane.models.common import KeyValueCache, fetching, require_positions, several, undrawn_weights
 from torchane.models.config import LlamaConfig
 
 
@@ -115,7 +115,8 @@ class LlamaForCausalLM(nn.Module):
             self.adapt(config)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.initialize(seed)
+        with fetching(self):
+            self.initialize(seed)
 
     def adapt(self, config: LlamaConfig) -> None:
         """For architectures that differ in some modules: they are replaced here, before any weight is drawn."""

@@ -7,7 +7,7 @@ torch and NumPy begin an array anywhere, and torch asks for nothing. Elsewhere t
 that hands its free memory back to its host is another matter: what it hands back are whole blocks of 2 MiB and more, and a fault in one
 waits for the host (5 s a GiB were measured), while small pages are first taken from smaller blocks, which it keeps. There arrays get small pages.
 `Reused` keeps what nobody refers to any more for the next step, instead of handing it back to the kernel and faulting it
-in anew. Sources: numpy/_core/src/multiarray/alloc.c, indicate_hugepages; Linux, Documentation/mm/free_page_reporting.rst; Virtual I/O Device
+in anew. `Fetching` has a thread of its own write to the pages that will be needed, while this one does something else. Sources: numpy/_core/src/multiarray/alloc.c, indicate_hugepages; Linux, Documentation/mm/free_page_reporting.rst; Virtual I/O Device
 1.2, 5.5.3.
 """
 
@@ -17,7 +17,7 @@ import math
 import mmap
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ PAGE_BYTES = 2 << 20
 LINE_BYTES = 64
 #: From here on NumPy asks for large pages.
 LARGE_BYTES = 4 << 20
+#: What takes less is written before a thread would have begun.
+FETCHED_BYTES = 64 << 20
 #: Where Linux lists the balloons of a virtual machine, and the feature bit of one that hands free memory back.
 BALLOONS = Path("/sys/bus/virtio/drivers/virtio_balloon")
 REPORTS_FREE_PAGES = 5
@@ -70,6 +72,60 @@ def hands_memory_back() -> bool:
         return any(file.read_text()[REPORTS_FREE_PAGES] == "1" for file in BALLOONS.glob("virtio*/features"))
     except (OSError, IndexError):
         return False
+
+
+class Fetching:
+    """The memory of some arrays, fetched by a thread of its own while others use the arrays; by the caller alone, at the end, where kernels have one thread.
+
+    A fault of a page that another fetches waits for nobody else: since Linux 6.4 a fault holds its own mapping alone, so that the compiler's
+    own memory is not waited for.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
+        from torchane import native  # which knows nothing of this module
+
+        large = [array for array in arrays if array.nbytes >= PAGE_BYTES]
+        is_worth_it = sum(array.nbytes for array in large) >= FETCHED_BYTES and native.is_built()
+        self._fetch = native.Fetch(large) if is_worth_it else None
+        self._thread: threading.Thread | None = None
+        if self._fetch is not None and native.get_threads() > 1:
+            self._thread = threading.Thread(target=self._fetch.run, daemon=True)
+            self._thread.start()
+            _AHEAD.add(self)
+
+    @property
+    def bytes(self) -> int:
+        """That have been fetched, or are being."""
+        return self._fetch.bytes if self._fetch is not None else 0
+
+    def finish(self) -> None:
+        """Fetches what is left, with the thread."""
+        if self._fetch is not None:
+            self._fetch.run()
+        self.stop()
+
+    def stop(self) -> None:
+        """What is left is fetched by whoever writes it first."""
+        _AHEAD.discard(self)
+        if self._fetch is not None:
+            self._fetch.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> "Fetching":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+#: Those that are at work.
+_AHEAD: weakref.WeakSet[Fetching] = weakref.WeakSet()
+
+
+def fetched_ahead() -> int:
+    """Bytes that are no longer free and count among what is to come."""
+    return sum(fetching.bytes for fetching in list(_AHEAD))
 
 
 class Reused:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from torchane.errors import DeviceError
+from torchane.native import pages
 from torchane.plan.plan import Dispatch, Plan, Stage, Unstage, surfaces_of
 
 #: Python, torch and its libraries (0.3 GiB once imported), graphs and programs, the twin's scratch.
@@ -121,11 +122,13 @@ def largest_batch(needed: Forecast, batch_size: int, available_bytes: int) -> in
 
 
 def free_bytes() -> int | None:
-    """Memory that a new allocation can have without swapping, bytes; None where the system does not say."""
+    """Memory that a new allocation can have without swapping, bytes, that which is fetched ahead for one included; None where the system does not say."""
+    ahead = pages.fetched_ahead()  # before the rest: it grows meanwhile
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             known = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        return known.get("MemAvailable")
+        free = known.get("MemAvailable")
+        return None if free is None else free + ahead
     except FileNotFoundError:  # macOS: what is installed; the system compresses and swaps what others hold
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

@@ -4,6 +4,7 @@
 
 Within `reading_surfaces` a gradient is read as programs wrote it, fp16 in a surface (runtime/gradients.py), with the bits of the fp32 tensor that it would be.
 
+The moments of a first update are made while the step before it compiles, and their memory is fetched meanwhile.
 State and groups are those of torch.optim.AdamW(fused=True), so checkpoints are the same. A weight counts as staged for the next forward where
 its surface holds it number for number and PyTorch counted no write since; a write through `.data` or NumPy between an update and the next
 forward leaves no trace, so this is for training loops of our own, which make none.
@@ -16,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchane import native
 from torchane.capture.torch_private import has_hooks
+from torchane.native import pages
 from torchane.runtime.gradients import Gradient, Piece, gradient_at
 from torchane.runtime.weights import FP32, Place, Weights
 
@@ -33,6 +35,15 @@ class StagingAdamW(torch.optim.AdamW):
     ):  # fmt: skip
         super().__init__([dict(group) for group in groups], lr=lr, betas=betas, eps=eps, fused=True)
         self.weights = weights
+        self._to_come: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
+        self._fetching: pages.Fetching | None = None
+
+    def begin(self) -> None:
+        """An update follows: moments that are not there yet get memory, which a thread of its own fetches until then."""
+        params = [param for group in self.param_groups for param in group["params"] if param.requires_grad and not self.state.get(param)]
+        if params and not self._to_come:
+            self._to_come = {param: (_zeros_like(param), _zeros_like(param)) for param in params}
+            self._fetching = pages.Fetching([moment.numpy() for both in self._to_come.values() for moment in both])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -47,6 +58,8 @@ class StagingAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def update(self, grad_factor: float = 1.0) -> None:
         """The same with every gradient multiplied first; `.grad` stays as it is, but for one that lies in a surface, which is gone."""
+        if self._fetching is not None:
+            self._fetching.finish()
         with ExitStack() as held:
             surfaces = sorted(self.weights(), key=lambda weights: -weights.latest)  # of several graphs, the one that ran last
             for weights in surfaces:
@@ -58,6 +71,7 @@ class StagingAdamW(torch.optim.AdamW):
                         by_step[self._counted(param)].append(param)
                 for step, params in by_step.items():
                     self._update(params, surfaces, group, step, grad_factor)
+        self._to_come, self._fetching = {}, None
 
     @contextmanager
     def reading_surfaces(self) -> Iterator[None]:
@@ -99,7 +113,7 @@ class StagingAdamW(torch.optim.AdamW):
         state = self.state[param]
         if not state:
             state["step"] = torch.zeros(())
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(param), torch.zeros_like(param)
+            state["exp_avg"], state["exp_avg_sq"] = self._to_come.pop(param, None) or (_zeros_like(param), _zeros_like(param))
         state["step"] += 1
         return int(state["step"].item())
 
@@ -145,3 +159,7 @@ class StagingAdamW(torch.optim.AdamW):
                 part = grad.numpy().reshape(-1)[begin:end] if gradient is None else gradient.pieces(begin, end)
                 jobs.append((weight[begin:end], part, exp_avg[begin:end], exp_avg_sq[begin:end], None if where is None else where.open()))
         return jobs
+
+def _zeros_like(param: nn.Parameter) -> Tensor:
+    """In memory that nothing has touched."""
+    return torch.from_numpy(pages.zeros(tuple(param.shape)))

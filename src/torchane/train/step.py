@@ -60,6 +60,7 @@ def train_step(
     Raises NumericsError, with the parameters untouched, if the loss or a gradient is not a finite number.
     """
     optimizer.zero_grad(set_to_none=True)
+    optimizer.begin()
     nll = losses(forward, batch, part)
     loss = fixed_order_sum(nll) / batch.target_count
     if not math.isfinite(loss):

@@ -287,10 +287,10 @@ def _live(mask: np.ndarray | None, m: int, n: int) -> tuple[list[int], list[floa
     blocks = range(0, m, rows)
     if mask is None or mask.shape[-1] != n or math.prod(mask.shape[:-2]) != 1:
         return [n for _ in blocks], [math.inf for _ in blocks]
-    numbers = np.broadcast_to(mask.reshape((1, 1, *mask.shape)[-2:]), (m, n)).astype(np.float32)
+    numbers = np.broadcast_to(mask.reshape((1, 1, *mask.shape)[-2:]), (m, n))
     live, gaps = [], []
     for begin in blocks:
-        block = numbers[begin : begin + rows]
+        block = numbers[begin : begin + rows].astype(np.float32)
         top, columns = float(block.max(axis=1).min()), block.max(axis=0)
         counting = np.flatnonzero(~(columns <= top - MASKED_BY))
         end = int(counting[-1]) + 1 if len(counting) else n
