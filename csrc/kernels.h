@@ -100,6 +100,7 @@ struct Kernels {
     void (*widen)(float* d, const half_t* a, int64_t n, float scale);            // fp32(a) * scale
     void (*scan)(const half_t* a, int64_t n, Scan* into);
     double (*sum_of_squares)(const float* a, int64_t n);  // the same bits on every instruction set
+    double (*sum_of_squares_half)(const half_t* a, int64_t n, float scale);  // of fp32(a) * scale, in the same order
     double (*sum)(const float* a, int64_t n);
     void (*scale)(float* a, int64_t n, float factor);
     float (*largest)(const float* a, int64_t n);  // magnitude; NaN where one is

@@ -194,13 +194,14 @@ void for_all(size_t jobs, Count tasks_of, Work work) {
 
 constexpr int64_t SUMMED = 1 << 16;  // numbers whose sum joins the others in order
 
-// The sum of what `kernel` gives for each block of each array, in the order of the arrays.
-double in_order(const std::vector<Numbers>& arrays, double (*kernel)(const float*, int64_t)) {
+// The sum of what `of(array, begin, n)` gives for each block of each array, in the order of the arrays.
+template <typename Of>
+double in_order(const std::vector<Numbers>& arrays, Of of) {
     std::vector<std::vector<double>> partial(arrays.size());
     for (size_t a = 0; a < arrays.size(); ++a) partial[a].resize(static_cast<size_t>(ceil_div(arrays[a].size(), SUMMED)));
     for_all(arrays.size(), [&](size_t a) { return static_cast<int64_t>(partial[a].size()); }, [&](size_t a, int64_t block) {
         const int64_t begin = block * SUMMED, n = std::min(SUMMED, arrays[a].size() - begin);
-        partial[a][static_cast<size_t>(block)] = kernel(floats_of(arrays[a], begin, n), n);
+        partial[a][static_cast<size_t>(block)] = of(arrays[a], begin, n);
     });
     double total = 0;
     for (const auto& blocks : partial)
@@ -234,6 +235,12 @@ uint64_t checksum(const unsigned char* data, int64_t size) {
     for (uint64_t lane : lanes) found = mixed(found, lane);
     for (int64_t at = whole; at < size; ++at) found = mixed(found, data[at] + 1u);
     return found;
+}
+
+// The piece that holds a number, and how many of its numbers come before that one.
+std::pair<const Piece*, int64_t> piece_at(const Numbers& numbers, int64_t number) {
+    const size_t at = static_cast<size_t>(std::upper_bound(numbers.ends.begin(), numbers.ends.end(), number) - numbers.ends.begin());
+    return {&numbers.pieces[at], number - (numbers.ends[at] - numbers.pieces[at].size)};
 }
 
 }  // namespace
@@ -304,9 +311,7 @@ Scan scan(const View& from) {
 }
 
 const float* floats_of(const Numbers& numbers, int64_t begin, int64_t n) {
-    size_t at = static_cast<size_t>(std::upper_bound(numbers.ends.begin(), numbers.ends.end(), begin) - numbers.ends.begin());
-    const Piece* piece = &numbers.pieces[at];
-    int64_t offset = begin - (numbers.ends[at] - piece->size);
+    auto [piece, offset] = piece_at(numbers, begin);
     if (piece->half == nullptr && offset + n <= piece->size) return piece->whole + offset;
     float* const widened = thread_memory().take<float>(static_cast<size_t>(n) * sizeof(float));
     for (int64_t done = 0; done < n; ++piece, offset = 0) {
@@ -318,12 +323,19 @@ const float* floats_of(const Numbers& numbers, int64_t begin, int64_t n) {
     return widened;
 }
 
-double sum_of_squares(const std::vector<Numbers>& arrays) { return in_order(arrays, kernels().sum_of_squares); }
+double sum_of_squares(const std::vector<Numbers>& arrays) {
+    const Kernels& table = kernels();
+    return in_order(arrays, [&](const Numbers& numbers, int64_t begin, int64_t n) {
+        const auto [piece, offset] = piece_at(numbers, begin);
+        if (piece->half != nullptr && offset + n <= piece->size) return table.sum_of_squares_half(piece->half + offset, n, piece->scale);
+        return table.sum_of_squares(floats_of(numbers, begin, n), n);
+    });
+}
 
 double sum(const std::vector<Floats>& arrays) {
     std::vector<Numbers> all;
     for (const Floats& one : arrays) all.emplace_back().add({one.first, nullptr, one.second, 1.0f});
-    return in_order(all, kernels().sum);
+    return in_order(all, [](const Numbers& numbers, int64_t begin, int64_t n) { return kernels().sum(floats_of(numbers, begin, n), n); });
 }
 
 float largest(const float* array, int64_t size) {

@@ -82,22 +82,48 @@ void scan(const half_t* a, int64_t n, Scan* into) {
 }
 
 // Sixteen running sums in double, whatever the width of the vectors.
-template <bool squares>
-double sum(const float* a, int64_t n) {
+struct Sums {
     double running[16] = {};
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int r = 0; r < 16; ++r) {
-            const double x = a[i + r];
+
+    // n is a multiple of 16, but for the last call.
+    template <bool squares>
+    void add(const float* a, int64_t n) {
+        int64_t i = 0;
+        for (; i + 16 <= n; i += 16)
+            for (int r = 0; r < 16; ++r) {
+                const double x = a[i + r];
+                running[r] += squares ? x * x : x;
+            }
+        for (int r = 0; i < n; ++i, ++r) {
+            const double x = a[i];
             running[r] += squares ? x * x : x;
         }
-    for (int r = 0; i < n; ++i, ++r) {
-        const double x = a[i];
-        running[r] += squares ? x * x : x;
     }
-    for (int half = 8; half >= 1; half /= 2)
-        for (int r = 0; r < half; ++r) running[r] += running[r + half];
-    return running[0];
+
+    double total() {
+        for (int half = 8; half >= 1; half /= 2)
+            for (int r = 0; r < half; ++r) running[r] += running[r + half];
+        return running[0];
+    }
+};
+
+template <bool squares>
+double sum(const float* a, int64_t n) {
+    Sums sums;
+    sums.add<squares>(a, n);
+    return sums.total();
+}
+
+double sum_of_squares_half(const half_t* a, int64_t n, float scale) {
+    constexpr int64_t BLOCK = 1024;  // widened in the nearest cache
+    float widened[BLOCK];
+    Sums sums;
+    for (int64_t begin = 0; begin < n; begin += BLOCK) {
+        const int64_t count = n - begin < BLOCK ? n - begin : BLOCK;
+        widen(widened, a + begin, count, scale);
+        sums.add<true>(widened, count);
+    }
+    return sums.total();
 }
 
 void scale(float* a, int64_t n, float factor) {
@@ -130,6 +156,7 @@ void fill_staging(Kernels& table) {
     table.widen = widen;
     table.scan = scan;
     table.sum_of_squares = sum<true>;
+    table.sum_of_squares_half = sum_of_squares_half;
     table.sum = sum<false>;
     table.scale = scale;
     table.largest = largest;

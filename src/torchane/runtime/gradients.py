@@ -83,6 +83,8 @@ class Gradient:
     def pieces(self, begin: int = 0, end: int | None = None) -> list[Piece]:
         """The gradient's numbers from one to another, in order, for reading."""
         whole, found = self._numbers(), list[Piece]()
+        if not self._rows and len(self._factors) == 1:
+            return [(whole[begin:end], self._factors[0][1])]
         end = whole.size if end is None else end
         rows = sorted(row * self._row for row in self._rows if begin <= row * self._row < end)
         for start, (stop, factor) in sorted(self._factors.items()):
