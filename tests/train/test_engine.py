@@ -13,9 +13,12 @@ from small_run import CONFIG, GPT2, SETTINGS, make_trainer
 
 from torchane import native
 from torchane.capture import vocabulary
+from torchane.capture.compiled import COMPILED
 from torchane.data.batches import IGNORE, Batch
 from torchane.errors import CompileError, DeviceError, RunFolderError, UsageError
 from torchane.models.build import build_model
+from torchane.models.config import Qwen3Config
+from torchane.plan.memory import forecast
 from torchane.train import engine as module
 from torchane.train.engine import EngineModel
 from torchane.train.loop import drawing_from
@@ -274,3 +277,43 @@ def test_scores_over_a_vocabulary_are_whole_on_the_twin_where_they_are_little_be
     monkeypatch.setattr(engine, "_call", lambda *inputs: "in slices")
     given = torch.zeros(1, tokens, dtype=torch.int64)
     assert (engine.losses(given, given) == "in slices") == slices
+
+
+NEEDS_FAST = pytest.mark.skipif(not native.has_fast(), reason="no instructions that multiply bf16 numbers")
+
+
+@pytest.mark.parametrize(
+    "model, arithmetic",
+    [
+        ("llama", "exact"), pytest.param("gpt2", "fast", marks=NEEDS_FAST), pytest.param("llama", "fast", marks=[NEEDS_FAST, pytest.mark.long]),
+        pytest.param("qwen3", "exact", marks=pytest.mark.long), pytest.param("qwen3", "fast", marks=[NEEDS_FAST, pytest.mark.long]),
+        pytest.param("gpt2", "exact", marks=pytest.mark.long),
+    ],
+)  # fmt: skip
+def test_what_is_kept_for_the_backward_is_less_and_no_bit_of_a_gradient_is_another(monkeypatch, model, arithmetic):
+    config = {
+        "llama": WIDE,
+        "qwen3": Qwen3Config(vocab_size=512, hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=64),
+        "gpt2": replace(GPT2, n_embd=128, n_head=4, vocab_size=512, n_positions=64, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0),
+    }[model]  # fmt: skip
+    tokens = torch.randint(0, 512, (4, 65), generator=torch.Generator().manual_seed(3))
+    found = []
+    for keeps_less in (True, False):
+        torch.compiler.reset()
+        built = build_model(config)
+        engine = EngineModel(built, "twin", arithmetic=arithmetic)
+        assert engine._keeps_less
+        engine._keeps_less = keeps_less
+        loss = token_losses(engine(tokens[:, :-1]), tokens[:, 1:]).mean()
+        loss.backward()
+        compiled = COMPILED[-1]
+        kept = forecast((compiled.plans["forward"],), 1).saved
+        found.append((loss.item(), {name: param.grad for name, param in built.named_parameters()}, kept))
+    (loss, gradients, less), (whole_loss, whole_gradients, all_of_it) = found
+    assert less < all_of_it and loss == whole_loss
+    assert [name for name, gradient in gradients.items() if not torch.equal(gradient, whole_gradients[name])] == []
+
+
+@pytest.mark.parametrize("options", [{"arithmetic": "engine"}, {"ranges": "on"}])
+def test_where_ranges_look_at_what_is_kept_all_of_it_is(options):
+    assert not EngineModel(build_model(CONFIG), "twin", **options)._keeps_less

@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -266,8 +267,22 @@ def written_layers_known(gm: fx.GraphModule) -> Iterator[None]:
 # ---- after tracing
 
 
+#: What is computed again within `lightly`: what costs less than a hundredth of a step, and no product.
+LIGHT = "light"
 #: Of what a layer would keep for its backward, the share that it may: torch's partition computes the rest again.
-_KEPT_SHARE = {"none": 1.0, "half": 0.5, "all": 0.0}
+_KEPT_SHARE = {"none": 1.0, LIGHT: 0.85, "half": 0.5, "all": 0.0}
+
+_is_light: ContextVar[bool] = ContextVar("is_light", default=False)
+
+
+@contextmanager
+def lightly() -> Iterator[None]:
+    """Within it a graph whose options want nothing computed again keeps a little less where that can be had; nothing is said where it cannot."""
+    before = _is_light.set(True)
+    try:
+        yield
+    finally:
+        _is_light.reset(before)
 
 
 def partition(joint: fx.GraphModule, inputs: Any, *, recompute: str = "none", **options: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -283,12 +298,13 @@ def partition(joint: fx.GraphModule, inputs: Any, *, recompute: str = "none", **
     stacks = _stacks(joint)
     kept = 1.0 if _calls(joint) else _KEPT_SHARE[recompute]
     if kept < 1 and any(map(draws, joint.graph.nodes)):
-        warnings.warn(
-            f"options={{'recompute': {recompute!r}}} is not for layers that draw random numbers, which would be drawn again: "
-            "everything that their backward reads is kept. Set dropout to 0 to change that.",
-            TorchaneWarning,
-            stacklevel=2,
-        )
+        if recompute != LIGHT:
+            warnings.warn(
+                f"options={{'recompute': {recompute!r}}} is not for layers that draw random numbers, which would be drawn again: "
+                "everything that their backward reads is kept. Set dropout to 0 to change that.",
+                TorchaneWarning,
+                stacklevel=2,
+            )
         kept = 1.0
     joint.graph.eliminate_dead_code()
     join_equals(joint.graph)
@@ -365,7 +381,9 @@ def inline(gm: fx.GraphModule, stacks: Mapping[int, Stack] = MappingProxyType({}
 
 def recomputed(wanted: str, gm: fx.GraphModule, data: Collection[int]) -> str:
     """What is computed again, layer by layer; nothing, said once, where that cannot be had. wanted: the option. data: as in `why_kept`."""
-    why = why_kept(gm, data) if wanted != "none" else None
+    if wanted == "none":
+        return LIGHT if _is_light.get() and why_kept(gm, data) is None else wanted
+    why = why_kept(gm, data)
     if why is None:
         return wanted
     warnings.warn(f"options={{'recompute': {wanted!r}}} {why}. Everything that the backward reads is kept.", TorchaneWarning, stacklevel=2)

@@ -3,13 +3,14 @@
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from torchane.capture import backend, vocabulary
+from torchane.capture import backend, repeats, vocabulary
 from torchane.capture.chains import copied_once
 from torchane.capture.compile_options import Options
 from torchane.capture.compiled import Compiled, told
@@ -76,7 +77,11 @@ class EngineModel:
 
     def __init__(self, model: nn.Module, device: str = "auto", **options: Any) -> None:
         self._options = {"device": device, "progress": "off", **options}  # the command says it
-        self.device = open_device(device, Options.parse(self._options).arithmetic).name
+        parsed = Options.parse(self._options)
+        opened = open_device(device, parsed.arithmetic)
+        self.device = opened.name
+        # Where numbers are the same to the bit. Range control looks at what is kept; an engine pays for each op.
+        self._keeps_less = self.device == "twin" and parsed.arithmetic != "engine" and not parsed.wants_ranges(opened)
         self._parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         self._frozen_bytes = sum(one.numel() * one.element_size() for one in model.parameters() if not one.requires_grad)
         self.optimizer: tuple[str, int] = ("AdamW", 2)
@@ -159,7 +164,8 @@ class EngineModel:
     def _compile(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         graphs: list[Compiled] = []
         # the forecast wants the backward's plan
-        with functorch_config.patch(force_non_lazy_backward_lowering=True), told(graphs.append):
+        keeping = repeats.lightly() if self._keeps_less else nullcontext()
+        with functorch_config.patch(force_non_lazy_backward_lowering=True), told(graphs.append), keeping:
             run = backend.ane(gm, example_inputs, options=self._options)
         for compiled in graphs:
             self._take_up(compiled)
