@@ -1,5 +1,6 @@
 """Large arrays: where they begin, that memory comes back, and that it is fetched ahead."""
 
+import mmap
 import resource
 import sys
 from pathlib import Path
@@ -152,6 +153,68 @@ def test_where_free_memory_goes_back_to_the_host_a_large_array_takes_small_pages
     assert large_pages_kb(array) == 0
     np.testing.assert_array_equal(pages.zeros((2048, 1024)), np.zeros((2048, 1024), np.float32))
     assert pages.zeros((2048, 2048), np.float16).flags.writeable
+
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="small pages are asked for on Linux")
+
+
+@pytest.fixture
+def reserved(balloon):
+    """64 MiB that arrays are cut from."""
+    balloon.write_text("0110010100")
+    yield pages.reserve(pages.FETCHED_BYTES)
+    pages.drop_reserve()
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@ON_LINUX
+def test_large_arrays_are_cut_from_the_reserve_and_written_without_a_fault(reserved):
+    pages.Fetching([reserved]).finish()
+    small, first, second = pages.zeros((3, 5)), pages.zeros((2048, 1024)), pages.empty((2048, 1025), np.float16)
+    assert np.shares_memory(first, reserved) and np.shares_memory(second, reserved) and not np.shares_memory(small, reserved)
+    assert not np.shares_memory(first, second) and address(first) % mmap.PAGESIZE == address(second) % mmap.PAGESIZE == 0
+    assert not first.any() and first.flags.writeable and faults_of(lambda: (first.fill(1), second.fill(1))) < 20
+
+
+@ON_LINUX
+def test_an_array_that_the_reserve_has_no_room_for_has_memory_of_its_own(reserved):
+    array = pages.zeros((reserved.nbytes // 4 + 1,))
+    assert not np.shares_memory(array, reserved)
+    whole = pages.zeros((reserved.nbytes // 4,))
+    assert np.shares_memory(whole, reserved) and not np.shares_memory(pages.zeros((2048, 1024)), reserved)
+
+
+@ON_LINUX
+def test_what_an_array_took_goes_back_to_the_system_with_its_last_view(reserved):
+    array = pages.zeros((reserved.nbytes // 4,))
+    array.fill(1)
+    view = array[5:7]
+    del array
+    assert view[0] == 1
+    held = resident_bytes()
+    del view
+    assert held - resident_bytes() > 0.9 * reserved.nbytes
+
+
+@ON_LINUX
+def test_what_nobody_took_goes_back_when_the_reserve_is_dropped(reserved):
+    pages.Fetching([reserved]).finish()
+    array = pages.zeros((2048, 1024))
+    array.fill(3)
+    held = resident_bytes()
+    pages.drop_reserve()
+    assert held - resident_bytes() > 0.8 * (reserved.nbytes - array.nbytes)
+    assert (array == 3).all() and not np.shares_memory(pages.zeros((2048, 1024)), reserved)
+
+
+def test_there_is_no_reserve_where_faults_cost_little_and_none_for_little_memory(balloon):
+    assert pages.reserve(pages.FETCHED_BYTES) is None
+    balloon.write_text("0110010100")
+    pages.hands_memory_back.cache_clear()
+    assert pages.reserve(pages.LARGE_BYTES - 2 * mmap.PAGESIZE) is None
 
 
 def large_pages_kb(array):

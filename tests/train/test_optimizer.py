@@ -85,6 +85,23 @@ def test_what_was_made_ahead_is_gone_after_the_update_and_nothing_is_made_twice(
     assert len(fetched) == 1, "every parameter has its moments"
 
 
+def test_memory_of_surfaces_that_the_host_stages_in_is_fetched_before_the_moments_and_dropped_after_the_update(monkeypatch) -> None:
+    asked, fetched, dropped = [], [], []
+    whole = torch.zeros(3).numpy()
+    monkeypatch.setattr(pages, "reserve", lambda size: asked.append(size) or whole)
+    monkeypatch.setattr(pages, "drop_reserve", lambda: dropped.append(len(fetched)))
+    real = pages.Fetching
+    monkeypatch.setattr(pages, "Fetching", lambda arrays: fetched.append(arrays) or real(arrays))
+    params = [nn.Parameter(torch.ones(2048, 1024)), nn.Parameter(torch.ones(9))]
+    for on_host in (True, False):
+        optimizer = StagingAdamW([{"params": params, "weight_decay": 0.0}], **ARGUMENTS, stages_on_host=on_host)
+        optimizer.begin()
+        stepped(optimizer, params, steps=1)
+    assert asked == [2 * 2048 * 1024], "of the large one, in fp16"
+    assert [array is whole for array in fetched[0]] == [True, False, False, False, False] and len(fetched[1]) == 4
+    assert dropped == [1, 2]
+
+
 def test_moments_of_a_checkpoint_take_the_place_of_those_made_ahead() -> None:
     (params, groups), (others, other_groups) = pair(), pair()
     one, other = StagingAdamW(groups, **ARGUMENTS), StagingAdamW(other_groups, **ARGUMENTS)

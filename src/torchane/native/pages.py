@@ -59,10 +59,71 @@ def _aligned(make: Callable[..., np.ndarray[Any, Any]], shape: tuple[int, ...], 
 
 def _in_small_pages(size_bytes: int) -> np.ndarray[Any, Any]:
     """Zeros, which take no memory before they are written."""
+    with _lock:
+        found = _reserve.take(size_bytes) if _reserve is not None else None
+    return np.frombuffer(_small_pages(size_bytes), np.uint8) if found is None else found
+
+
+def _small_pages(size_bytes: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel that knows no large pages
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+    return memory
+
+
+class _Reserve:
+    """Memory that later arrays are cut from, so that it can be fetched before they are asked for. What an array took goes back to the system with the array."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._memory = _small_pages(size_bytes)
+        self._size = size_bytes
+        self._taken = 0
+        self.whole = np.frombuffer(self._memory, np.uint8)
+
+    def take(self, size_bytes: int) -> np.ndarray[Any, Any] | None:
+        """Zeros; None where too little is left."""
+        begin, end = self._taken, self._taken + -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        if end > self._size:
+            return None
+        self._taken = end
+        loan = _Loan(self.whole[begin : begin + size_bytes], (size_bytes,))
+        weakref.finalize(loan, self._release, begin, end).atexit = False
+        return np.asarray(loan)
+
+    def drop(self) -> None:
+        """What nobody took."""
+        begin, self._taken = self._taken, self._size
+        self._release(begin, self._size)
+
+    def _release(self, begin: int, end: int) -> None:
+        if begin < end:
+            self._memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+_lock = threading.RLock()  # an array may die while this thread is inside
+_reserve: _Reserve | None = None
+
+
+def reserve(size_bytes: int) -> np.ndarray[Any, Any] | None:
+    """Memory, to be fetched, that large arrays are cut from until `drop_reserve`; None where there is no need: elsewhere than in a virtual machine that hands
+    memory back a fault costs little."""
+    global _reserve
+    size = -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    if size < LARGE_BYTES or not hands_memory_back():
+        return None
+    drop_reserve()
+    with _lock:
+        _reserve = _Reserve(size)
+        return _reserve.whole
+
+
+def drop_reserve() -> None:
+    """What nobody took goes back to the system."""
+    global _reserve
+    with _lock:
+        if _reserve is not None:
+            _reserve.drop()
+        _reserve = None
 
 
 @functools.cache

@@ -27,23 +27,28 @@ from torchane.runtime.weights import FP32, Place, Weights
 
 
 class StagingAdamW(torch.optim.AdamW):
-    """torch's AdamW for dense float32 parameters, decoupled decay, no amsgrad. weights: whose surfaces are written, asked at each update."""
+    """torch's AdamW for dense float32 parameters, decoupled decay, no amsgrad. weights: whose surfaces are written, asked at each update.
+    stages_on_host: surfaces are the host's own memory."""
 
     def __init__(
         self, groups: Iterable[Mapping[str, Any]], *, lr: float, betas: tuple[float, float], eps: float,
-        weights: Callable[[], Sequence[Weights]] = lambda: (),
+        weights: Callable[[], Sequence[Weights]] = lambda: (), stages_on_host: bool = False,
     ):  # fmt: skip
         super().__init__([dict(group) for group in groups], lr=lr, betas=betas, eps=eps, fused=True)
         self.weights = weights
+        self._stages_on_host = stages_on_host
         self._to_come: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
         self._fetching: pages.Fetching | None = None
 
     def begin(self) -> None:
-        """An update follows: moments that are not there yet get memory, which a thread of its own fetches until then."""
+        """An update follows: moments that are not there yet get memory, which a thread of its own fetches until then, after that of the surfaces which a first
+        forward stages weights in."""
         params = [param for group in self.param_groups for param in group["params"] if param.requires_grad and not self.state.get(param)]
         if params and not self._to_come:
             self._to_come = {param: (_zeros_like(param), _zeros_like(param)) for param in params}
-            self._fetching = pages.Fetching([moment.numpy() for both in self._to_come.values() for moment in both])
+            staged = pages.reserve(sum(2 * param.numel() for param in params if 2 * param.numel() >= pages.LARGE_BYTES)) if self._stages_on_host else None
+            moments = [moment.numpy() for both in self._to_come.values() for moment in both]
+            self._fetching = pages.Fetching(moments if staged is None else [staged, *moments])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -60,6 +65,7 @@ class StagingAdamW(torch.optim.AdamW):
         """The same with every gradient multiplied first; `.grad` stays as it is, but for one that lies in a surface, which is gone."""
         if self._fetching is not None:
             self._fetching.finish()
+            pages.drop_reserve()
         with ExitStack() as held:
             surfaces = sorted(self.weights(), key=lambda weights: -weights.latest)  # of several graphs, the one that ran last
             for weights in surfaces:

@@ -139,9 +139,10 @@ def adamw(model: nn.Module, settings: TrainSettings, compiled: CompiledModel | N
         {"params": [param for param in params if param.ndim < 2], "weight_decay": 0.0},
     ]
     weights = (lambda: ()) if compiled is None else compiled.weights
+    on_host = compiled is not None and compiled.device == "twin"
     if compiled is not None:
         compiled.reads_surfaces = True
-    return StagingAdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, weights=weights)
+    return StagingAdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, weights=weights, stages_on_host=on_host)
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
