@@ -266,9 +266,7 @@ private:
     }
 
     void multiply_tile(const char* a, const char* b, int64_t depth, half_t* to, int64_t stride, int64_t rows, int64_t columns) {
-        const int64_t count = std::min<int64_t>(kernel_.rows, rows);
-        kernel_.multiply(a, b, depth, tile_, false, count);
-        kernel_.store(to, stride, tile_, count, std::min<int64_t>(kernel_.columns, columns));
+        torchane::multiply_tile(kernel_, a, b, depth, tile_, to, stride, std::min<int64_t>(kernel_.rows, rows), std::min<int64_t>(kernel_.columns, columns));
     }
 
     void find_probabilities(int64_t begin, int64_t rows, int64_t width) {

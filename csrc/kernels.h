@@ -45,6 +45,8 @@ struct MatmulKernel {
     // c (rows, columns), dense, fp32 unless sum_bytes says that the kernel keeps its sums otherwise: c = (add ? c : 0) + panel_a panel_b, the sum over k in a fixed order.
     // Of the panel of A, `count` rows are in the matrix: a kernel may leave out the others.
     void (*multiply)(const void* panel_a, const void* panel_b, int64_t k, float* c, bool add, int64_t count);
+    // The same of `count` rows and all columns, rounded to fp16, into rows `stride` apart, without a c in memory; null: multiply and store.
+    void (*multiply_into)(const void* panel_a, const void* panel_b, int64_t k, half_t* to, int64_t stride, int64_t count) = nullptr;
     // Rounds the upper left (rows, columns) numbers of c to fp16, into rows `stride` apart.
     void (*store)(half_t* to, int64_t stride, const float* c, int64_t rows, int64_t columns);
     // Called by a thread before and after its multiplications.

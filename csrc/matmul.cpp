@@ -69,12 +69,13 @@ private:
     // One tile of C over one slab. `sums` keeps the tiles between slabs, where there are several.
     void multiply(const void* a, const void* b, int64_t panel_a, int64_t panel_b, int64_t slab, float* tile_sums, char* sums,
                   half_t* out, int64_t m) const {
-        float* c = slabs_ == 1 ? tile_sums : reinterpret_cast<float*>(sums + (panel_a * panels_b_ + panel_b) * tile());
         const int64_t row = panel_a * kernel_.rows, column = panel_b * kernel_.columns;
-        const int64_t count = std::min<int64_t>(kernel_.rows, m - row);
+        const int64_t count = std::min<int64_t>(kernel_.rows, m - row), columns = std::min<int64_t>(kernel_.columns, n_ - column);
+        if (slabs_ == 1) return multiply_tile(kernel_, a, b, padded_depth(slab), tile_sums, out + row * n_ + column, n_, count, columns);
+        float* c = reinterpret_cast<float*>(sums + (panel_a * panels_b_ + panel_b) * tile());
         kernel_.multiply(a, b, padded_depth(slab), c, slab > 0, count);
         if (slab + 1 < slabs_) return;
-        kernel_.store(out + row * n_ + column, n_, c, count, std::min<int64_t>(kernel_.columns, n_ - column));
+        kernel_.store(out + row * n_ + column, n_, c, count, columns);
     }
 
     const MatmulKernel& kernel_;

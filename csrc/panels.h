@@ -21,6 +21,13 @@ struct Side {
     const half_t* at(int64_t row, int64_t k) const { return data + (along_k ? row * stride + k : k * stride + row); }
 };
 
+// One tile of a product whose sums are one piece, rounded: its upper left (rows, columns) numbers. c: room for the sums.
+inline void multiply_tile(const MatmulKernel& kernel, const void* a, const void* b, int64_t k, float* c, half_t* to, int64_t stride, int64_t rows, int64_t columns) {
+    if (kernel.multiply_into != nullptr && columns == kernel.columns) return kernel.multiply_into(a, b, k, to, stride, rows);
+    kernel.multiply(a, b, k, c, false, rows);
+    kernel.store(to, stride, c, rows, columns);
+}
+
 // Panels of `outer` rows of A, or columns of B, over k numbers.
 struct Panels {
     Panels(const MatmulKernel& kernel, bool is_a, int64_t outer, int64_t k)

@@ -111,8 +111,8 @@ private:
         for (int64_t j = 0; j < panels_b_.count; ++j)
             for (int64_t i = 0; i < panels; ++i) {
                 const int64_t row = i * kernel_.rows, column = j * kernel_.columns, height = std::min<int64_t>(kernel_.rows, count - row);
-                kernel_.multiply(packed_a + i * panels_a_.bytes, packed_b + j * panels_b_.bytes, round_up(product_.k, kernel_.depth), sums, false, height);
-                kernel_.store(rows + row * n + column, n, sums, height, std::min<int64_t>(kernel_.columns, n - column));
+                multiply_tile(kernel_, packed_a + i * panels_a_.bytes, packed_b + j * panels_b_.bytes, round_up(product_.k, kernel_.depth), sums,
+                              rows + row * n + column, n, height, std::min<int64_t>(kernel_.columns, n - column));
             }
         kernel_.end();
         return step_.is_forward ? forward(rows, first, count) : backward(rows, first, count);

@@ -54,14 +54,9 @@ bool pack(void* panel, const half_t* from, int64_t stride, bool along_k, int64_t
     return true;
 }
 
-// The first COUNT rows of a panel.
+// Adds to the sums of the first COUNT rows of a panel.
 template <int COUNT>
-void multiply_rows(const uint32_t* a, const uint32_t* b, int64_t k, float* c, bool add) {
-    __m512 sums[COUNT][VECTORS];
-#pragma GCC unroll 16
-    for (int i = 0; i < COUNT; ++i)
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; ++v) sums[i][v] = add ? _mm512_loadu_ps(c + i * COLUMNS + v * 16) : _mm512_setzero_ps();
+TORCHANE_INLINE void add_rows(__m512 (&sums)[COUNT][VECTORS], const uint32_t* a, const uint32_t* b, int64_t k) {
     for (int64_t p = 0; p < k / DEPTH; ++p) {
         __m512bh pairs[VECTORS];
 #pragma GCC unroll 2
@@ -73,10 +68,38 @@ void multiply_rows(const uint32_t* a, const uint32_t* b, int64_t k, float* c, bo
             for (int v = 0; v < VECTORS; ++v) sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x, pairs[v]);
         }
     }
+}
+
+template <int COUNT>
+void multiply_rows(const uint32_t* a, const uint32_t* b, int64_t k, float* c, bool add) {
+    __m512 sums[COUNT][VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) sums[i][v] = add ? _mm512_loadu_ps(c + i * COLUMNS + v * 16) : _mm512_setzero_ps();
+    add_rows<COUNT>(sums, a, b, k);
 #pragma GCC unroll 16
     for (int i = 0; i < COUNT; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) _mm512_storeu_ps(c + i * COLUMNS + v * 16, sums[i][v]);
+}
+
+template <int COUNT>
+void multiply_rows_into(const uint32_t* a, const uint32_t* b, int64_t k, half_t* to, int64_t stride, int64_t count) {
+    __m512 sums[COUNT][VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) sums[i][v] = _mm512_setzero_ps();
+    add_rows<COUNT>(sums, a, b, k);
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i) {
+        if (i >= count) break;
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i * stride + v * 16),
+                                _mm512_cvtps_ph(sums[i][v], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
 }
 
 // A few rows at the end of a matrix cost what they are, in steps of four.
@@ -86,6 +109,14 @@ void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, boo
     if (count <= 4) return multiply_rows<4>(a, b, k, c, add);
     if (count <= 8) return multiply_rows<8>(a, b, k, c, add);
     multiply_rows<ROWS>(a, b, k, c, add);
+}
+
+void multiply_into(const void* panel_a, const void* panel_b, int64_t k, half_t* to, int64_t stride, int64_t count) {
+    const uint32_t* a = static_cast<const uint32_t*>(panel_a);
+    const uint32_t* b = static_cast<const uint32_t*>(panel_b);
+    if (count <= 4) return multiply_rows_into<4>(a, b, k, to, stride, count);
+    if (count <= 8) return multiply_rows_into<8>(a, b, k, to, stride, count);
+    multiply_rows_into<ROWS>(a, b, k, to, stride, count);
 }
 
 template <int WIDTH>
@@ -107,6 +138,7 @@ const MatmulKernel& matmul() {
         .pack_a = pack<ROWS>,
         .pack_b = pack<COLUMNS>,
         .multiply = multiply,
+        .multiply_into = multiply_into,
         .store = store_rows_of_32,
         .begin = nothing,
         .end = nothing,

@@ -73,14 +73,9 @@ bool pack(void* to, const half_t* from, int64_t stride, bool along_k, int64_t co
     return true;
 }
 
-// The first COUNT rows of a panel.
+// Adds to the sums of the first COUNT rows of a panel.
 template <int COUNT>
-void multiply_rows(const float* a, const float* b, int64_t k, float* c, bool add) {
-    vf sums[COUNT][VECTORS];
-#pragma GCC unroll 16
-    for (int i = 0; i < COUNT; ++i)
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; ++v) sums[i][v] = add ? load(c + i * COLUMNS + v * LANES) : set1(0.0f);
+TORCHANE_INLINE void add_rows(vf (&sums)[COUNT][VECTORS], const float* a, const float* b, int64_t k) {
     for (int64_t p = 0; p < k; ++p) {
         vf row[VECTORS];
 #pragma GCC unroll 2
@@ -92,10 +87,36 @@ void multiply_rows(const float* a, const float* b, int64_t k, float* c, bool add
             for (int v = 0; v < VECTORS; ++v) sums[i][v] = fma(x, row[v], sums[i][v]);
         }
     }
+}
+
+template <int COUNT>
+void multiply_rows(const float* a, const float* b, int64_t k, float* c, bool add) {
+    vf sums[COUNT][VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) sums[i][v] = add ? load(c + i * COLUMNS + v * LANES) : set1(0.0f);
+    add_rows<COUNT>(sums, a, b, k);
 #pragma GCC unroll 16
     for (int i = 0; i < COUNT; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) store(c + i * COLUMNS + v * LANES, sums[i][v]);
+}
+
+template <int COUNT>
+void multiply_rows_into(const float* a, const float* b, int64_t k, half_t* to, int64_t stride, int64_t count) {
+    vf sums[COUNT][VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) sums[i][v] = set1(0.0f);
+    add_rows<COUNT>(sums, a, b, k);
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i) {
+        if (i >= count) break;
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) store(to + i * stride + v * LANES, sums[i][v]);
+    }
 }
 
 constexpr int SMALLEST = ROWS > 4 ? 4 : ROWS, MIDDLE = ROWS > 8 ? 8 : ROWS;
@@ -107,6 +128,14 @@ void multiply(const void* panel_a, const void* panel_b, int64_t k, float* c, boo
     if (count <= SMALLEST) return multiply_rows<SMALLEST>(a, b, k, c, add);
     if (count <= MIDDLE) return multiply_rows<MIDDLE>(a, b, k, c, add);
     multiply_rows<ROWS>(a, b, k, c, add);
+}
+
+void multiply_into(const void* panel_a, const void* panel_b, int64_t k, half_t* to, int64_t stride, int64_t count) {
+    const float* a = static_cast<const float*>(panel_a);
+    const float* b = static_cast<const float*>(panel_b);
+    if (count <= SMALLEST) return multiply_rows_into<SMALLEST>(a, b, k, to, stride, count);
+    if (count <= MIDDLE) return multiply_rows_into<MIDDLE>(a, b, k, to, stride, count);
+    multiply_rows_into<ROWS>(a, b, k, to, stride, count);
 }
 
 void store_rows(half_t* to, int64_t stride, const float* c, int64_t rows, int64_t columns) {
@@ -133,6 +162,7 @@ void fill_matmul(Kernels& table) {
         .pack_a = pack<ROWS>,
         .pack_b = pack<COLUMNS>,
         .multiply = multiply,
+        .multiply_into = multiply_into,
         .store = store_rows,
         .begin = nothing,
         .end = nothing,
