@@ -44,7 +44,7 @@ def test_what_another_run_staged_since_cannot_be_read(weights) -> None:
     first, second = weights.new_version(), weights.new_version()
     surface = stage(weights, "w", first)
     assert stage(weights, "w", second) is surface
-    assert not weights.holds("w", first)
+    assert weights.holding("w", first) is None
     with pytest.raises(StaleWeightError, match="w: run 1 is about to read it, and its surface holds what run 2 staged"):
         weights.read("w", first)
 
@@ -61,7 +61,7 @@ def test_what_was_forgotten_cannot_be_read(weights) -> None:
     version = weights.new_version()
     stage(weights, "w", version)
     weights.forget()
-    assert not weights.holds("w", version)
+    assert weights.holding("w", version) is None
     with pytest.raises(StaleWeightError):
         weights.read("w", version)
 

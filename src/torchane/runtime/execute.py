@@ -18,7 +18,7 @@ import numpy as np
 
 from torchane.abi.frozen import dequantised
 from torchane.errors import TorchaneWarning
-from torchane.plan import Plan, Stage, Unstage
+from torchane.plan import Copy, Plan, Stage, Unstage
 from torchane.plan.overlap import one_by_one, overlapped
 from torchane.plan.plan import surfaces_of
 from torchane.runtime.device import Buffer, Device, LoadedProgram
@@ -75,6 +75,9 @@ class Executor:
         self.drops = dict(zip(order, ordered.last_reads(), strict=True))
         shapes = [[port.layout.shape for port in program.outputs] for program in plan.programs]
         self.prepared = {id(step): (_picking(step.inputs), shapes[step.program], frozenset[str]()) for step in plan.dispatches}
+        self.staged = {id(step): _sorted(step) for step in plan.steps if isinstance(step, Stage)}
+        self.kept_names = tuple(plan.kept_names)
+        self.leaving = tuple((name, position in plan.kept) for position, name in enumerate(plan.outputs))
         self.unstaged = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies)
         self.pieces = frozenset(copy.value for step in plan.steps if isinstance(step, Unstage) for copy in step.copies if copy.part)
         self.said: set[str] = set()
@@ -185,3 +188,9 @@ class Executor:
 def _picking(names: tuple[str, ...]) -> Callable[[Mapping[str, Buffer]], Sequence[Buffer]]:
     """These entries of a dictionary, in order."""
     return itemgetter(*names) if len(names) > 1 else lambda held: [held[name] for name in names]
+
+
+def _sorted(step: Stage) -> tuple[tuple[Copy, ...], tuple[Copy, ...], tuple[Copy, ...]]:
+    """Frozen weights that programs hold; all others; and what of these is no weight."""
+    others = tuple(copy for copy in step.copies if not copy.is_constant)
+    return tuple(copy for copy in step.copies if copy.is_constant), others, tuple(copy for copy in others if not copy.is_weight)

@@ -110,6 +110,10 @@ class Numerics(Protocol):
         ...
 
 
+#: True numbers.
+AS_IT_IS = Placed()
+
+
 class LossScaled:
     """One loss scale for all gradients of a graph; other values are stored as they are."""
 
@@ -175,12 +179,13 @@ class _ScaledCall:
 
     def left(self, name: str, read: tuple[float, int, int, int]) -> None:
         if self._is_gradient(name):
-            self.reading.add(self.executor.named(name), *read)
+            is_named = read[1] or read[0] > self.reading.largest
+            self.reading.add(self.executor.named(name) if is_named else name, *read)
             if read[0] < FAINT and not read[1]:
                 self.reading.faint.append(name)
 
     def lying(self, name: str) -> Placed:
-        return Placed()
+        return AS_IT_IS
 
     lend = lying
 

@@ -27,7 +27,8 @@ from torchane.runtime.weights import Weights
 
 
 class Running(Protocol):
-    """What is asked of the executor. prepared: for each dispatch what picks its surfaces, the shapes of its results, and which of these may lie in
+    """What is asked of the executor. staged: for each stage its frozen weights that programs hold, what it copies, and what of this is no weight. kept_names,
+    leaving: what leaves in surfaces, and each output's name and whether it is one of them. prepared: for each dispatch what picks its surfaces, the shapes of its results, and which of these may lie in
     surfaces that others are parts of, too."""
 
     plan: Plan
@@ -41,6 +42,9 @@ class Running(Protocol):
     frozen: Frozen
     rows: Rows
     prepared: Mapping[int, tuple[Callable[[Mapping[str, Buffer]], Sequence[Buffer]], Sequence[tuple[int, ...]], frozenset[str]]]
+    staged: Mapping[int, tuple[Sequence[Copy], Sequence[Copy], Sequence[Copy]]]
+    kept_names: Sequence[str]
+    leaving: Sequence[tuple[str | None, bool]]
     unstaged: frozenset[str]
     said: set[str]
     only_added: frozenset[str]
@@ -121,48 +125,47 @@ class Run:
 
     def stage(self, step: Stage) -> None:
         jobs, staged = [], []
-        weights = self.executor.weights
-        self._look_at_constants([copy for copy in step.copies if copy.is_constant])
-        copies = [copy for copy in step.copies if not copy.is_constant]
-        partly = {copy.value: found for copy in copies if (found := self._rows_of(copy)) is not None}
+        executor, weights = self.executor, self.executor.weights
+        constants, copies, looked_at = executor.staged[id(step)]
+        if constants:
+            self._look_at_constants(constants)
+        partly = {copy.value: found for copy in copies if (found := self._rows_of(copy)) is not None} if promise() is not None else {}
         for copy in copies:
-            if copy.value in partly and self._stage_rows(copy, partly[copy.value]):
+            name = copy.value
+            if copy.stays and self._is_there(name):
                 continue
-            if copy.stays and weights.holds(copy.value, self.version):
-                self._read_weight(copy.value)
-                self.numbers.received(copy.value, weights.read(copy.value, self.version).lying)
-                continue
-            if copy.value in partly:
-                surface = self.surfaces[copy.value] = self.executor.rows.surface(copy.value, copy.layout.shape, self.executor.device)
-                self.borrowed.add(copy.value)
-            elif copy.stays and self._take_over(copy.value):
-                continue
+            if name in partly:
+                if self._stage_rows(copy, partly[name]):
+                    continue
+                surface = self.surfaces[name] = executor.rows.surface(name, copy.layout.shape, executor.device)
+                self.borrowed.add(name)
             elif copy.stays:
-                surface = weights.surface(copy.value, copy.layout.shape, self.executor.pool.take)
-                staged.append((copy.value, surface))
+                surface = weights.surface(name, copy.layout.shape, executor.pool.take)
+                staged.append((name, surface))
             else:
-                if copy.value not in self.surfaces or copy.value in self.borrowed:
-                    self._take(copy.value, copy.layout.shape)
-                surface = self.surfaces[copy.value]
-            source = in_range(self.executor.host.array(self.values[copy.value]), copy)
+                if name not in self.surfaces or name in self.borrowed:
+                    self._take(name, copy.layout.shape)
+                surface = self.surfaces[name]
+            source = in_range(executor.host.array(self.values[name]), copy)
             factor = self.numbers.staged(copy, source)
             jobs.append((*meeting(surface.array, source, copy.layout), factor))
-            if copy.stays and copy.value not in partly and self.numbers.stores_as_is:
-                self._tell_mirror(copy.value, surface.array, *jobs[-1][:2])
-        native.stage_many(jobs)
+            if copy.stays and self.numbers.stores_as_is:
+                self._tell_mirror(name, surface.array, *jobs[-1][:2])
+        if jobs:
+            native.stage_many(jobs)
         for name, surface in staged:
             weights.staged(name, surface, self.version, self.numbers.lying(name))
-            self._read_weight(name)
-        found = self.look.came(copies, self.surfaces, self.rows_came)
+            self._read_weight(name, weights.read(name, self.version))
+        found = self.look.came(copies if self.look.looks else looked_at, self.surfaces, self.rows_came)
         for name, written in partly.items():
             if name in found:
-                self.executor.rows.filled(name, written, promise(), found[name])
+                executor.rows.filled(name, written, promise(), found[name])
 
     def _rows_of(self, copy: Copy) -> Written | None:
-        """The rows that changed of a tensor that a surface of its own may hold; None where all of it is staged into one of the pool."""
+        """The rows that changed of a tensor that a surface of its own may hold, under a promise; None where all of it is staged into one of the pool."""
         layout = copy.layout
         is_plain = not copy.is_weight and self.executor.numerics.ranges is None and layout.used == layout.shape[-1]
-        return self.executor.host.written(self.values[copy.value]) if is_plain and promise() is not None else None
+        return self.executor.host.written(self.values[copy.value]) if is_plain else None
 
     def _stage_rows(self, copy: Copy, written: Written) -> bool:
         """Whether the surface is there and holds the other rows: then it gets these."""
@@ -183,13 +186,17 @@ class Run:
         if is_mirror(surface, stored, source, address):
             self.executor.weights.mirrors(name, address, source.size)
 
-    def _take_over(self, name: str) -> bool:
-        """A weight that an optimizer has staged already."""
-        weights, host = self.executor.weights, self.executor.host
-        if name not in weights.ahead or not weights.take_over(name, host.identity(self.values[name]), self.version, self.numbers.lying(name)):
-            return False
-        self._read_weight(name)
-        return True
+    def _is_there(self, name: str) -> bool:
+        """Whether a weight's surface holds what this run needs: this version of it is staged, by a forward or by an optimizer."""
+        weights = self.executor.weights
+        held = weights.holding(name, self.version)
+        if held is not None:
+            self.numbers.received(name, held.lying)
+        elif name in weights.ahead:
+            held = weights.take_over(name, self.executor.host.identity(self.values[name]), self.version, self.numbers.lying(name))
+        if held is not None:
+            self._read_weight(name, held)
+        return held is not None
 
     def _look_at_constants(self, copies: Sequence[Copy]) -> None:
         """What the frozen weights hold now, and the power of two that each is stored under."""
@@ -228,8 +235,8 @@ class Run:
             lambda name: executor.host.input(name) or executor.named(name),
         )  # fmt: skip
 
-    def _read_weight(self, name: str) -> None:
-        self.surfaces[name] = self.executor.weights.read(name, self.version).buffer
+    def _read_weight(self, name: str, held: Held) -> None:
+        self.surfaces[name] = held.buffer
         self.borrowed.add(name)
 
     def dispatch(self, step: Dispatch) -> None:
@@ -302,14 +309,17 @@ class Run:
         return part.whole, value, array[(slice(None),) * part.axis + (room,)]
 
     def outputs(self) -> list[Any]:
-        plan, executor = self.executor.plan, self.executor
+        executor = self.executor
+        host, literals = executor.host, executor.plan.literals
         self.look.kept(self.surfaces)
         lent: dict[str, Any] = {}
-        for name in plan.kept_names:
+        for name in executor.kept_names:
             self.borrowed.add(name)
-            held = Held(self.surfaces[name], self.version, self.numbers.lend(name))
-            lent[name] = executor.host.wrap(executor.pool.lend(held))
+            surface = self.surfaces[name]
+            view = surface.array[...]
+            lent[name] = host.wrap(view)
+            executor.pool.lend(Held(surface, self.version, self.numbers.lend(name)), view, host.address(lent[name]))
         return [
-            plan.literals.get(position) if name is None else (lent if position in plan.kept else self.values)[name]
-            for position, name in enumerate(plan.outputs)
+            literals.get(position) if name is None else (lent if is_lent else self.values)[name]
+            for position, (name, is_lent) in enumerate(executor.leaving)
         ]

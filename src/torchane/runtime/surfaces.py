@@ -28,13 +28,20 @@ class Held:
     lying: Placed
 
 
+class _Loan(weakref.ref[np.ndarray]):
+    """A view that was lent."""
+
+    address: int
+    held: Held
+
+
 class SurfacePool:
     """Free surfaces by shape. Thread-safe: autograd runs backward graphs in a thread of its own."""
 
     def __init__(self, device: Device):
         self.device = device
         self._free: defaultdict[tuple[int, ...], list[Buffer]] = defaultdict(list)
-        self._lent: dict[int, Held] = {}
+        self._lent: dict[int, _Loan] = {}
         self._lock = threading.RLock()  # a lent view may die while this thread is inside
         self.allocated_bytes = 0
 
@@ -70,21 +77,21 @@ class SurfacePool:
             free, self._free = self._free, defaultdict(list)
             self.allocated_bytes -= sum(buffer.type.size_bytes for buffers in free.values() for buffer in buffers)
 
-    def lend(self, held: Held) -> np.ndarray:
-        """A view for the outside. The surface comes back by itself once nothing refers to the view."""
-        view = held.buffer.array[...]
-        address = view.__array_interface__["data"][0]
+    def lend(self, held: Held, view: np.ndarray, address: int) -> None:
+        """A view of all of a surface is for the outside. The surface comes back by itself once nothing refers to the view. address: where it begins."""
+        loan = _Loan(view, self._return)
+        loan.address, loan.held = address, held
         with self._lock:
-            self._lent[address] = held
-        weakref.finalize(view, self._return, address).atexit = False
-        return view
+            self._lent[address] = loan
 
     def find(self, address: int) -> Held | None:
         """The lent surface whose memory begins at an address."""
         with self._lock:
-            return self._lent.get(address)
+            loan = self._lent.get(address)
+        return None if loan is None else loan.held
 
-    def _return(self, address: int) -> None:
+    def _return(self, loan: weakref.ref[np.ndarray]) -> None:
+        assert isinstance(loan, _Loan)
         with self._lock:
-            held = self._lent.pop(address)
-        self.give(held.buffer)
+            del self._lent[loan.address]
+        self.give(loan.held.buffer)

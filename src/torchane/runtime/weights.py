@@ -71,10 +71,10 @@ class Weights:
         self.latest = next(_RUNS)
         return next(self._versions)
 
-    def holds(self, name: str, version: int) -> bool:
-        """Whether a weight's surface still holds what that run staged."""
+    def holding(self, name: str, version: int) -> Held | None:
+        """A weight's surface, if it still holds what that run staged."""
         held = self.held.get(name)
-        return held is not None and held.version == version
+        return held if held is not None and held.version == version else None
 
     def surface(self, name: str, shape: tuple[int, ...], new: Callable[[tuple[int, ...]], Buffer]) -> Buffer:
         """For staging: whose numbers it holds is nobody's until `staged` says so. new: makes one of that shape."""
@@ -83,7 +83,7 @@ class Weights:
 
     def done_with(self, name: str, version: int) -> Buffer | None:
         """The surface of a weight that nothing reads any more before it is staged again; None where another run has filled it."""
-        if not self.holds(name, version):
+        if self.holding(name, version) is None:
             return None
         buffer = self.held.pop(name).buffer
         self._shapes[name] = buffer.type.shape  # type: ignore[assignment]
@@ -113,14 +113,14 @@ class Weights:
         buffer = gradient.take(self._shapes[name]) if gradient is not None and name in self._shapes else None
         return [] if buffer is None else [Place(self, name, address, size, buffer)]
 
-    def take_over(self, name: str, identity: tuple[int, int] | None, version: int, lying: Placed) -> bool:
-        """Whether an optimizer has written the present numbers of the tensor of this identity (Host.identity); then it counts as what this run staged."""
-        buffer, *written = self.ahead.get(name, (None, 0, None))
-        if buffer is None or identity is None or tuple(written) != identity:
-            return False
+    def take_over(self, name: str, identity: tuple[int, int] | None, version: int, lying: Placed) -> Held | None:
+        """The surface, if an optimizer has written the present numbers of the tensor of this identity (Host.identity) there; it counts as what this run staged."""
+        buffer, address, count = self.ahead[name]
+        if identity is None or (address, count) != identity:
+            return None
         del self.ahead[name]
-        self.staged(name, buffer, version, lying)
-        return True
+        held = self.held[name] = Held(buffer, version, lying)
+        return held
 
     def staged(self, name: str, buffer: Buffer, version: int, lying: Placed) -> None:
         self.held[name] = Held(buffer, version, lying)
