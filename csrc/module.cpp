@@ -22,6 +22,7 @@
 #include "cpu.h"
 #include "engine.h"
 #include "fetch.h"
+#include "lookup.h"
 #include "loss.h"
 #include "optimizer.h"
 #include "pool.h"
@@ -409,6 +410,44 @@ Updated updated(nb::handle item) {
     return {param.first, grad, exp_avg.first, exp_avg_sq.first, staged};
 }
 
+using Indices = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// A dense fp32 array of two axes.
+std::pair<float*, Sizes> matrix(nb::handle array, const char* what, bool writable) {
+    const Sizes sizes = view(array, what, writable).sizes;
+    if (sizes.size() != 2) throw DeviceFault(std::string(what) + " has the shape " + shown(sizes) + "; (rows, columns) is needed.");
+    return {floats(array, what, writable).first, sizes};
+}
+
+void require_equal(const Sizes& sizes, const Sizes& wanted, const char* what) {
+    if (sizes != wanted) throw DeviceFault(std::string(what) + " has the shape " + shown(sizes) + "; " + shown(wanted) + " is needed.");
+}
+
+void bind_lookup(nb::module_& m) {
+    m.def("take_rows", [](nb::handle to, nb::handle table, const Indices& index) {
+        const auto [rows, sizes] = matrix(to, "to", true);
+        const auto [source, all] = matrix(table, "table", false);
+        const int64_t n = static_cast<int64_t>(index.shape(0));
+        require_equal(sizes, {n, all[1]}, "to");
+        nb::gil_scoped_release released;
+        if (!are_rows(index.data(), n, all[0])) return false;
+        take_rows(rows, source, index.data(), n, all[1]);
+        return true;
+    }, "to"_a, "table"_a, "index"_a, "to (N, C) = rows of table (V, C) by int64 index (N,), all fp32 and dense; False, and nothing written, where there is no such row.");
+    m.def("sum_rows", [](nb::handle to, nb::handle from, const Indices& index, int64_t skipped) {
+        const auto [sums, all] = matrix(to, "to", true);
+        const auto [source, sizes] = matrix(from, "from", false);
+        const int64_t n = static_cast<int64_t>(index.shape(0));
+        require_equal(sizes, {n, all[1]}, "from");
+        nb::gil_scoped_release released;
+        if (!are_rows(index.data(), n, all[0])) return false;
+        sum_rows(sums, all[0], source, index.data(), n, all[1], skipped);
+        return true;
+    }, "to"_a, "from"_a, "index"_a, "skipped"_a = -1,
+       "to (V, C): of each row the sum of those of from (N, C), in their order, whose int64 index (N,) it is; `skipped` gets none. False, and nothing written, "
+       "where there is no such row.");
+}
+
 void bind_random(nb::module_& m) {
     using Words = nb::ndarray<uint64_t, nb::shape<TWISTER_WORDS>, nb::c_contig, nb::device::cpu>;
     m.def("bernoulli", [](nb::ndarray<bool, nb::c_contig, nb::device::cpu> dst, double p, Words words, int64_t given) {
@@ -468,10 +507,8 @@ void bind_optimizer(nb::module_& m) {
        "where an fp16 grad lies.");
 }
 
-using Targets = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
 // Throws where a target is no entry, before anything is written.
-Scores scores(nb::handle logits, const Targets& targets, int64_t ignored) {
+Scores scores(nb::handle logits, const Indices& targets, int64_t ignored) {
     const View rows = view(logits, "logits", false);
     if (rows.sizes.size() != 2) throw DeviceFault("logits has the shape " + shown(rows.sizes) + "; (tokens, vocabulary) is needed.");
     const Scores made{floats(logits, "logits", false).first, targets.data(), rows.sizes[0], rows.sizes[1], ignored};
@@ -491,7 +528,7 @@ float* row_floats(nb::handle array, const char* what, int64_t count, bool writab
 }
 
 void bind_loss(nb::module_& m) {
-    m.def("token_losses", [](nb::handle losses, nb::handle tops, nb::handle sums, nb::handle logits, const Targets& targets, int64_t ignored) {
+    m.def("token_losses", [](nb::handle losses, nb::handle tops, nb::handle sums, nb::handle logits, const Indices& targets, int64_t ignored) {
         const Scores all = scores(logits, targets, ignored);
         float* const to = row_floats(losses, "losses", all.rows, true);
         float* const largest = row_floats(tops, "tops", all.rows, true);
@@ -500,7 +537,7 @@ void bind_loss(nb::module_& m) {
         token_losses(all, to, largest, added);
     }, "losses"_a, "tops"_a, "sums"_a, "logits"_a, "targets"_a, "ignored"_a,
        "losses (N,): cross-entropy of dense fp32 logits (N, V) with int64 targets (N,), in nats; 0 where a target is `ignored`. tops and sums are for token_gradients.");
-    m.def("token_gradients", [](nb::handle grad, nb::handle weights, nb::handle tops, nb::handle sums, nb::handle logits, const Targets& targets, int64_t ignored) {
+    m.def("token_gradients", [](nb::handle grad, nb::handle weights, nb::handle tops, nb::handle sums, nb::handle logits, const Indices& targets, int64_t ignored) {
         const Scores all = scores(logits, targets, ignored);
         float* const to = row_floats(grad, "grad", all.rows * all.entries, true);
         const float* const factors = row_floats(weights, "weights", all.rows, false);
@@ -531,6 +568,7 @@ NB_MODULE(_native, m) {
     bind_staging(m);
     bind_optimizer(m);
     bind_random(m);
+    bind_lookup(m);
     bind_fetch(m);
     bind_loss(m);
     apple::bind_bridge(m);

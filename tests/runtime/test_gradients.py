@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from torchane.mil.types import FP16, TensorType
+from torchane.runtime import gradients
 from torchane.runtime.gradients import Gradient, Gradients, gradient_at, keep
 from torchane.runtime.surfaces import SurfacePool
 from torchane.runtime.twin import TwinDevice
@@ -71,7 +72,9 @@ def test_parts_that_programs_write_are_one_gradient_with_a_factor_each(pool) -> 
     assert np.array_equal(true_numbers(gradient.pieces(16, 40)), np.repeat([4.0, 1.0], [16, 8]))
 
 
-def test_rows_that_the_host_adds_are_added_in_float32_and_leave_the_surface_as_it_is(pool) -> None:
+@pytest.mark.parametrize("costs", [1, gradients.ROW_COSTS], ids=["beside the surface", "in a copy of all of it"])
+def test_rows_that_the_host_adds_are_added_in_float32_and_leave_the_surface_as_it_is(pool, monkeypatch, costs: int) -> None:
+    monkeypatch.setattr(gradients, "ROW_COSTS", costs)
     gradient = Gradient(pool.take((1, 1, 1, 128)), pool)
     view = keep(gradient, (4, 32))
     view[...] = 3
@@ -85,10 +88,10 @@ def test_rows_that_the_host_adds_are_added_in_float32_and_leave_the_surface_as_i
 
 
 def test_they_are_wanted_within_alone() -> None:
-    gradients = Gradients()
-    with gradients.wanted():
-        assert gradients.are_wanted
-        with gradients.wanted(False):
-            assert not gradients.are_wanted
-        assert gradients.are_wanted
-    assert not gradients.are_wanted
+    wanted = Gradients()
+    with wanted.wanted():
+        assert wanted.are_wanted
+        with wanted.wanted(False):
+            assert not wanted.are_wanted
+        assert wanted.are_wanted
+    assert not wanted.are_wanted

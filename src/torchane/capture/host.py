@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from torchane import native
+from torchane.capture.borrowed import AS_THEY_LIE, array_of
 from torchane.capture.host_graph import written_in_place
 from torchane.capture.sources import place_of
 from torchane.native import pages
@@ -32,12 +33,12 @@ class TorchHost:
     def array(self, value: torch.Tensor) -> np.ndarray:
         """float32 or float16 values, or bools; a view unless the dtype must change."""
         value = value.detach()
-        if value.dtype not in _TYPES:
+        if value.dtype not in AS_THEY_LIE:
             # into memory that was there in the last step: to fault it in anew takes six times as long as to cast
             strides = value.stride() if _is_dense(value) else None
             wide = torch.from_numpy(self.memory.empty(tuple(value.shape)))
             value = (wide if strides is None else wide.as_strided(value.shape, strides)).copy_(value)
-        return np.asarray(_Borrowed(value))
+        return array_of(value)
 
     def empty(self, name: str, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
         strides = self.strides.get(name)
@@ -71,26 +72,6 @@ class TorchHost:
         return written_in_place(value)
 
 
-#: What `array` gives as it lies in memory.
-_TYPES = {torch.float32: np.dtype(np.float32), torch.float16: np.dtype(np.float16), torch.bool: np.dtype(np.bool_)}
-
-
-class _Borrowed:
-    """A tensor's memory for NumPy. `Tensor.numpy()` would forbid for ever to resize the storage, as sharded training does with
-    parameters between two layers."""
-
-    def __init__(self, tensor: torch.Tensor):
-        self.tensor = tensor
-        size = tensor.element_size()
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": tuple(tensor.shape),
-            "typestr": _TYPES[tensor.dtype].str,
-            "strides": tuple(size * stride for stride in tensor.stride()),
-            "data": (tensor.data_ptr(), False),
-        }
-
-
 def _order(strides: tuple[int, ...]) -> tuple[list[int], list[int]]:
     order = sorted(range(len(strides)), key=lambda axis: -strides[axis])
     return order, [order.index(axis) for axis in range(len(strides))]
@@ -111,6 +92,6 @@ def largest_of(tensor: torch.Tensor) -> float:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return 0.0
     if tensor.dtype is torch.float32 and tensor.is_contiguous():
-        return native.largest(np.asarray(_Borrowed(tensor)))  # torch's threads would spin for milliseconds after it, beside ours
+        return native.largest(array_of(tensor))  # torch's threads would spin for milliseconds after it, beside ours
     low, high = torch.aminmax(tensor.detach())
     return max(abs(low.item()), abs(high.item())) if not (low.isnan() or high.isnan()) else float("nan")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from torchane.capture.graph import Cut
+from torchane.capture.looked_up import summed
 from torchane.capture.torch_private import WeakIdKeyDictionary
 from torchane.plan.step_graph import Place
 from torchane.runtime.gradients import gradient_at
@@ -139,7 +140,7 @@ def _add_rows(total: Tensor, grad: Tensor, tokens: Tensor, padding: int) -> Tens
     """total (V, C), grad (..., C), tokens (...): total with grad added at the tokens' rows, in place, or beside it where it lies in a surface. What one
     token gets is summed first, as embedding_dense_backward does it."""
     rows, places = tokens.unique(return_inverse=True)
-    sums = aten.embedding_dense_backward.default(grad, places, len(rows), -1, False)
+    sums = summed(grad, places, len(rows), -1)
     sums[rows == padding] = 0
     in_surface = gradient_at(total.data_ptr())
     if in_surface is None:

@@ -10,6 +10,7 @@ from torch import fx
 from torchane.capture.drawn import draw_ourselves
 from torchane.capture.graph import Cut
 from torchane.capture.host_graph import add_rows_in_place, read_as_traced, write_rows_in_place
+from torchane.capture.looked_up import look_up_ourselves
 from torchane.plan.step_graph import Place
 
 
@@ -61,6 +62,7 @@ def host_segment(
     write_rows_in_place(made, written)
     read_as_traced(segment)
     draw_ourselves(segment)
+    look_up_ourselves(segment)
     return HostSegment(segment, tuple(ran), tuple(n.name for n in sources), tuple(n.name for n in leaving))
 
 

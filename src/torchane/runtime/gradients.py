@@ -15,12 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torchane import native
 from torchane.mil.types import TensorType
 from torchane.runtime.device import Buffer
 from torchane.runtime.surfaces import SurfacePool
 
 #: As native.sum_of_squares and native.adamw take it: fp32, or fp16 and what it is multiplied by.
 Piece = np.ndarray | tuple[np.ndarray, float]
+
+
+#: A row of its own takes as long as so many numbers of the whole take to be widened once.
+ROW_COSTS = 4096
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Gradient:
         self._factors: dict[int, tuple[int, float]] = {}  # by where a part begins: where it ends, its factor
         self._rows: dict[int, np.ndarray] = {}  # what else there is of a row, true numbers
         self._row = 1
+        self._whole: np.ndarray | None = None  # true numbers of all of it, where many rows have some of their own
 
     def holds(self, factor: float, begin: int = 0, end: int | None = None) -> None:
         """A part is written, all of it if nothing is said. factor: its numbers times this are the gradient's."""
@@ -71,6 +77,11 @@ class Gradient:
     def add_rows(self, rows: np.ndarray, added: np.ndarray) -> None:
         """rows (N,): which, each once, as long as those of added (N, C) float32, which is added to the gradient."""
         self._row = added.shape[1]
+        if self._whole is None and len(rows) * ROW_COSTS > self._buffer.array.size:
+            self._whole = self._widened()
+        if self._whole is not None:
+            self._whole.reshape(-1, self._row)[rows] += added
+            return
         starts = sorted(self._factors)
         factors = np.array([self._factors[start][1] for start in starts], np.float32)[np.searchsorted(starts, rows * self._row, "right") - 1]
         numbers = self._numbers().reshape(-1, self._row)[rows].astype(np.float32) * factors[:, None]
@@ -82,6 +93,8 @@ class Gradient:
 
     def pieces(self, begin: int = 0, end: int | None = None) -> list[Piece]:
         """The gradient's numbers from one to another, in order, for reading."""
+        if self._whole is not None:
+            return [self._whole[begin:end]]
         whole, found = self._numbers(), list[Piece]()
         if not self._rows and len(self._factors) == 1:
             return [(whole[begin:end], self._factors[0][1])]
@@ -94,6 +107,17 @@ class Gradient:
                 start = row + self._row
             found.append((whole[start:stop], factor))
         return found
+
+    def _widened(self) -> np.ndarray:
+        whole, begin = np.empty(self._buffer.array.size, np.float32), 0
+        for piece in self.pieces():
+            numbers, factor = piece if isinstance(piece, tuple) else (piece, None)
+            to = whole[begin : (begin := begin + numbers.size)]
+            if factor is None:
+                to[...] = numbers
+            else:
+                native.unstage(to, numbers, factor)
+        return whole
 
     def _numbers(self) -> np.ndarray:
         return self._buffer.look().reshape(-1)
