@@ -37,8 +37,8 @@ for name in "${@:-tiny stories15m stories110m gpt2 qwen3-0.6b first growth}"; do
     case $part in
         tiny) step tiny --parts --rounds "${rounds:-4}" --steps 4 ;;
         stories15m) step stories15m --parts --batch-size 4 --seq-len 256 --rounds "${rounds:-3}" --steps 2 ;;
-        stories110m) step stories110m --parts --batch-size 4 --seq-len 256 --warmup 2 --rounds "${rounds:-3}" --steps 1 "${ours[@]}" "${eager[@]}" --variant inductor-bf16 --variant inductor-max-bf16 ;;
-        gpt2) step gpt2 --parts --warmup 2 --rounds "${rounds:-3}" --steps 1 "${ours[@]}" "${eager[@]}" --variant inductor-bf16 ;;
+        stories110m) step stories110m --parts --batch-size 4 --seq-len 256 --warmup 2 --rounds "${rounds:-5}" --steps 1 "${ours[@]}" "${eager[@]}" --variant inductor-bf16 --variant inductor-max-bf16 ;;
+        gpt2) step gpt2 --parts --warmup 2 --rounds "${rounds:-5}" --steps 1 "${ours[@]}" "${eager[@]}" --variant inductor-bf16 ;;
         qwen3-0.6b) step qwen3-0.6b --batch-size 1 --seq-len 128 --warmup 2 --rounds "${rounds:-2}" --steps 1 "${ours[@]}" "${eager[@]}" ;;
         masked)
             TORCHANE_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \

@@ -35,9 +35,9 @@ from torchane.train.engine import EngineModel
 from torchane.train.settings import TrainSettings
 from torchane.train.step import adamw, train_step
 
-#: Small: every step has the same batch, and at 1e-4 stories110m learns it so quickly that PyTorch's float32 is 1.5 % from itself at the thirteenth
-#: step, once its first weights are off by 1e-4 of themselves. A comparison of losses says nothing there.
-LEARNING_RATE = 2e-5
+#: Small: every step has the same batch, and a model that learns it by heart in 20 steps parts from itself. At 1e-4 the loss of stories110m in PyTorch's
+#: float32 is 1.5 % from itself at the thirteenth step, once its first weights are off by 1e-4 of themselves; at 2e-5 qwen3-0.6b goes from 12 to 0.47.
+LEARNING_RATE = 5e-6
 GRAD_CLIP = 1.0
 
 
