@@ -93,6 +93,7 @@ void Chain::run(const Run& run) const {
                         table.narrow(d, &value, 1, 1.0f);
                         break;
                     }
+                    case Family::table: table.look_up(d, a, at(micro.b), length); break;
                     default: table.softmax_row(d, a, n, floats); break;
                 }
             }
@@ -123,6 +124,8 @@ std::vector<Extent> Chain::extents() const {
         for (size_t axis = 0; axis < sizes.size(); ++axis) last += (sizes[axis] - 1) * operand.strides[axis];
         found.push_back({operand.place, last});
     }
+    for (const Micro& micro : micros)
+        if (micro.family == Family::table) found[static_cast<size_t>(micro.b)].last += PATTERNS - 1;
     return found;
 }
 
@@ -149,6 +152,7 @@ void Chain::check() const {
             case Family::row:
                 require(whole_rows && in(micro.op, static_cast<int>(Reduction::count)), "chain: a reduction without whole rows");
                 break;
+            case Family::table: require(known(micro.b) && micro.b >= 0, "chain: a table that is no operand"); break;
             default: require(whole_rows, "chain: a softmax without whole rows");
         }
     }

@@ -84,6 +84,8 @@ struct Kernels {
     void (*binary[static_cast<int>(Binary::count)][static_cast<int>(Form::count)])(half_t* d, const half_t* a,
                                                                                    const half_t* b, int64_t n);
 
+    void (*look_up)(half_t* d, const half_t* a, const half_t* table, int64_t n);  // table[a], by the bits of a
+
     // One row -> one number, in fp32, in an order that depends on n alone.
     float (*row[static_cast<int>(Reduction::count)])(const half_t* a, int64_t n);
     // acc[i] = acc[i] + a[i], or the larger, or the smaller.

@@ -317,7 +317,7 @@ void bind_tape(nb::module_& m) {
     named("REDUCTION", {"sum", "mean", "max", "min"});
     m.attr("ATTENTION_ROWS") = Attention::ROWS;
     m.def("needs_finite", [] { return kernels().matmul.needs_finite; }, "Exact products of the kernels in use are made of parts that infinities lack.");
-    named("FAMILY", {"unary", "binary", "row", "softmax"});
+    named("FAMILY", {"unary", "binary", "row", "softmax", "table"});
 }
 
 void bind_staging(nb::module_& m) {

@@ -114,7 +114,8 @@ struct Chain final : Step {
         Sizes strides;
         int64_t along_row;
     };
-    enum class Family : int { unary, binary, row, softmax, count };
+    enum class Family : int { unary, binary, row, softmax, table, count };
+    static constexpr int64_t PATTERNS = 1 << 16;  // fp16 numbers that there are, and entries of a table, which is the operand b
     // A value: the operand of that number, or, from the bits inverted, a register.
     using Value = int;
     struct Micro {

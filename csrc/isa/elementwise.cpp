@@ -111,6 +111,10 @@ void fill(Kernels& table, Binary op) {
     forms[static_cast<int>(Form::scalar_vector)] = scalar_vector<Op>;
 }
 
+void look_up(half_t* d, const half_t* a, const half_t* table, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) d[i] = table[a[i]];
+}
+
 }  // namespace
 
 void fill_elementwise(Kernels& table) {
@@ -139,6 +143,7 @@ void fill_elementwise(Kernels& table) {
     powers[static_cast<int>(Form::vector_vector)] = power<1, 1>;
     powers[static_cast<int>(Form::vector_scalar)] = power<1, 0>;
     powers[static_cast<int>(Form::scalar_vector)] = power<0, 1>;
+    table.look_up = look_up;
 }
 
 }  // namespace torchane::TORCHANE_ISA

@@ -8,7 +8,6 @@ other bits: so both are tried once, with a generator apart, and where they diffe
 import functools
 import threading
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 

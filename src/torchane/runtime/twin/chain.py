@@ -212,7 +212,7 @@ def emit_chain(tape: Any, ops: list[str], micros: Sequence[Micro], geometry: Geo
 
 def _encoded(micro: Micro, single: bool, scalars: list[bool], out: int, inputs: list[int]) -> tuple[int, ...]:
     """(family, op, form, once, d, a, b) as csrc/steps.h has them. `single`: one number, so every operand is a vector of 1."""
-    codes = {"unary": native.UNARY, "binary": native.BINARY, "row": native.REDUCTION, "softmax": {micro.code: 0}}
+    codes = {"unary": native.UNARY, "binary": native.BINARY, "row": native.REDUCTION, "softmax": {micro.code: 0}, "table": {micro.code: 0}}
     form = "vector_vector"
     if len(inputs) == 2 and not single and scalars != [False, False]:
         form = "vector_scalar" if scalars[1] else "scalar_vector"

@@ -33,14 +33,15 @@ from torchane.native import pages
 from torchane.runtime.device import Buffer, Limits, LoadedProgram, ProgramStats, Submitted, require_surface
 from torchane.runtime.submissions import Submissions
 from torchane.runtime.twin.arena import ALIGNMENT, place_scratch
-from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, dense_strides, new
+from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, TapeStep, dense_strides, new
 from torchane.runtime.twin.attention import fuse_attention
 from torchane.runtime.twin.chain import Micro
 from torchane.runtime.twin.columns import share_columns
 from torchane.runtime.twin.engine import prepare, require_known
 from torchane.runtime.twin.ops import RULES, Unsupported
-from torchane.runtime.twin.schedule import Call, Schedule
+from torchane.runtime.twin.schedule import Call, Chain, Schedule
 from torchane.runtime.twin.shared import SHARED, is_large
+from torchane.runtime.twin.tables import tabulate
 from torchane.runtime.twin.turned import turn, turnable
 from torchane.runtime.twin.vocabulary import fuse_vocabulary
 
@@ -209,6 +210,7 @@ class _Loader:
         numbers = {array.root: literal.value for literal, array in self.constants.items()}
         steps = fuse_attention(self.schedule.ordered(), numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
         steps = fuse_vocabulary(steps, numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
+        packed = self._with_tables(steps, numbers, packed)  # type: ignore[arg-type]
         share_columns(steps)
         scratch = place_scratch(steps)
         tape = native.Tape(
@@ -237,6 +239,21 @@ class _Loader:
             tape,
             (*(sum(array.size * FP16.bits // 8 for array in (*step.reads, *step.writes)) for step in steps), 0),
         )
+
+    def _with_tables(self, steps: Sequence[TapeStep], numbers: Mapping[Root, np.ndarray], packed: np.ndarray) -> np.ndarray:
+        """Functions of one number become tables (tables.py), which lie behind the other constants."""
+        tables: list[np.ndarray] = []
+
+        def place(table: np.ndarray) -> Array:
+            known = next((index for index, one in enumerate(tables) if one.tobytes() == table.tobytes()), len(tables))
+            if known == len(tables):
+                tables.append(table)
+            return Array(Root(table.size, CONSTANTS, packed.size + known * table.size), table.shape)
+
+        for step in steps if self.schedule.arithmetic != "engine" else ():
+            if isinstance(step, Chain):
+                tabulate(step, numbers, place)
+        return np.concatenate([packed, *tables]) if tables else packed
 
     def _op(self, op: Op) -> None:
         for var in op.outputs:

@@ -6,7 +6,7 @@ An element-wise op joins the chain that computes one of its operands where it ca
 are there by then, or if the chain can wait until they are.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,16 +47,18 @@ class Call:
 
 @dataclass(eq=False)
 class Chain:
-    """Element-wise ops that run block by block; `geometry` is how all of them see their operands. columns: as in csrc/steps.h."""
+    """Element-wise ops that run block by block; `geometry` is how all of them see their operands. columns: as in csrc/steps.h. tabulated: MIL ops that
+    tables (tables.py) stand for, besides those of the micros."""
 
     micros: list[Micro]
     geometry: Geometry
     key: int = 0
     columns: int = 0
+    tabulated: list[str] = field(default_factory=list)
 
     @property
     def ops(self) -> list[str]:
-        return [micro.op for micro in self.micros if micro.op]
+        return [op for op in (*(micro.op for micro in self.micros), *self.tabulated) if op]
 
     @property
     def reads(self) -> tuple[Array, ...]:
@@ -75,6 +77,10 @@ class Chain:
 
     def _leaves(self, root: Root) -> bool:
         return root.space != 0 or any(reader is not self for reader in root.readers)
+
+    def leaves_or_is_read(self, root: Root, without: Collection[int]) -> bool:
+        """Somebody reads the result of a micro besides these, by index."""
+        return self._leaves(root) or any(array.root is root for index, one in enumerate(self.micros) if index not in without for array in one.inputs)
 
     def emit(self, tape: Any) -> None:
         emit_chain(tape, self.ops, self.micros, cut_at(self.geometry, self.columns), {array.root for array in self.writes}, self.columns)
