@@ -1,13 +1,17 @@
 """GPT-2 and Qwen3 against transformers: same names, same logits, configs both ways."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchane.errors import ParseError
 from torchane.models.build import build_model
 from torchane.models.config import GPT2Config, Qwen3Config, read_config
 from torchane.models.presets import preset
+from torchane.native import pages
 
 QWEN3 = Qwen3Config(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -59,3 +63,15 @@ def test_building_leaves_torchs_generator_and_layers_alone(config):
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.parameters(), second.parameters(), strict=True))
     assert torch.nn.Linear(4, 4).weight.abs().sum() > 0
+
+
+def test_memory_of_weights_is_fetched_from_the_last_on_and_none_of_weights_without_memory(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(pages, "Fetching", lambda arrays: fetched.append(arrays) or nullcontext())
+    model = build_model(preset("tiny").config)
+    assert [array.__array_interface__["data"][0] for array in fetched[0]] == [param.data_ptr() for param in reversed(list(model.parameters()))]
+    with torch.device("meta"):
+        build_model(preset("tiny").config)
+    with FakeTensorMode():
+        build_model(preset("tiny").config, is_fake=True)
+    assert fetched[1:] == [[], []]

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from torchane import native
+
 PAGE_BYTES = 2 << 20
 #: Surfaces are promised to begin at a multiple of this (runtime/device.py).
 LINE_BYTES = 64
@@ -143,8 +145,6 @@ class Fetching:
     """
 
     def __init__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
-        from torchane import native  # which knows nothing of this module
-
         large = [array for array in arrays if array.nbytes >= PAGE_BYTES]
         is_worth_it = sum(array.nbytes for array in large) >= FETCHED_BYTES and native.is_built()
         self._fetch = native.Fetch(large) if is_worth_it else None
