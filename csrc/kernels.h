@@ -111,9 +111,11 @@ struct Kernels {
     // The largest number of a row, and the sum of e^(number - largest).
     void (*powers_of_row)(const float* a, int64_t n, float* top, float* sum);
     void (*softmax_times)(float* d, const float* a, int64_t n, float top, float factor);  // e^(a - top) * factor
-    // What single ops on fp16 rows would give, each rounded to fp16, in place of a: exp(a - top), whose sum is returned; exp(a - taken) * factor.
-    float (*sum_of_powers)(half_t* a, int64_t n, half_t top);
+    // What single ops on fp16 rows would give, each rounded to fp16; d may be a. d = exp(a - top), whose sum is returned, and the least number of a, or 0 where that is less;
+    // a = exp(a - taken) * factor, of rows of these; d = the same, of one number each.
+    float (*sum_of_powers)(half_t* d, const half_t* a, int64_t n, half_t top, float* least);
     void (*powers_times)(half_t* a, const half_t* taken, const half_t* factor, int64_t n);
+    void (*powers_times_one)(half_t* d, const half_t* a, half_t taken, half_t factor, int64_t n);
     // Makes the next words of the Mersenne Twister; what it gives for them; whether each number, the lower 53 bits of a pair of these, is below another.
     void (*twist)(uint32_t* words);
     void (*temper)(uint32_t* to, const uint32_t* words, int64_t n);

@@ -189,15 +189,22 @@ void add_attention(Tape& tape, Ops ops, int64_t m, int64_t n, Sizes batch, const
     tape.append(std::move(step), std::move(ops));
 }
 
-void add_vocabulary(Tape& tape, Ops ops, size_t parts, const PyProduct& scores, bool exact, bool is_forward, PyPlace code, int64_t code_size,
-                    float left_out, const std::vector<PyPlace>& places) {
+void add_vocabulary(Tape& tape, Ops ops, size_t parts, const std::optional<PyProduct>& scores, std::pair<int64_t, int64_t> sizes, bool exact, bool is_forward,
+                    PyPlace code, int64_t code_size, float left_out, const std::vector<PyPlace>& places, const std::optional<PyPlace>& kept) {
     auto step = std::make_unique<Vocabulary>();
-    step->scores = product_of(scores);
+    if (scores) step->scores = product_of(*scores);
+    step->scores.x_strides.clear(), step->scores.y_strides.clear();  // there is one product
+    if (scores.has_value() == (!is_forward && kept)) throw std::invalid_argument("vocabulary: scores are computed, or they are kept ones");
+    step->scores.m = sizes.first, step->scores.n = sizes.second;
     step->scores.exact = exact;
+    step->keeps = kept.has_value();
+    if (kept) step->kept = place(*kept);
     step->is_forward = is_forward, step->code = place(code), step->code_size = code_size, step->left_out = float_to_half(left_out);
     if (places.size() != (is_forward ? 3 : 4)) throw std::invalid_argument("vocabulary: places that do not fit");
     if (is_forward) step->top = place(places[0]), step->total = place(places[1]), step->own = place(places[2]);
     else step->taken = place(places[0]), step->rest = place(places[1]), step->grad = place(places[2]), step->out = place(places[3]);
+    if (kept) step->scores.out = step->kept;
+    else if (!is_forward) step->scores.out = step->out;
     step->parts = tape.take_last(parts);
     step->check();
     tape.append(std::move(step), std::move(ops));
@@ -282,8 +289,8 @@ void bind_tape(nb::module_& m) {
              "x_strides"_a, "y_strides"_a, "is_left"_a, "pieces"_a)
         .def("attention", &add_attention, "ops"_a, nb::kw_only(), "m"_a, "n"_a, "batch"_a, "probabilities"_a.none(), "mask"_a.none(), "live"_a, "gap"_a,
              "p"_a.none(), "gradient"_a.none(), "readers"_a)
-        .def("vocabulary", &add_vocabulary, "ops"_a, nb::kw_only(), "parts"_a, "scores"_a, "exact"_a, "is_forward"_a, "code"_a, "code_size"_a, "left_out"_a,
-             "places"_a)
+        .def("vocabulary", &add_vocabulary, "ops"_a, nb::kw_only(), "parts"_a, "scores"_a.none(), "sizes"_a, "exact"_a, "is_forward"_a, "code"_a, "code_size"_a,
+             "left_out"_a, "places"_a, "kept"_a.none())
         .def("copy", &add_copy, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "sizes"_a, "x_strides"_a, "out_strides"_a)
         .def("reduce", &add_reduce, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "reduction"_a, "sizes"_a, "kept"_a)
         .def("softmax", &add_softmax, "ops"_a, nb::kw_only(), "x"_a, "out"_a, "outer"_a, "entries"_a, "inner"_a)

@@ -172,18 +172,21 @@ struct Attention final : Step {
     void check() const;
 };
 
-// Scores of a slice of a vocabulary, and what a loss over all slices needs of them (capture/vocabulary_ops.py), some rows of scores at a time:
+// Scores of a slice of a vocabulary, and what a loss over all slices needs of them (capture/vocabulary_ops.py):
 //
 //     forward     m tokens by n entries     top     the largest score of a row, the target's far below all
 //                                           total   the sum of exp(score - top)
 //                                           own     the target's score, or a number far below all
+//                                           kept    the scores, where they are
 //     backward    m entries by n tokens     out     exp(score - taken) * grad, at the target (exp(score - 10000 - taken) - rest) * grad
+//                 m tokens by n entries     the same of scores that were kept, and are read in place of the product
 //
 // A token's target is given by `code`, (code_size, tokens): the bits of its entry as signs, or zeros. The bits are those of `parts`, the same computed op
 // by op; they run instead where a code is neither, or where numbers are not finite or so far from 0 that this form would not be proven to be theirs.
 struct Vocabulary final : Step {
-    Matmul scores;  // one product, `k` of them summed in one piece
-    bool is_forward;
+    Matmul scores;  // the product; its m and n alone where kept scores are read. Its result is `kept`, scratch forward where none is kept, `out` backward
+    bool is_forward, keeps;
+    Place kept;     // (m, n), if it keeps: written forward, read backward
     Place code;
     int64_t code_size;
     half_t left_out;                // what is added to a target's score

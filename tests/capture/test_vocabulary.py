@@ -12,10 +12,15 @@ from capture_helpers import compile_for_twin, distance
 from torch import nn
 
 import torchane
+from torchane import native
 from torchane.capture import vocabulary
 from torchane.capture import vocabulary_ops as ops
+from torchane.capture.compile_options import Options
 from torchane.capture.compiled import COMPILED
+from torchane.plan import Unstage
 from torchane.plan.cost import CORES, SLOW_MULTIPLE_BYTES
+from torchane.runtime.devices import open_device
+from torchane.runtime.twin import TwinDevice
 
 #: Roundings of fp16 through three products and back.
 CLOSE = 2e-3
@@ -148,6 +153,9 @@ def test_a_classifier_that_is_the_embedding_too() -> None:
     model.head.weight = model.embed.weight
     assert max(errors(model, *batch())) < CLOSE
     assert is_sliced()
+    copies = [copy for step in COMPILED[-1].plans["backward"].steps if isinstance(step, Unstage) for copy in step.copies]
+    parts = [copy.layout.is_own_order for copy in copies if copy.part is not None]
+    assert len(parts) == 5 and all(parts)  # so that an optimizer of ours may read them where they lie
 
 
 @pytest.mark.long
@@ -169,6 +177,7 @@ def test_without_gradients_there_is_the_loss_alone() -> None:
     with torch.no_grad():
         found, wanted = compile_for_twin(model)(*batch()), model.double()(*batch())
     assert abs(found - wanted) < 1e-4 * wanted and is_sliced() and list(COMPILED[-1].plans) == ["forward"]
+    assert not _kept_scores() and not _scores_that_leave()
 
 
 def test_a_target_that_is_no_token_is_torchs_error() -> None:
@@ -182,6 +191,96 @@ def test_a_batch_that_is_ignored_throughout_gives_what_torch_gives() -> None:
     tokens, target = batch()
     loss = compile_for_twin(Classifier(FORMS["of each"]))(tokens, torch.full_like(target, -100))
     assert not loss.any()
+
+
+# ---- scores that stay from forward to backward
+
+
+def _kept_scores() -> list[int]:
+    """Of which widths the forward leaves scores for the backward."""
+    plan = COMPILED[-1].plans["forward"]
+    return [shape[1] for name, shape in _scores_that_leave() if name in plan.kept_names]
+
+
+def _scores_that_leave() -> list[tuple[str, tuple[int, ...]]]:
+    plan = COMPILED[-1].plans["forward"]
+    ports = [port for dispatch in plan.dispatches for port in zip(dispatch.outputs, plan.programs[dispatch.program].outputs, strict=True)]
+    return [(name, port.layout.logical) for name, port in ports if port.layout.logical in [(96, 160), (96, 60)]]
+
+
+def _results(most_bytes: int, run: Callable[[nn.Module, nn.Module], object], monkeypatch: pytest.MonkeyPatch, **options: object) -> list[torch.Tensor]:
+    """What a run leaves in `.grad`, where scores may take so many bytes. run: given a compiled model and the model."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(vocabulary, "KEPT_BYTES", most_bytes)
+    model = Classifier(FORMS["of each"])
+    run(compile_for_twin(model, **options), model)
+    return [param.grad for param in model.parameters()]
+
+
+def test_scores_are_computed_once_and_the_backward_reads_them() -> None:
+    model = Classifier(FORMS["mean"])
+    compile_for_twin(model)(*batch()).backward()
+    assert _kept_scores() == [160] * 4 + [60]
+    products = [plan.macs for plan in COMPILED[-1].plans.values()]
+    head, inner = 96 * VOCAB * SIZE, 96 * SIZE * SIZE
+    codes = 96 * VOCAB * ops.CODE
+    assert products == [head + codes + inner, 2 * head + codes + 2 * inner]
+
+
+TIMES: dict[str, Callable[[nn.Module, nn.Module], object]] = {
+    "a step": lambda compiled, model: compiled(*batch()).sum().backward(),
+    "weighted tokens": lambda compiled, model: (compiled(*batch()) * torch.linspace(-1, 1, 96)).sum().backward(),
+    "a loss that its scale has to be lowered for": lambda compiled, model: (compiled(*batch()) * 3e7).sum().backward(),
+    "a graph that is kept": lambda compiled, model: [loss.backward(retain_graph=True) for loss in [compiled(*batch()).sum()] for _ in range(2)],
+    "two batches, the last one first": lambda compiled, model: [loss.sum().backward() for loss in [compiled(*batch(n)) for n in (0, 9)][::-1]],
+    "two lengths": lambda compiled, model: [compiled(*(one[:, :size] for one in batch())).sum().backward() for size in (48, 32, 48)],
+}
+
+
+@pytest.mark.parametrize("times", [*TIMES][:1])
+@pytest.mark.parametrize("arithmetic", ["exact", "fast"])
+def test_gradients_have_the_bits_of_scores_that_are_computed_again(times: str, arithmetic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _require_equal_bits(times, arithmetic, monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("times", [*TIMES][1:])
+def test_whatever_is_done_with_a_loss_has_these_bits(times: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _require_equal_bits(times, "exact", monkeypatch)
+
+
+def _require_equal_bits(times: str, arithmetic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if arithmetic == "fast" and not native.has_fast():
+        pytest.skip("no instructions that multiply bf16 numbers")
+    wanted = _results(0, TIMES[times], monkeypatch, arithmetic=arithmetic)
+    assert not _kept_scores() and not _scores_that_leave()
+    for most_bytes, count in ((2 * 96 * 160 * 2, 2), (1 << 29, 5)):
+        found = _results(most_bytes, TIMES[times], monkeypatch, arithmetic=arithmetic)
+        assert times == "two lengths" or len(_kept_scores()) == count
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True)), most_bytes
+
+
+def test_scores_of_an_engine_or_where_memory_is_saved_are_not_kept() -> None:
+    def room(device: str = "twin", **options: object) -> int:
+        parsed = Options.parse({"device": device, **options})
+        return vocabulary.bytes_to_keep(parsed, open_device("twin", parsed.arithmetic))
+
+    assert room() == vocabulary.KEPT_BYTES
+    others = [{"chip": "m4"}, {"ranges": "on"}, {"recompute": "half"}, {"recompute": "all"}, {"arithmetic": "engine"}, {"arithmetic": "engine", "ranges": "off"}]
+    assert not any(room(**one) for one in others)  # type: ignore[arg-type]
+
+    class Engine(TwinDevice):
+        frees_processor = True
+
+    assert vocabulary.bytes_to_keep(Options.parse({}), Engine()) == 0
+
+
+def test_slices_whose_scores_fit_are_kept_where_they_are_whole_rows_of_a_port() -> None:
+    slices = [(0, 320), (320, 640), (640, 657)]
+    assert vocabulary.kept_slices(64, slices, 1 << 20) == slices
+    assert vocabulary.kept_slices(33, slices, 1 << 20) == slices[:2]
+    assert vocabulary.kept_slices(64, slices, 2 * 2 * 64 * 320) == slices[:2] and vocabulary.kept_slices(64, slices, 2 * 2 * 64 * 320 - 1) == slices[:1]
+    assert not vocabulary.kept_slices(64, slices, 0)
 
 
 LEFT: dict[str, tuple[Callable[[Loss], nn.Module], Loss]] = {
@@ -245,7 +344,11 @@ def test_the_ops_alone_are_cross_entropy_and_its_gradient() -> None:
     wanted = F.cross_entropy(scores, target, reduction="none")
     grad = torch.autograd.grad(wanted.sum(), scores)[0]
     assert torch.allclose(nll, wanted, atol=1e-5)
+    kept = [ops.vocabulary_kept_scores(x, weight[start : start + 30], one) for start, one in zip((0, 30, 60), code, strict=True)]
+    assert all(torch.equal(one, other) for few, many in zip(found, kept, strict=True) for one, other in zip(few, many)) and torch.equal(kept[1][3], scores[:, 30:60])
     rows = ops.vocabulary_rows(torch.ones(5), factor)
     parts = [ops.vocabulary_gradient(rows, x, weight[i * 30 : i * 30 + 30], one, taken, rest) for i, one in enumerate(code)]
     assert torch.allclose(torch.cat(parts, 1), grad, atol=1e-5)
+    again = [ops.vocabulary_gradient_of(rows, many[3], one, taken, rest) for many, one in zip(kept, code, strict=True)]
+    assert all(torch.equal(one, other) for one, other in zip(parts, again, strict=True))
     assert operator.getitem(rows, 2) == 0

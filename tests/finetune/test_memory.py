@@ -61,3 +61,13 @@ def test_logits_count_where_their_loss_is_not_in_slices():
     assert plain.estimate(SETTINGS, 512).logits < 100e6 < 2 * 4 * 8 * 512 * 200_000 == capped.estimate(SETTINGS, 512).logits
     few = replace(plain, vocab=500)
     assert few.estimate(SETTINGS, 512).logits == 2 * 4 * 8 * 512 * 500
+
+
+def test_scores_that_a_loss_in_slices_keeps_count_as_saved():
+    plain = replace(measure(tiny.model("llama"), SETTINGS, 0), vocab=200_000)
+
+    def scores(settings, length):
+        return plain.estimate(settings, length).saved - replace(plain, is_sliced=False).estimate(settings, length).saved
+
+    assert scores(SETTINGS, 16) == 2 * 8 * 16 * 200_000 and scores(SETTINGS, 512) == 1 << 29
+    assert scores(replace(SETTINGS, grad_checkpoint=True), 512) == 0

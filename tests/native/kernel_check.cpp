@@ -177,14 +177,16 @@ struct Unasked final : Step {
     std::vector<Extent> extents() const override { return {}; }
 };
 
-// A slice of a vocabulary in one step, and op by op: the same bits. Token t's target is entry 3 t; the last tokens have none.
-void check_vocabulary(Arithmetic arithmetic, bool is_forward, int64_t tokens, int64_t entries) {
-    enum { X, WEIGHT, CODE, TAKEN, REST, GRAD, SCORES, FIRST };  // operands, scores, then three results of either way
+// A slice of a vocabulary in one step, and op by op: the same bits. Token t's target is entry 3 t; the last tokens have none. keeps: scores are written forward, and
+// read backward in place of the product.
+void check_vocabulary(Arithmetic arithmetic, bool is_forward, bool keeps, int64_t tokens, int64_t entries) {
+    enum { X, WEIGHT, CODE, TAKEN, REST, GRAD, SCORES, FIRST, KEPT = FIRST + 6 };  // operands, scores, then three results of either way
     constexpr int64_t CHANNELS = 20, BITS = 15;
     const half_t left_out = float_to_half(-10000.0f);
-    const int64_t m = is_forward ? tokens : entries, n = is_forward ? entries : tokens, outs = is_forward ? tokens : m * n;
+    const bool by_token = is_forward || keeps;
+    const int64_t m = by_token ? tokens : entries, n = by_token ? entries : tokens, outs = is_forward ? tokens : m * n;
     std::vector<std::vector<half_t>> arrays;
-    for (int64_t size : {CHANNELS * tokens, entries * CHANNELS, BITS * tokens, tokens, tokens, tokens, m * n, outs, outs, outs, outs, outs, outs})
+    for (int64_t size : {CHANNELS * tokens, entries * CHANNELS, BITS * tokens, tokens, tokens, tokens, m * n, outs, outs, outs, outs, outs, outs, m * n})
         arrays.push_back(numbers(static_cast<size_t>(size)));
     const auto target = [&](int64_t t) { return t + 5 < tokens && 3 * t < entries ? 3 * t : -1; };
     for (int64_t t = 0; t < tokens; ++t) {
@@ -197,16 +199,17 @@ void check_vocabulary(Arithmetic arithmetic, bool is_forward, int64_t tokens, in
     Memory shared;
     const Run run{spaces, shared, arithmetic};
     Vocabulary step;
-    step.scores.x = {is_forward ? X : WEIGHT, 0}, step.scores.y = {is_forward ? WEIGHT : X, 0}, step.scores.out = {SCORES, 0};
+    step.scores.x = {by_token ? X : WEIGHT, 0}, step.scores.y = {by_token ? WEIGHT : X, 0}, step.scores.out = {SCORES, 0};
     step.scores.m = m, step.scores.n = n, step.scores.k = CHANNELS;
-    step.scores.transpose_x = step.scores.transpose_y = is_forward;
+    step.scores.transpose_x = step.scores.transpose_y = by_token;
+    step.scores.run(run);
+    step.keeps = keeps, step.kept = {is_forward ? KEPT : SCORES, 0};
     step.is_forward = is_forward, step.code = {CODE, 0}, step.code_size = BITS, step.left_out = left_out;
     step.top = {FIRST, 0}, step.total = {FIRST + 1, 0}, step.own = {FIRST + 2, 0};
     step.taken = {TAKEN, 0}, step.rest = {REST, 0}, step.grad = {GRAD, 0}, step.out = {FIRST, 0};
     step.parts.push_back(std::make_unique<Unasked>());
     step.check();
     step.run(run);
-    step.scores.run(run);
     const Kernels& table = kernels(arithmetic);
     const auto binary = [&](Binary op, half_t a, half_t b) {
         half_t d;
@@ -223,7 +226,7 @@ void check_vocabulary(Arithmetic arithmetic, bool is_forward, int64_t tokens, in
     for (int64_t row = 0; row < m; ++row) {
         half_t* scores = spaces[SCORES] + row * n;
         for (int64_t column = 0; column < n; ++column) {
-            const int64_t t = is_forward ? row : column, entry = is_forward ? column : row;
+            const int64_t t = by_token ? row : column, entry = by_token ? column : row;
             const half_t is_target = target(t) == entry ? one : zero, gap = binary(Binary::mul, is_target, left_out);
             const size_t i = static_cast<size_t>(column);
             others[i] = binary(Binary::add, scores[column], gap);
@@ -241,6 +244,7 @@ void check_vocabulary(Arithmetic arithmetic, bool is_forward, int64_t tokens, in
     }
     for (int result = FIRST; result < FIRST + (is_forward ? 3 : 1); ++result)
         require(arrays[static_cast<size_t>(result)] == arrays[static_cast<size_t>(result + 3)], is_forward ? "a slice of a vocabulary" : "its gradient");
+    if (is_forward && keeps) require(arrays[KEPT] == arrays[SCORES], "the scores of a slice of a vocabulary");
 }
 
 void check_transpose(int64_t rows, int64_t columns) {
@@ -350,7 +354,8 @@ int main() {
         check_matmul(arithmetic, 9, 20, 2100, false, false);
         check_attention(arithmetic, 130, 130, 20);
         check_attention(arithmetic, 100, 333, 12);
-        for (bool is_forward : {true, false}) check_vocabulary(arithmetic, is_forward, 37, 203);
+        for (bool is_forward : {true, false})
+            for (bool keeps : {true, false}) check_vocabulary(arithmetic, is_forward, keeps, 37, 203);
     }
     check_transpose(65, 130);
     check_reductions();

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchane import chips
 from torchane.capture.compile_options import Options, check_mode
-from torchane.capture.compiled import COMPILED, Compiled, keep_warm, new_compiled, others
+from torchane.capture.compiled import COMPILED, Compiled, device_of, keep_warm, new_compiled, others
 from torchane.capture.float32 import BackwardOrFloat32, OrFloat32, is_repeatable
 from torchane.capture.frozen import convolution_pays
 from torchane.capture.gradients import only_gradients
@@ -60,7 +60,7 @@ from torchane.capture.torch_private import (
     use_lazy_graph_module,
 )
 from torchane.capture.varied import Varied
-from torchane.capture.vocabulary import slice_losses
+from torchane.capture.vocabulary import bytes_to_keep, slice_losses
 from torchane.capture.watch import Watch
 from torchane.interpreter import compiling
 from torchane.passes import require_form
@@ -99,7 +99,7 @@ def _compiled(gm: fx.GraphModule, example_inputs: Sequence[Any], parsed: Options
         return disable(Specialising(gm, example_inputs, compile_exact, record, buckets))
     start = time.perf_counter()
     tile_attention(gm)
-    slice_losses(gm)
+    slice_losses(gm, bytes_to_keep(parsed, device_of(parsed)))
     shared = share_layers(gm)
     graph = Resident(lambda args: compile_exact(shared, args)).ready(example_inputs)
     record.note([inputs.names[i] for i in range(len(inputs.names))], example_inputs)

@@ -123,9 +123,14 @@ def others() -> tuple[Options, ...]:
     return _others.get()
 
 
+def device_of(options: Options) -> Device:
+    """Raises DeviceError where it is not there."""
+    return open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
+
+
 def new_compiled(options: Options, inputs: Given) -> Compiled:
     """One whose compilation begins; those who listen are told of it. Raises DeviceError where its device is not there."""
-    device = open_device(options.device, options.arithmetic) if isinstance(options.device, str) else options.device
+    device = device_of(options)
     device.respell = respell
     pool = SurfacePool(device)
     numerics = RangeControlled() if options.wants_ranges(device) else LossScaled()

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import flop_registry
 
-import torchane.capture.vocabulary_ops  # noqa: F401  it defines two of the products
+import torchane.capture.vocabulary_ops  # noqa: F401  it defines four of the products
 from torchane.capture.torch_private import HigherOrderOperator, run_and_save_rng_state
 from torchane.chips import Chip
 from torchane.plan.constants import Pricing
@@ -36,7 +36,7 @@ VIEWS = frozenset({
 CONTRACTIONS = frozenset({
     aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.convolution.default,
     aten.convolution_backward.default, aten.linear.default, aten.matmul.default, torch.ops.torchane.vocabulary_scores.default,
-    torch.ops.torchane.vocabulary_gradient.default,
+    torch.ops.torchane.vocabulary_kept_scores.default, torch.ops.torchane.vocabulary_gradient.default, torch.ops.torchane.vocabulary_gradient_of.default,
 })  # fmt: skip
 
 

@@ -27,7 +27,9 @@ from torchane.runtime.twin.device import TwinDevice, TwinProgram
 
 
 class _Unloaded(TwinDevice):
-    """Takes every program and makes nothing of it: none will run."""
+    """Takes every program and makes nothing of it: none will run. What is planned is an engine's."""
+
+    frees_processor = True
 
     def load(self, text: str, blobs: Mapping[str, bytes], *, name: str = "main") -> TwinProgram:
         return TwinProgram(name, (), (), ProgramStats(0, {}, 0, 0, 0), None)

@@ -206,7 +206,7 @@ class Scheduler:
     def _weight_ports(self, ports: Ports) -> set[fx.Node]:
         gradients = {self.results[i] for i in self.roles.weight_gradients if isinstance(self.results[i], fx.Node)}
         bases = {self.cut.base(node) for node in gradients}
-        bases |= {part for part, whole in self.whole_of.items() if whole in bases}
+        bases |= {part for part, whole in self.whole_of.items() if whole in bases} | self.blocks.gradients
         weights = self.roles.weights | self.source.lent
         return {node for node in ports.inputs if node.name in weights} | (bases & set(ports.outputs))
 

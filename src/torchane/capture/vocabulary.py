@@ -2,6 +2,7 @@
 
     nll = cross_entropy(x W^T, target)   ->   of each slice W_i: largest score and sum of exponentials;   nll from these of all slices
     dx, dW                               ->   of each slice its scores again, their gradient d_i;   dx = sum of d_i W_i,   dW = the d_i^T x one below the other
+Where programs are the processor's own work, scores stay in memory from forward to backward, in fp16, in place of being computed again (`bytes_to_keep`).
 Done to Dynamo's graph, where the loss is one call, if nothing else reads the scores. A slice of the weight is a view on the host, staged as a
 weight of its own (wide.py), and a slice of its gradient leaves straight into its place. The loss itself, a few numbers a row, is computed by
 PyTorch in float32.
@@ -18,27 +19,33 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 import torchane.capture.vocabulary_ops as ops
+from torchane.capture.compile_options import Options
 from torchane.capture.marks import SCORES_LEAVE
+from torchane.mil.types import FP16
 from torchane.plan.cost import CORES, SLOW_MULTIPLE_BYTES
+from torchane.runtime.device import Device
 
 #: Scores from which on a loss is read slice by slice: those of 256 tokens of a vocabulary of 32,000 are more, and 8 MiB in fp16 alone.
 LEAST_SCORES = 1 << 22
 #: Scores of one slice, as far as slices are neither narrower nor wider than these, nor more than so many: a program takes 128 ports.
 SCORES, NARROWEST, WIDEST, MOST_SLICES = 1 << 23, 2048, 16384, 20
+#: Scores that a forward leaves for its backward take so many bytes at most.
+KEPT_BYTES = 1 << 29
 #: More tokens than a gradient sums over in one product.
 _MOST_ROWS = 16384
 #: Slices begin at multiples of this, so that their rows meet what ports ask for.
 _MULTIPLE = 32
 
 
-def slice_losses(gm: fx.GraphModule) -> None:
-    """Replaces the losses that are worth it, in place. One whose scores something else reads, too, is marked, and reports say so."""
+def slice_losses(gm: fx.GraphModule, most_kept_bytes: int = 0) -> None:
+    """Replaces the losses that are worth it, in place. One whose scores something else reads, too, is marked, and reports say so.
+    most_kept_bytes: of scores that each leaves for its backward."""
     changed = False
     for node, found in losses_in(gm.graph):
         if found.leaves:
             node.meta["custom"] = {**(node.meta.get("custom") or {}), SCORES_LEAVE: True}
         else:
-            _replace(node, found)
+            _replace(node, found, most_kept_bytes)
             changed = True
     if changed:
         gm.recompile()
@@ -61,6 +68,28 @@ def slices_of(rows: int, vocab_size: int, channels: int) -> list[tuple[int, int]
     while _is_slow(size, channels):
         size += _MULTIPLE
     return [(start, min(start + size, vocab_size)) for start in range(0, vocab_size, size)]
+
+
+def bytes_to_keep(options: Options, device: Device) -> int:
+    """How many bytes of scores a loss may leave for its backward. None for an engine, nor for programs that are made to be an engine's (a chip's, its arithmetic,
+    range control): there multiply-adds are cheaper than memory. None where memory is to be saved."""
+    is_own = not device.frees_processor and device.arithmetic != "engine" and options.chip == "portable" and not options.wants_ranges(device)
+    return KEPT_BYTES if is_own and options.recompute == "none" else 0
+
+
+def kept_slices(rows: int, slices: Sequence[tuple[int, int]], most_bytes: int) -> list[tuple[int, int]]:
+    """Those whose scores stay for the backward: the first ones, as many as fit. Where scores are no whole rows of a port none stay: a product would fill them up."""
+    kept, size_bytes = [], 0
+    for start, end in slices:
+        size_bytes += FP16.bits // 8 * rows * (end - start)
+        if size_bytes <= most_bytes and rows * (end - start) % _MULTIPLE == 0:
+            kept.append((start, end))
+    return kept
+
+
+def most_kept(rows: int, vocab_size: int) -> int:
+    """Bytes of the scores of so many tokens, where they are kept, at most."""
+    return min(FP16.bits // 8 * rows * vocab_size, KEPT_BYTES) if is_worth_it(rows, vocab_size) else 0
 
 
 def _is_slow(size: int, channels: int) -> bool:
@@ -99,12 +128,13 @@ _SUBSCRIPT, _SHAPE = "subscript", "shape"
 
 
 def sliced_cross_entropy(
-    x: Tensor, weight: Tensor, target: Tensor, moves: Sequence[Move], reduction: str, ignore_index: int, dtype: torch.dtype
+    x: Tensor, weight: Tensor, target: Tensor, moves: Sequence[Move], reduction: str, ignore_index: int, dtype: torch.dtype, most_kept_bytes: int
 ) -> Tensor:
-    """As cross_entropy of the scores x weight^T (.., V), after `moves` of their leading axes, and of target: x (.., C), weight (V, C)."""
+    """As cross_entropy of the scores x weight^T (.., V), after `moves` of their leading axes, and of target: x (.., C), weight (V, C).
+    most_kept_bytes: as in slice_losses."""
     for what, how in moves:
         x = x[how] if what == _SUBSCRIPT else x.reshape(*how, x.shape[-1])
-    nll: Tensor = _Losses.apply(x.reshape(-1, x.shape[-1]), weight, target.reshape(-1), ignore_index)  # type: ignore[no-untyped-call]
+    nll: Tensor = _Losses.apply(x.reshape(-1, x.shape[-1]), weight, target.reshape(-1), ignore_index, most_kept_bytes)  # type: ignore[no-untyped-call]
     if reduction == "none":
         return nll.view(target.shape).to(dtype)
     total = nll.sum()
@@ -115,28 +145,40 @@ class _Losses(torch.autograd.Function):
     """x (T, C), weight (V, C), target (T,) -> nll (T,) float32."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        found = []
-        for start, end in slices_of(len(x), *weight.shape):
-            found.append(ops.vocabulary_scores(x, weight[start:end], ops.vocabulary_code(target, start, end - start)))
+    def forward(ctx: Any, x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, most_kept_bytes: int) -> Tensor:
+        slices = slices_of(len(x), *weight.shape)
+        ctx.kept = kept_slices(len(x), slices, most_kept_bytes)
+        found, scores = [], []
+        for start, end in slices:
+            given = x, weight[start:end], ops.vocabulary_code(target, start, end - start)
+            if (start, end) in ctx.kept:
+                *numbers, kept = ops.vocabulary_kept_scores(*given)
+                scores.append(kept)
+            else:
+                numbers = ops.vocabulary_scores(*given)
+            found.append(numbers)
         nll, *rest = ops.vocabulary_loss(*map(list, zip(*found, strict=True)), target, ignore_index, weight.shape[0])
-        ctx.save_for_backward(x, weight, target, *rest)
+        ctx.save_for_backward(x, weight, target, *rest, *scores)
         return nll
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight, target, taken, factor, rest = ctx.saved_tensors
+    def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        x, weight, target, taken, factor, rest, *kept = ctx.saved_tensors
+        scores = dict(zip(ctx.kept, kept, strict=True))
         rows = ops.vocabulary_rows(grad_nll, factor)
         of_x, of_weight = [], []
         for start, end in slices_of(len(x), *weight.shape):
             code, part = ops.vocabulary_code(target, start, end - start), weight[start:end]
-            grad = ops.vocabulary_gradient(rows, x, part, code, taken, rest)
+            if (start, end) in scores:
+                grad = ops.vocabulary_gradient_of(rows, scores[start, end], code, taken, rest).to(weight.dtype)
+            else:
+                grad = ops.vocabulary_gradient(rows, x, part, code, taken, rest)
             if ctx.needs_input_grad[0]:
                 of_x.append(grad @ part)
             if ctx.needs_input_grad[1]:
                 of_weight.append(grad.T @ x)
-        return _added(of_x) if of_x else None, torch.cat(of_weight) if of_weight else None, None, None
+        return _added(of_x) if of_x else None, torch.cat(of_weight) if of_weight else None, None, None, None
 
 
 def _added(terms: Sequence[Tensor]) -> Tensor:
@@ -263,10 +305,10 @@ def _leaves_last(index: Any, rank: int) -> bool:
     return plain and (items[-1] == slice(None) or (Ellipsis not in items and len(items) < rank))
 
 
-def _replace(node: fx.Node, found: Loss) -> None:
+def _replace(node: fx.Node, found: Loss, most_kept_bytes: int) -> None:
     value = _value(node)
     node.target = sliced_cross_entropy
-    node.args = (*found.linear.args[:2], found.target, found.moves, found.reduction, found.ignore_index, value.dtype)  # type: ignore[union-attr]
+    node.args = (*found.linear.args[:2], found.target, found.moves, found.reduction, found.ignore_index, value.dtype, most_kept_bytes)  # type: ignore[union-attr]
     node.kwargs = {}
     if "nn_module_stack" in found.linear.meta:
         node.meta["nn_module_stack"] = found.linear.meta["nn_module_stack"]

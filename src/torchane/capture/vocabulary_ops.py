@@ -1,4 +1,4 @@
-"""The ops of a loss over a vocabulary that is read slice by slice (vocabulary.py): two are programs', three are the host's.
+"""The ops of a loss over a vocabulary that is read slice by slice (vocabulary.py): four are programs', three are the host's.
 
     target ── vocabulary_code ──► which of a slice's tokens is the target, as signs          host
     x, W_i, code ── vocabulary_scores ──► largest score, sum of exponentials, the target's score       program
@@ -6,6 +6,7 @@
     d nll ── vocabulary_rows ──► a factor a row                                               host
     factor, x, W_i, code ── vocabulary_gradient ──► gradient in the scores of the slice           program
 
+Where the scores of a slice are kept, `vocabulary_kept_scores` gives them, too, and `vocabulary_gradient_of` reads them in place of x and W_i.
 The target is left out of the sums and comes in by its own score: nll = log(1 + rest / e^own), and the gradient in it is -(1 - p) = -rest / (rest + e^own).
 So a token that is predicted with certainty has a loss and a gradient of all digits, where 1 - p would have none in fp16.
 Here they are in PyTorch, for the host and for the steps that PyTorch computes; rules/vocabulary.py has them in MIL.
@@ -51,16 +52,26 @@ def _(target: Tensor, start: int, size: int) -> Tensor:
 def vocabulary_scores(x: Tensor, weight: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x (T, C), weight (V, C), code (T, CODE) -> of the scores x weight^T of all tokens but the target: the largest, and the sum of exponentials
     less it; and the target's score, or a number far below all where it is not among them. Each (T, 1), float32 or wider."""
-    scores, is_target = _scores(x, weight, code)
-    others = scores + is_target * LEFT_OUT
-    top = others.amax(1, keepdim=True)
-    return top, (others - top).exp().sum(1, keepdim=True), (scores + (1 - is_target) * LEFT_OUT).amax(1, keepdim=True)
+    return _read(_scores(x, weight), code)
 
 
 @vocabulary_scores.register_fake
 def _(x: Tensor, weight: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     top, total, own = (x.new_empty((x.shape[0], 1), dtype=_wide(x)) for _ in range(3))
     return top, total, own
+
+
+@torch.library.custom_op("torchane::vocabulary_kept_scores", mutates_args=())
+def vocabulary_kept_scores(x: Tensor, weight: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As vocabulary_scores, and the scores themselves, (T, V) float32 or wider."""
+    scores = _scores(x, weight)
+    return *_read(scores, code), scores
+
+
+@vocabulary_kept_scores.register_fake
+def _(x: Tensor, weight: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    top, total, own = (x.new_empty((x.shape[0], 1), dtype=_wide(x)) for _ in range(3))
+    return top, total, own, x.new_empty((x.shape[0], weight.shape[0]), dtype=_wide(x))
 
 
 @torch.library.custom_op("torchane::vocabulary_loss", mutates_args=())
@@ -107,9 +118,7 @@ def _(grad_output: Tensor, factor: Tensor) -> Tensor:
 def vocabulary_gradient(grad_output: Tensor, x: Tensor, weight: Tensor, code: Tensor, taken: Tensor, rest: Tensor) -> Tensor:
     """The gradient in the scores of a slice, (T, V) of the weight's dtype. grad_output, taken, rest: (T, 1), as vocabulary_rows and
     vocabulary_loss give them; others as in vocabulary_scores."""
-    scores, is_target = _scores(x, weight, code)
-    exponentials = (scores + is_target * LEFT_OUT - taken).exp()
-    return ((exponentials - is_target * rest) * grad_output).to(weight.dtype)
+    return _gradient(grad_output, _scores(x, weight), code, taken, rest).to(weight.dtype)
 
 
 @vocabulary_gradient.register_fake
@@ -117,10 +126,40 @@ def _(grad_output: Tensor, x: Tensor, weight: Tensor, code: Tensor, taken: Tenso
     return weight.new_empty((x.shape[0], weight.shape[0]))
 
 
-def _scores(x: Tensor, weight: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    """All scores (T, V), and 1 at the target, 0 elsewhere."""
+@torch.library.custom_op("torchane::vocabulary_gradient_of", mutates_args=())
+def vocabulary_gradient_of(grad_output: Tensor, scores: Tensor, code: Tensor, taken: Tensor, rest: Tensor) -> Tensor:
+    """As vocabulary_gradient, of scores (T, V) that were kept, and in their dtype."""
+    return _gradient(grad_output, scores, code, taken, rest)
+
+
+@vocabulary_gradient_of.register_fake
+def _(grad_output: Tensor, scores: Tensor, code: Tensor, taken: Tensor, rest: Tensor) -> Tensor:
+    return torch.empty_like(scores)
+
+
+def _scores(x: Tensor, weight: Tensor) -> Tensor:
+    """All of them, (T, V)."""
     wide = _wide(x)
-    return x.to(wide) @ weight.to(wide).T, (code.to(wide) @ code_matrix(weight.shape[0]).to(wide) - (CODE - 1)).clamp_(min=0)
+    return x.to(wide) @ weight.to(wide).T
+
+
+def _targets(scores: Tensor, code: Tensor) -> Tensor:
+    """(T, V): 1 at the target, 0 elsewhere."""
+    return (code.to(scores.dtype) @ code_matrix(scores.shape[1]).to(scores.dtype) - (CODE - 1)).clamp_(min=0)
+
+
+def _read(scores: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a loss needs of them."""
+    is_target = _targets(scores, code)
+    others = scores + is_target * LEFT_OUT
+    top = others.amax(1, keepdim=True)
+    return top, (others - top).exp().sum(1, keepdim=True), (scores + (1 - is_target) * LEFT_OUT).amax(1, keepdim=True)
+
+
+def _gradient(grad_output: Tensor, scores: Tensor, code: Tensor, taken: Tensor, rest: Tensor) -> Tensor:
+    is_target = _targets(scores, code)
+    exponentials = (scores + is_target * LEFT_OUT - taken).exp()
+    return (exponentials - is_target * rest) * grad_output
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -136,5 +175,11 @@ def _macs_formula(x_place: int):  # type: ignore[no-untyped-def]
     return flops
 
 
+def _code_formula(_: object, scores: tuple[int, int], *__: object, out_shape: object = None, **___: object) -> int:
+    return 2 * scores[0] * scores[1] * CODE
+
+
 register_flop_formula(torch.ops.torchane.vocabulary_scores)(_macs_formula(0))
+register_flop_formula(torch.ops.torchane.vocabulary_kept_scores)(_macs_formula(0))
 register_flop_formula(torch.ops.torchane.vocabulary_gradient)(_macs_formula(1))
+register_flop_formula(torch.ops.torchane.vocabulary_gradient_of)(_code_formula)

@@ -11,14 +11,14 @@ is put together leaves the surfaces straight into its place (`plan.Part`).
 """
 
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
 
-import torchane.capture.vocabulary_ops  # noqa: F401  it defines two of the products
+import torchane.capture.vocabulary_ops  # noqa: F401  it defines four of the products
 from torchane.capture.graph import SLICE
 
 aten = torch.ops.aten
@@ -29,8 +29,11 @@ WHOLE = "put together from blocks: each leaves its surface straight into its pla
 #: Blocks begin at multiples of this, so that their rows meet what ports ask for.
 _MULTIPLE = 32
 
-#: Products with a slice of a vocabulary, and which of their arguments it is.
-SLICED = {torch.ops.torchane.vocabulary_scores.default: 1, torch.ops.torchane.vocabulary_gradient.default: 2}
+#: What is computed of a slice of a vocabulary, and which of its arguments is the slice; None: its scores are read in place of it.
+SLICED = {
+    torch.ops.torchane.vocabulary_scores.default: 1, torch.ops.torchane.vocabulary_kept_scores.default: 1,
+    torch.ops.torchane.vocabulary_gradient.default: 2, torch.ops.torchane.vocabulary_gradient_of.default: None,
+}  # fmt: skip
 
 _PRODUCTS = (aten.mm.default, aten.addmm.default)
 #: A block of the result is the result of a block, on the same axis.
@@ -56,12 +59,13 @@ Shape = tuple[int, int]
 @dataclass
 class Blocks:
     """What was cut. shapes: of the parameters; reasons: why the nodes that are views or put together are on the host; weights: the
-    names of the blocks of parameters."""
+    names of the blocks of parameters; gradients: parts of gradients, made of kept scores, that lie as their parameter does."""
 
     shapes: frozenset[Shape] = frozenset()
     wholes: dict[fx.Node, Whole] = field(default_factory=dict)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
     weights: set[str] = field(default_factory=set)
+    gradients: set[fx.Node] = field(default_factory=set)
 
 
 def cut_wide_products(graph: fx.Graph, weights: Collection[str], shapes: Collection[Shape], widest: int) -> Blocks:
@@ -85,22 +89,32 @@ def adopt_slices(graph: fx.Graph, weights: Collection[str], blocks: Blocks) -> N
     slices of their gradients. What computes with one slice is a layer of its own: equal ones share a program."""
     products = [node for node in graph.nodes if node.target in SLICED]
     numbers: dict[fx.Node, int] = {}
+    of_kept: set[fx.Node] = set()
     for product in products:
-        block = product.args[SLICED[product.target]]
-        source, axis, start, *_ = *block.args, 0, 0
-        assert block.target is aten.slice.Tensor and axis == 0 and source.name in weights, "a slice of a vocabulary is rows of a parameter"
-        if block not in numbers:
-            numbers[block] = len(numbers)
+        readers, place = _readers(product), SLICED[product.target]
+        block = _slice_among(readers, weights) if place is None else product.args[place]
+        if block is not None and block.name not in blocks.weights:
+            source, axis, start, *_ = *block.args, 0, 0
+            assert block.target is aten.slice.Tensor and axis == 0 and source.name in weights, "a slice of a vocabulary is rows of a parameter"
             block._rename(f"{source.name}_rows_{start}")
             blocks.reasons[block] = BLOCK
             blocks.weights.add(block.name)
-        for node in (product, *_readers(product)):
-            node.meta[SLICE] = numbers[block]
+        if place is None:
+            of_kept.update(readers)
+        for node in (product, *readers):
+            node.meta[SLICE] = numbers.setdefault(block or product, len(numbers))
     for node in graph.find_nodes(op="call_function", target=aten.cat.default):
         parts, *axis = node.args
         if not any(axis) and all(part.target is aten.mm.default and SLICE in part.meta for part in parts):
             blocks.wholes[node] = Whole(0, tuple(parts))
             blocks.reasons[node] = WHOLE
+            blocks.gradients.update(of_kept.intersection(parts))
+
+
+def _slice_among(readers: Sequence[fx.Node], weights: Collection[str]) -> fx.Node | None:
+    """The rows of a parameter that one of these products reads beside the gradient in the scores; None where none wants them."""
+    factors = (reader.args[1] for reader in readers if reader.target is aten.mm.default)
+    return next((one for one in factors if one.target is aten.slice.Tensor and one.args[0].name in weights), None)
 
 
 def _readers(node: fx.Node) -> list[fx.Node]:

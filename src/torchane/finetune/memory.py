@@ -3,7 +3,7 @@
     weights      as their files have them, or in few bits; full: float32
     staged       fp16 copies of weights, in surfaces: of a block's and a part of the head; full: of all products
     training     the trained numbers in float32: gradients, the optimizer's, and an adapter itself
-    saved        what the forward keeps for the backward, fp16: a coarse count, per token of a batch
+    saved        what the forward keeps for the backward, fp16: a coarse count, per token of a batch; and scores of a loss in slices of the vocabulary
     logits       float32, and their gradient; where the loss is computed in slices of the vocabulary, those of a slice
 
 Compiling tells the exact sizes later (plan/memory.py); this refuses what cannot fit before minutes of loading.
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from torchane.capture.few_bits import GROUP
-from torchane.capture.vocabulary import SCORES, is_worth_it
+from torchane.capture.vocabulary import SCORES, is_worth_it, most_kept
 from torchane.errors import UsageError
 from torchane.finetune.adapters import adapter_numbers, blocks_of, first_of, linear_kinds, targets_of
 from torchane.finetune.extras import quiet_transformers, require
@@ -74,12 +74,13 @@ class Sizes:
         copies = 1 + OPTIMIZER_STATES[settings.optimizer] + (0 if full else 1)
         tokens = settings.batch_size * length
         kept = 0 if settings.grad_checkpoint else tokens * (self.per_token + self.squared * length)
+        scores = most_kept(tokens, self.vocab) if self.is_sliced and not settings.grad_checkpoint else 0
         few = 0 if settings.quantize is None else self.linear * (self.weight_bytes / self.numbers - settings.quantize / 8 - 2 * self.weight_bytes / self.numbers / GROUP)
         return Estimate(
             weights=4 * self.numbers if full else int(self.weight_bytes - few),
             staged=2 * (self.products if full else self.at_once),
             training=4 * self.trained * copies,
-            saved=2 * kept,
+            saved=2 * kept + scores,
             logits=4 * _LOGITS * (SCORES if self.is_sliced and is_worth_it(tokens, self.vocab) else tokens * self.vocab),
         )
 

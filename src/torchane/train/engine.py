@@ -17,15 +17,12 @@ from torchane.capture.compiled import Compiled, told
 from torchane.capture.torch_private import BackendCompilerFailed, functorch_config
 from torchane.data.batches import IGNORE
 from torchane.errors import RunFolderError, TorchaneError, shown
-from torchane.plan.memory import ADVICE, FP32, forecast, require_fits
+from torchane.plan.memory import ADVICE, forecast, require_fits
 from torchane.runtime.devices import open_device
 from torchane.runtime.loss_scale import LossScale
 from torchane.runtime.range_control import RangeControl
 from torchane.runtime.weights import Weights
 from torchane.train.step import LOGITS_COPIES
-
-#: Logits of less than one part in so many of what a step holds anyway are made whole.
-WHOLE_LOGITS_SHARE = 8
 
 #: Powers of two of scales stay far within float32's.
 LARGEST_EXPONENT = 1000
@@ -108,18 +105,13 @@ class EngineModel:
     def losses(self, tokens: Tensor, targets: Tensor, *positions: Tensor) -> Tensor | None:
         """tokens, targets, positions (B, S) -> nll (B * S,) float32, without a logit for each token of the vocabulary; None where logits are few, or
         are not simply a product with the classifier's weights."""
-        if not self._may_slice or not vocabulary.is_worth_it(tokens.numel(), self._vocab_size) or self._has_room_for(tokens.numel()):
+        if not self._may_slice or not vocabulary.is_worth_it(tokens.numel(), self._vocab_size):
             return None
         try:
             return self._call(self._losses, self._model, tokens, targets, IGNORE, *positions)
         except vocabulary.LogitsAreWhole:
             self._may_slice = False
             return None
-
-    def _has_room_for(self, tokens: int) -> bool:
-        """Whether all logits, in fp32, are little beside weights, gradients and moments: slices multiply by the classifier's weights once more,
-        which costs the twin a twentieth of a step of stories110m."""
-        return self.device == "twin" and WHOLE_LOGITS_SHARE * tokens * self._vocab_size * FP32 < self._parameters * 4 * FP32
 
     def _call(self, compiled: Callable[..., Tensor], *inputs: Any) -> Tensor:
         try:

@@ -302,8 +302,15 @@ def _slice(r: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 case(torch.ops.torchane.vocabulary_scores.default)(lambda r: given(*_slice(r)))
+case(torch.ops.torchane.vocabulary_kept_scores.default)(lambda r: given(*_slice(r)))
 
 
 @case(torch.ops.torchane.vocabulary_gradient.default)
 def _(r: Draw) -> Call:
     return given(r.x(r.sizes[0], 1), *_slice(r), r.positive(r.sizes[0], 1) + 30, r.positive(r.sizes[0], 1))
+
+
+@case(torch.ops.torchane.vocabulary_gradient_of.default)
+def _(r: Draw) -> Call:
+    x, weight, code = _slice(r)
+    return given(r.x(r.sizes[0], 1), x @ weight.T, code, r.positive(r.sizes[0], 1) + 30, r.positive(r.sizes[0], 1))

@@ -22,7 +22,8 @@ aten = torch.ops.aten
 FORWARD = [target for target in RULES if "backward" not in str(target)]
 #: Written into graphs behind autograd (functionalization's copy, our own parts of batch_norm and of losses), so torch has no derivative.
 BEHIND_AUTOGRAD = [
-    aten.copy.default, batch_moments, torch.ops.torchane.vocabulary_scores.default, torch.ops.torchane.vocabulary_gradient.default,
+    aten.copy.default, batch_moments, torch.ops.torchane.vocabulary_scores.default, torch.ops.torchane.vocabulary_kept_scores.default,
+    torch.ops.torchane.vocabulary_gradient.default, torch.ops.torchane.vocabulary_gradient_of.default,
 ]  # fmt: skip
 
 SIZES = st.tuples(*(st.integers(1, 4) for _ in range(4)))

@@ -52,7 +52,7 @@ TERMS: Mapping[OpOverloadPacket, Terms] = MappingProxyType({
         aten._fused_rms_norm_backward, aten.native_layer_norm_backward, aten.native_group_norm_backward, aten.native_batch_norm_backward,
     ), _GRAD_OUT),
     torch.ops.torchane.max_pool2d_backward: (("grad",),),
-    **dict.fromkeys((torch.ops.torchane.vocabulary_rows, torch.ops.torchane.vocabulary_gradient), _GRAD),
+    **dict.fromkeys((torch.ops.torchane.vocabulary_rows, torch.ops.torchane.vocabulary_gradient, torch.ops.torchane.vocabulary_gradient_of), _GRAD),
     **dict.fromkeys((aten.add, aten.sub, aten.rsub, aten.maximum, aten.minimum, aten.where), (("self",), ("other",))),
     aten.mul: (("self", "other"),),
     **dict.fromkeys((aten.mm, aten.bmm), (("self", "mat2"),)),

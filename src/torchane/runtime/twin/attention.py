@@ -272,13 +272,13 @@ def _mask_strides(mask: Array, shape: Shape) -> tuple[Shape, int]:
     return tuple(stride for size, stride in zip(shape[:-2], batch, strict=True) if size != 1), row
 
 
-def packed_product(product: Call, unread: int | None = None) -> tuple[Any, ...]:
-    """As Tape.attention takes it; `unread`: the operand that is P or S."""
+def packed_product(product: Call, unread: int | None = None, out: Array | None = None) -> tuple[Any, ...]:
+    """As Tape.attention takes it; `unread`: the operand that is P or S, of a product whose result is read. out: the result, where it is all that is read."""
     values = product.values
     places = [(0, 0) if index == unread else array.place for index, array in enumerate(product.x)]
-    out = (0, 0) if unread is None else product.out.place
+    written = out or (None if unread is None else product.out)
     sizes = tuple(values[name] for name in "mnk")
-    return (*places, out, sizes, values["transpose_x"], values["transpose_y"], _strides(product, "x_strides"), _strides(product, "y_strides"))
+    return (*places, (0, 0) if written is None else written.place, sizes, values["transpose_x"], values["transpose_y"], _strides(product, "x_strides"), _strides(product, "y_strides"))
 
 
 def _live(mask: np.ndarray | None, m: int, n: int) -> tuple[list[int], list[float]]:

@@ -4,6 +4,7 @@
     matmul by a code ─► add, max ┴─► ... ─► the target's score
     the same two products ─► ... exp, less `rest` at the target, times the row's gradient     backward
 
+Forward, the scores may leave the program, and a backward may read such scores in place of the first product.
 What is matched is what capture/rules/vocabulary.py writes; anything else stays as it is. The one step has the bits of the many, which it keeps for
 numbers that it is not proven for. The product with a code, a matrix of zeros and ones in all but name, is left out: the code itself says where the 1 is.
 """
@@ -14,30 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from torchane import native
 from torchane.abi.numbers import FP16_MAX
 from torchane.runtime.twin.arrays import SCRATCH, Array, Root, TapeStep
 from torchane.runtime.twin.attention import packed_product
 from torchane.runtime.twin.chain import Micro
 from torchane.runtime.twin.schedule import Call, Chain
 
-#: Longer sums are cut into pieces by a product alone; of fewer rows or columns there are kernels of their own.
-LONGEST_SUM, LEAST_ROWS = 2048, 32
 #: The least number of fp16, which scores are raised to.
 LOWEST = -FP16_MAX
 
 
 @dataclass(eq=False)
 class Vocabulary:
-    """One step for `parts`, in their order; see csrc/steps.h. places: top, total and own, or taken, rest, grad and out."""
+    """One step for `parts`, in their order; see csrc/steps.h. product: of the scores, which are (m, n) = sizes; None where they are `kept`, and read. places: top, total
+    and own, or taken, rest, grad and out. kept: where scores lie in memory that other programs see."""
 
     parts: Sequence[Call | Chain]
-    scores: Call
+    product: Call | None
+    sizes: tuple[int, int]
     is_forward: bool
     code: Array
     code_size: int
     left_out: float
     places: tuple[Array, ...]
+    kept: Array | None = None
     key: int = 0
 
     @property
@@ -46,7 +47,8 @@ class Vocabulary:
 
     @property
     def _results(self) -> tuple[Array, ...]:
-        return self.places if self.is_forward else self.places[-1:]
+        kept = () if self.kept is None else (self.kept,)
+        return (*self.places, *kept) if self.is_forward else self.places[-1:]
 
     @property
     def reads(self) -> tuple[Array, ...]:
@@ -68,24 +70,26 @@ class Vocabulary:
         tape.vocabulary(
             self.ops,
             parts=len(self.parts),
-            scores=packed_product(self.scores),
-            exact=self.scores.values["exact"],
+            scores=None if self.product is None else packed_product(self.product, out=self.product.out),
+            sizes=self.sizes,
+            exact=self.product is not None and self.product.values["exact"],
             is_forward=self.is_forward,
             code=self.code.place,
             code_size=self.code_size,
             left_out=self.left_out,
             places=[array.place for array in self.places],
+            kept=None if self.kept is None else self.kept.place,
         )
 
 
 def fuse_vocabulary(steps: Sequence[TapeStep], constants: Mapping[Root, np.ndarray], arithmetic: str) -> list[TapeStep]:
     """The steps, in order, with a slice's scores as one step, if that is what they are; the readers and writers of its arrays are set anew."""
-    if arithmetic == "engine" or (arithmetic == "exact" and native.needs_finite()):
+    if arithmetic == "engine":
         return list(steps)
     left = list(steps)
     for step in steps:
         for micro in step.micros if isinstance(step, Chain) else ():
-            found = _Slice(constants, arithmetic).match(micro)
+            found = _Slice(constants).match(micro)
             if found is not None and _is_closed(found, left):
                 _replace(left, found)
                 break
@@ -119,8 +123,8 @@ class _Differs(Exception):
 class _Slice:
     """Follows the ops from their results back to the two products."""
 
-    def __init__(self, constants: Mapping[Root, np.ndarray], arithmetic: str) -> None:
-        self.constants, self.arithmetic = constants, arithmetic
+    def __init__(self, constants: Mapping[Root, np.ndarray]) -> None:
+        self.constants = constants
         self.met: dict[Root, None] = {}
         self.steps: dict[TapeStep, None] = {}
 
@@ -149,11 +153,13 @@ class _Slice:
         found, taken = self._op(exponents, "sub")
         self._require(found.root is others.root and taken.root is top.root and self._row(top, "max").root is others.root)
         left_out = self._number(number)
-        product, code, size, is_target = self._scores(scores, gap, others, left_out)
+        codes, code, size = self._targets(scores, gap, others, left_out)
+        product = self._scores(scores, codes)
         m, n = product.values["m"], product.values["n"]
-        self._codes(is_target, size, n, m)
+        self._codes(codes, size, n, m)
         self._require(all(one.size == m and one.is_whole for one in (top, total, own)) and product.out.shape[-2:] == (m, n))
-        return Vocabulary(self._ordered(), product, True, code, size, left_out, (top, total, own))
+        kept = None if scores.root.space == SCRATCH else scores
+        return Vocabulary(self._ordered(), product, (m, n), True, code, size, left_out, (top, total, own), kept)
 
     def _backward(self, out: Array) -> Vocabulary:
         """out = (exp(others - taken) - is_target * rest) * grad"""
@@ -166,30 +172,40 @@ class _Slice:
         found, number = self._op(gap, "mul")
         self._require(found.root is is_target.root)
         left_out = self._number(number)
-        product, code, size, alike = self._scores(scores, gap, others, left_out)
-        m, n = product.values["m"], product.values["n"]
-        self._codes(alike, size, m, n)
+        codes, code, size = self._targets(scores, gap, others, left_out)
+        m, n = codes.values["m"], codes.values["n"]
         rows = (taken, rest, grad)
-        self._require(all(one.size == n == one.shape[-1] for one in rows) and out.is_whole and out.size == m * n and out.shape[-1] == n)
-        return Vocabulary(self._ordered(), product, False, code, size, left_out, (*rows, out))
+        self._require(out.is_whole and out.size == m * n and out.shape[-1] == n)
+        if not scores.root.writers:  # kept ones, a row for each token
+            self._codes(codes, size, n, m)
+            self._require(scores.size == m * n and scores.is_whole and all(one.size == m and one.shape[-1] == 1 for one in rows))
+            return Vocabulary(self._ordered(), None, (m, n), False, code, size, left_out, (*rows, out), scores)
+        product = self._scores(scores, codes)
+        self._codes(codes, size, m, n)
+        self._require(all(one.size == n == one.shape[-1] for one in rows))
+        return Vocabulary(self._ordered(), product, (m, n), False, code, size, left_out, (*rows, out))
 
-    def _scores(self, scores: Array, gap: Array, others: Array, left_out: float) -> tuple[Call, Array, int, Call]:
-        """The product of the scores, the code and its size, and the product with it: others = max(x y, lowest) + max(code codes - size + 1, 0) * left_out."""
+    def _targets(self, scores: Array, gap: Array, others: Array, left_out: float) -> tuple[Call, Array, int]:
+        """The product with the code, the code and its size: others = scores + max(code codes - size + 1, 0) * left_out."""
         one, other = self._op(others, "add")
         self._require(one.root is scores.root and other.root is gap.root and np.isfinite(left_out) and left_out < 0)
         is_target, number = self._op(gap, "mul")
         self._require(self._number(number) == left_out)
         shifted, zero = self._op(is_target, "max")
         alike, shift = self._op(shifted, "add")
-        raw, least = self._op(scores, "max")
-        product, codes = self._product(raw), self._product(alike)
+        codes = self._product(alike)
         size = codes.values["k"]
-        self._require(self._number(zero) == 0 and not np.signbit(self._number(zero)) and self._number(shift) == 1 - size and self._number(least) == LOWEST)
-        self._require(all(product.values[name] == codes.values[name] >= LEAST_ROWS for name in "mn") and product.values["k"] <= LONGEST_SUM)
-        self._require(not (self.arithmetic == "fast" and product.values["exact"] and native.needs_finite()))
+        self._require(self._number(zero) == 0 and not np.signbit(self._number(zero)) and self._number(shift) == 1 - size)
         own = [array for array in codes.x if array.root not in self.constants]
         self._require(len(own) == 1 and own[0].size == size * (codes.values["m"] if own[0] is codes.x[0] else codes.values["n"]))
-        return product, own[0], size, codes
+        return codes, own[0], size
+
+    def _scores(self, scores: Array, codes: Call) -> Call:
+        """The product of the scores: scores = max(x y, lowest)."""
+        raw, least = self._op(scores, "max")
+        product = self._product(raw)
+        self._require(self._number(least) == LOWEST and all(product.values[name] == codes.values[name] for name in "mn"))
+        return product
 
     def _codes(self, codes: Call, size: int, entries: int, tokens: int) -> None:
         """Requires that the constant operand holds the bits of each entry's number as signs, and that the other one is (size, tokens)."""
