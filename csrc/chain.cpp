@@ -1,5 +1,6 @@
 // Runs a chain of element-wise ops block by block.
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 
 #include "pool.h"
@@ -124,8 +125,9 @@ std::vector<Extent> Chain::extents() const {
         for (size_t axis = 0; axis < sizes.size(); ++axis) last += (sizes[axis] - 1) * operand.strides[axis];
         found.push_back({operand.place, last});
     }
+    std::set<Value> tables;  // one that several micros look up reaches no further than one that one does
     for (const Micro& micro : micros)
-        if (micro.family == Family::table) found[static_cast<size_t>(micro.b)].last += PATTERNS - 1;
+        if (micro.family == Family::table && tables.insert(micro.b).second) found[static_cast<size_t>(micro.b)].last += PATTERNS - 1;
     return found;
 }
 

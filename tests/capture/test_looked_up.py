@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torchane.capture.drawn import _is_torchs, drawn
 from torchane.capture.looked_up import looked_up, summed
 
 aten = torch.ops.aten
@@ -24,6 +25,25 @@ def test_summed_is_the_gradient_of_embedding(padding: int) -> None:
     grad, index = torch.randn(5, 4, 6), torch.randint(0, 8, (5, 4))
     for one in (grad, grad.transpose(0, 1).contiguous().transpose(0, 1), grad.double(), grad[:, :, :0]):
         assert torch.equal(summed(one, index, 8, padding), aten.embedding_dense_backward.default(one, index, 8, padding, False))
+
+
+@pytest.fixture
+def defaults_are_others():
+    """What torch.empty gives where nothing is said is float64, and on no host."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+def test_results_are_of_the_tables_dtype_and_device_whatever_the_defaults_are(defaults_are_others) -> None:
+    table, index = torch.randn(11, 6, dtype=torch.float32, device="cpu"), torch.randint(0, 11, (4, 7), device="cpu")
+    grad = torch.randn(4, 7, 6, dtype=torch.float32, device="cpu")
+    assert torch.equal(looked_up(table, index), aten.embedding.default(table, index))
+    assert torch.equal(summed(grad, index, 11, -1), aten.embedding_dense_backward.default(grad, index, 11, -1, False))
+    _is_torchs.cache_clear()
+    assert drawn((5000,), 0.5).device.type == "cpu" and _is_torchs()
 
 
 @pytest.mark.parametrize("wrong", [-1, 11])

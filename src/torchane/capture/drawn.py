@@ -36,7 +36,7 @@ def draw_ourselves(graph: fx.Graph) -> None:
 
 def drawn(shape: tuple[int, ...], p: float) -> Tensor:
     """bools, True with probability p: what torch.empty(shape, dtype=torch.bool).bernoulli_(p) gives, and its generator's state as that leaves it."""
-    mask = torch.empty(shape, dtype=torch.bool)
+    mask = torch.empty(shape, dtype=torch.bool, device="cpu")
     if not _is_torchs() or not _draw(mask, p, torch.default_generator):
         mask.bernoulli_(p)
     return mask
@@ -65,10 +65,11 @@ def _is_torchs() -> bool:
     if ours.get_state().numel() != GENERATOR_BYTES:
         return False
     for p, count in ((0.9, 5001), (0.25, 70_000), (1 / 3, 1)):
-        mine, its = torch.empty(count, dtype=torch.bool), torch.empty(count, dtype=torch.bool)
+        mine, its = (torch.empty(count, dtype=torch.bool, device="cpu") for _ in range(2))
         _draw(mine, p, ours)
         its.bernoulli_(p, generator=theirs)
-        torch.empty(3).uniform_(generator=ours), torch.empty(3).uniform_(generator=theirs)  # which takes one word a number
+        for generator in (ours, theirs):
+            torch.empty(3, dtype=torch.float32, device="cpu").uniform_(generator=generator)  # which takes one word a number
         if not torch.equal(mine, its) or not torch.equal(ours.get_state(), theirs.get_state()):
             return False
     return True

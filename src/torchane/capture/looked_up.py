@@ -27,7 +27,7 @@ def looked_up(table: Tensor, index: Tensor) -> Tensor:
     """table (V, C), index (...) integers -> (..., C). Raises IndexError for a row that there is not."""
     if not _are_plain(table) or index.dtype is not torch.int64:
         return aten.embedding.default(table, index)
-    found = torch.empty((*index.shape, table.shape[1]))
+    found = table.new_empty((*index.shape, table.shape[1]))
     if not native.take_rows(array_of(found.view(index.numel(), table.shape[1])), array_of(table), index.reshape(-1).numpy()):
         raise IndexError("index out of range in self")
     return found
@@ -38,7 +38,7 @@ def summed(grad: Tensor, index: Tensor, rows: int, padding: int) -> Tensor:
     flat = grad.reshape(index.numel(), grad.shape[-1])
     if not _are_plain(flat) or index.dtype is not torch.int64:
         return aten.embedding_dense_backward.default(grad, index, rows, padding, False)
-    sums = torch.empty((rows, grad.shape[-1]))
+    sums = flat.new_empty((rows, grad.shape[-1]))
     if not native.sum_rows(array_of(sums), array_of(flat), index.reshape(-1).numpy(), padding):
         raise IndexError("index out of range in self")
     return sums

@@ -100,6 +100,20 @@ def test_a_value_inside_that_leaves_has_a_table_of_its_own(monkeypatch: pytest.M
     assert looked_up == run(program())
 
 
+def test_a_function_of_several_operands_of_a_chain_is_one_table_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def program() -> Program:
+        b = Builder()
+        x, other = b.input("x", SIZE), b.input("other", SIZE)
+        total = b.add(x=x, y=other)
+        squared = b.mul(x=total, y=other)
+        return b.program(b.add(x=b.tanh(x=b.exp(x=total)), y=b.mul(x=b.tanh(x=b.exp(x=squared)), y=b.tanh(x=b.exp(x=b.sub(x=squared, y=x))))))
+
+    assert steps_of(program(), monkeypatch).count("table") == 3
+    looked_up = run(program())
+    monkeypatch.setattr(device, "tabulate", lambda *given: None)
+    assert looked_up == run(program())
+
+
 def test_engine_arithmetic_keeps_its_own_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[object] = []
     monkeypatch.setattr(device, "tabulate", lambda *given: called.append(given))
