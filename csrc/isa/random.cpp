@@ -4,6 +4,10 @@
 #include "isa/simd.h"
 #include "isa/table.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // wide vectors are handed on within this file alone, inlined
+#endif
+
 namespace torchane::TORCHANE_ISA {
 namespace {
 

@@ -204,6 +204,7 @@ void check_vocabulary(Arithmetic arithmetic, bool is_forward, bool keeps, int64_
     step.scores.transpose_x = step.scores.transpose_y = by_token;
     step.scores.run(run);
     step.keeps = keeps, step.kept = {is_forward ? KEPT : SCORES, 0};
+    step.scores.out = {is_forward ? KEPT : FIRST, 0};
     step.is_forward = is_forward, step.code = {CODE, 0}, step.code_size = BITS, step.left_out = left_out;
     step.top = {FIRST, 0}, step.total = {FIRST + 1, 0}, step.own = {FIRST + 2, 0};
     step.taken = {TAKEN, 0}, step.rest = {REST, 0}, step.grad = {GRAD, 0}, step.out = {FIRST, 0};
@@ -305,7 +306,9 @@ void check_optimizer() {
     const std::vector<float> before = param, moment = exp_avg, square = exp_avg_sq;
     std::vector<half_t> staged(SIZE);
     const AdamW numbers{0.5f, 0.1f, 0.95f, 0.05f, 2.0f, 1e-8f, 0.01f, 0.999f};
-    adamw({{param.data(), {grad.data(), nullptr, SIZE, 1.0f}, exp_avg.data(), exp_avg_sq.data(), staged.data()}}, numbers);
+    Numbers gradient;
+    gradient.add({grad.data(), nullptr, SIZE, 1.0f});
+    adamw({{param.data(), gradient, exp_avg.data(), exp_avg_sq.data(), staged.data()}}, numbers);
     for (size_t i = 0; i < SIZE; ++i) {
         const double g = 0.5 * static_cast<double>(grad[i]), m = moment[i] + 0.1 * (g - moment[i]), v = 0.95 * square[i] + 0.05 * g * g;
         const double want = 0.999 * before[i] - 0.01 * m / (std::sqrt(v) * 2 + 1e-8);
