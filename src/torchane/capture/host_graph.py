@@ -140,8 +140,8 @@ def _add_rows(total: Tensor, grad: Tensor, tokens: Tensor, padding: int) -> Tens
     """total (V, C), grad (..., C), tokens (...): total with grad added at the tokens' rows, in place, or beside it where it lies in a surface. What one
     token gets is summed first, as embedding_dense_backward does it."""
     rows, places = tokens.unique(return_inverse=True)
-    sums = summed(grad, places, len(rows), -1)
-    sums[rows == padding] = 0
+    nothing = int(torch.searchsorted(rows, padding)) if padding >= 0 else -1
+    sums = summed(grad, places, len(rows), nothing if 0 <= nothing < len(rows) and int(rows[nothing]) == padding else -1)
     in_surface = gradient_at(total.data_ptr())
     if in_surface is None:
         return total.index_add_(0, rows, sums)
