@@ -11,45 +11,24 @@ namespace {
 
 // 2 KiB of fp16: a dozen registers fit the first-level cache.
 constexpr int64_t BLOCK = 1024;
-// What one task computes at most, some ten microseconds, and at least.
-constexpr int64_t TASK = 16 * BLOCK, LEAST = TASK / 4;
+// What one task computes at least: some ten microseconds.
+constexpr int64_t TASK = 16 * BLOCK;
 constexpr int64_t LINE = 32;  // numbers
-
-// How a chain's blocks are shared: `pieces` of a period, each for groups of `outer` periods. A piece is one thread's as far as possible, of this chain and
-// of what comes before and behind it: columns that it wrote are in its cache.
-struct Shares {
-    int64_t block, blocks;         // numbers, and how many of them make a row
-    int64_t inner, outer;          // blocks of a period, and periods
-    int64_t piece, pieces;         // blocks
-    int64_t group, groups;         // periods
-
-    Shares(int64_t rows, int64_t row, bool whole_rows, int64_t columns) {
-        const int64_t count = threads();
-        const bool is_cut = rows > 0 && columns > 0 && columns % row == 0 && rows % (columns / row) == 0;
-        block = whole_rows ? row : std::min(row, BLOCK);
-        if (is_cut && !whole_rows && columns == row && rows > 1) block = std::clamp((row + count * LINE - 1) / (count * LINE) * LINE, std::min(row, BLOCK / 8), block);
-        blocks = (row + block - 1) / block;
-        outer = is_cut ? rows / (columns / row) : 1;
-        inner = rows * blocks / outer;
-        const int64_t per_task = std::max<int64_t>(1, TASK / block), least = std::max<int64_t>(1, LEAST / block / outer);
-        piece = std::clamp((inner + count - 1) / count, least, per_task);
-        pieces = (inner + piece - 1) / piece;
-        group = std::max<int64_t>(1, per_task / piece);
-        groups = (outer + group - 1) / group;
-    }
-};
 
 }  // namespace
 
 void Chain::run(const Run& run) const {
     const Kernels& table = kernels(run.arithmetic);
-    const Shares shares(product(sizes), row, whole_rows, columns);
-    const int64_t block = shares.block;
+    const int64_t rows = product(sizes);
+    const int64_t block = whole_rows ? row : std::min(row, BLOCK);
+    const int64_t blocks = (row + block - 1) / block;  // per row
+    const int64_t units = rows * blocks;
+    const int64_t per_task = std::max<int64_t>(1, TASK / block);
     const int64_t register_size = (block + LINE - 1) / LINE * LINE;
     const bool needs_floats = std::any_of(micros.begin(), micros.end(), [](const Micro& m) { return m.family == Family::softmax; });
     const size_t count = operands.size();
 
-    parallel(shares.pieces * shares.groups, [&](int64_t task, int) {
+    parallel((units + per_task - 1) / per_task, [&](int64_t task, int) {
         // Beside the registers: a pointer per operand, and the row that a softmax keeps in fp32.
         const int64_t registers_bytes = registers * register_size * static_cast<int64_t>(sizeof(half_t));
         const int64_t floats_bytes = needs_floats ? register_size * static_cast<int64_t>(sizeof(float)) : 0;
@@ -61,25 +40,18 @@ void Chain::run(const Run& run) const {
         int64_t* index = reinterpret_cast<int64_t*>(memory + registers_bytes + floats_bytes);
         half_t** begin_of_row = reinterpret_cast<half_t**>(memory + registers_bytes + floats_bytes + index_bytes);
         half_t** here = begin_of_row + count;
+
+        int64_t unit = task * per_task;
+        const int64_t last = std::min(units, unit + per_task);
+        int64_t place = unit % blocks * block, rest = unit / blocks;
+        for (size_t axis = sizes.size(); axis-- > 0; rest /= sizes[axis]) index[axis] = rest % sizes[axis];
+        for (size_t o = 0; o < count; ++o) {
+            begin_of_row[o] = run.at(operands[o].place);
+            for (size_t axis = 0; axis < sizes.size(); ++axis) begin_of_row[o] += index[axis] * operands[o].strides[axis];
+        }
         const auto at = [&](Value value) { return value >= 0 ? here[value] : own + ~value * register_size; };
 
-        const auto seek = [&](int64_t at_row) {
-            for (size_t axis = sizes.size(); axis-- > 0; at_row /= sizes[axis]) index[axis] = at_row % sizes[axis];
-            for (size_t o = 0; o < count; ++o) {
-                begin_of_row[o] = run.at(operands[o].place);
-                for (size_t axis = 0; axis < sizes.size(); ++axis) begin_of_row[o] += index[axis] * operands[o].strides[axis];
-            }
-        };
-        const auto next_row = [&] {
-            for (size_t axis = sizes.size(); axis-- > 0;) {
-                const bool wraps = ++index[axis] == sizes[axis];
-                const int64_t steps = wraps ? 1 - sizes[axis] : 1;
-                for (size_t o = 0; o < count; ++o) begin_of_row[o] += steps * operands[o].strides[axis];
-                if (!wraps) break;
-                index[axis] = 0;
-            }
-        };
-        const auto compute = [&](int64_t place) {
+        for (; unit < last; ++unit) {
             const int64_t n = std::min(block, row - place);
             for (size_t o = 0; o < count; ++o) here[o] = begin_of_row[o] + place * operands[o].along_row;
             for (const Micro& micro : micros) {
@@ -98,21 +70,15 @@ void Chain::run(const Run& run) const {
                     default: table.softmax_row(d, a, n, floats); break;
                 }
             }
-        };
-
-        const int64_t begin = task / shares.groups * shares.piece, end = std::min(shares.inner, begin + shares.piece);
-        const int64_t first = task % shares.groups * shares.group, last = std::min(shares.outer, first + shares.group);
-        const int64_t period = shares.inner / shares.blocks;  // rows
-        for (int64_t outer = first; outer < last; ++outer) {
-            if (outer == first || period > 1) seek(outer * period + begin / shares.blocks);
-            else next_row();
-            int64_t place = begin % shares.blocks * block;
-            for (int64_t unit = begin; unit < end; ++unit) {
-                compute(place);
-                place += block;
-                if (place < row || unit + 1 == end) continue;
-                place = 0;
-                next_row();
+            place += block;
+            if (place < row) continue;
+            place = 0;
+            for (size_t axis = sizes.size(); axis-- > 0;) {
+                const bool wraps = ++index[axis] == sizes[axis];
+                const int64_t steps = wraps ? 1 - sizes[axis] : 1;
+                for (size_t o = 0; o < count; ++o) begin_of_row[o] += steps * operands[o].strides[axis];
+                if (!wraps) break;
+                index[axis] = 0;
             }
         }
     });

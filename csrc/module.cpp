@@ -115,14 +115,13 @@ std::vector<std::pair<Ops, double>> timed_run(Executor& executor, const Tape& ta
     return steps;
 }
 
-void add_chain(Tape& tape, Ops ops, Sizes sizes, int64_t row, bool whole_rows, int64_t columns, int registers,
+void add_chain(Tape& tape, Ops ops, Sizes sizes, int64_t row, bool whole_rows, int registers,
                const std::vector<std::tuple<PyPlace, Sizes, int64_t>>& operands,
                const std::vector<std::tuple<int, int, int, bool, int, int, int>>& micros) {
     auto step = std::make_unique<Chain>();
     step->sizes = std::move(sizes);
     step->row = row;
     step->whole_rows = whole_rows;
-    step->columns = columns;
     step->registers = registers;
     for (const auto& [where, strides, along_row] : operands) step->operands.push_back({place(where), strides, along_row});
     for (const auto& [family, op, form, once, d, a, b] : micros)
@@ -282,7 +281,7 @@ void bind_tape(nb::module_& m) {
                             chosen->second, std::move(outside));
         }, "name"_a, "inputs"_a, "outputs"_a, "constants"_a, "scratch"_a, "arithmetic"_a = "exact", "shared"_a = nb::make_tuple(),
              nb::keep_alive<1, 8>())
-        .def("chain", &add_chain, "ops"_a, nb::kw_only(), "sizes"_a, "row"_a, "whole_rows"_a, "columns"_a, "registers"_a, "operands"_a, "micros"_a)
+        .def("chain", &add_chain, "ops"_a, nb::kw_only(), "sizes"_a, "row"_a, "whole_rows"_a, "registers"_a, "operands"_a, "micros"_a)
         .def("matmul", &add_matmul, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a,
              "exact"_a, "batch"_a, "x_strides"_a, "y_strides"_a)
         .def("select", &add_select, "ops"_a, nb::kw_only(), "x"_a, "y"_a, "out"_a, "m"_a, "n"_a, "k"_a, "transpose_x"_a, "transpose_y"_a, "batch"_a,

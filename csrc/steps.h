@@ -128,7 +128,6 @@ struct Chain final : Step {
     Sizes sizes;
     int64_t row;
     bool whole_rows;
-    int64_t columns;  // a thread computes the same piece of each so many numbers, 0: of all of them; what it computes does not depend on it
     int registers;
     std::vector<Operand> operands;
     std::vector<Micro> micros;

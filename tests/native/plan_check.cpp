@@ -45,7 +45,7 @@ Place place() {
 std::unique_ptr<Step> step(const std::string& kind) {
     if (kind == "chain") {
         auto made = std::make_unique<Chain>();
-        made->sizes = sizes(), made->row = number(), made->whole_rows = number() != 0, made->columns = number(), made->registers = static_cast<int>(number());
+        made->sizes = sizes(), made->row = number(), made->whole_rows = number() != 0, made->registers = static_cast<int>(number());
         for (int64_t left = number(); left > 0; --left) {
             const Place where = place();
             const Sizes strides = sizes();

@@ -14,7 +14,7 @@ from torchane.runtime.observers import Moment, Observer
 from torchane.runtime.twin import TwinDevice, shared
 
 KEYS = {
-    "chain": ("sizes", "row", "whole_rows", "columns", "registers", "operands", "micros"),
+    "chain": ("sizes", "row", "whole_rows", "registers", "operands", "micros"),
     "matmul": ("x", "y", "out", "m", "n", "k", "transpose_x", "transpose_y", "batch", "x_strides", "y_strides"),
     "copy": ("x", "out", "sizes", "x_strides", "out_strides"),
     "reduce": ("x", "out", "reduction", "sizes", "kept"),

@@ -9,7 +9,7 @@ from torchane.mil.build import Builder
 from torchane.mil.ir import Program, literal
 from torchane.runtime.twin import TwinDevice, device, load_program
 from torchane.runtime.twin.arrays import TapeStep
-from torchane.runtime.twin.columns import share_columns
+from torchane.runtime.twin.arena import place_scratch
 from torchane.runtime.twin.schedule import Chain
 
 SIZE = (1, 64, 1, 2048)
@@ -47,7 +47,7 @@ def of_two(size: tuple[int, ...] = SIZE) -> Program:
 def steps_of(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The families of the micros of all chains, in order."""
     found: list[TapeStep] = []
-    monkeypatch.setattr(device, "share_columns", lambda steps: (found.extend(steps), share_columns(steps))[1])
+    monkeypatch.setattr(device, "place_scratch", lambda steps: (found.extend(steps), place_scratch(steps))[1])
     load_program(program, "layer")
     return [micro.family for step in found if isinstance(step, Chain) for micro in step.micros]
 

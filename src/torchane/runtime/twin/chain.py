@@ -11,7 +11,7 @@ pieces: [96, 256] and [8, 12, 256] meet as [8, 12, 256].
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -146,25 +146,8 @@ def _joined(
     )
 
 
-def cut_at(geometry: Geometry, columns: int) -> Geometry:
-    """The same with rows of so many numbers, where rows are several times as long and no op wants them whole."""
-    if geometry.whole_rows or not 0 < columns < geometry.row or geometry.row % columns:
-        return geometry
-
-    def cut(strides: Shape) -> Shape:
-        return (*strides[:-1], strides[-1] * columns, strides[-1])
-
-    return replace(
-        geometry,
-        sizes=(*geometry.sizes, geometry.row // columns),
-        row=columns,
-        strides=tuple(tuple(map(cut, operands)) for operands in geometry.strides),
-        result_strides=tuple(map(cut, geometry.result_strides)),
-    )
-
-
-def emit_chain(tape: Any, ops: list[str], micros: Sequence[Micro], geometry: Geometry, stored: set[Root], columns: int = 0) -> None:
-    """Writes the chain to a tape. Results in `stored` go to memory, the others live in registers. columns: as in csrc/steps.h."""
+def emit_chain(tape: Any, ops: list[str], micros: Sequence[Micro], geometry: Geometry, stored: set[Root]) -> None:
+    """Writes the chain to a tape. Results in `stored` go to memory, the others live in registers."""
     operands: dict[tuple[tuple[int, int], Shape], int] = {}
     values: dict[Root, int] = {}
     per_row: set[Root] = set()
@@ -203,7 +186,6 @@ def emit_chain(tape: Any, ops: list[str], micros: Sequence[Micro], geometry: Geo
         sizes=geometry.sizes,
         row=geometry.row,
         whole_rows=geometry.whole_rows,
-        columns=columns,
         registers=registers,
         operands=[(place, strides[:-1], strides[-1]) for place, strides in operands],
         micros=encoded,

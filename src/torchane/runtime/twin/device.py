@@ -36,7 +36,6 @@ from torchane.runtime.twin.arena import ALIGNMENT, place_scratch
 from torchane.runtime.twin.arrays import CONSTANTS, FIRST_PORT, SCRATCH, Array, Root, TapeStep, dense_strides, new
 from torchane.runtime.twin.attention import fuse_attention
 from torchane.runtime.twin.chain import Micro
-from torchane.runtime.twin.columns import share_columns
 from torchane.runtime.twin.engine import prepare, require_known
 from torchane.runtime.twin.ops import RULES, Unsupported
 from torchane.runtime.twin.schedule import Call, Chain, Schedule
@@ -211,7 +210,6 @@ class _Loader:
         steps = fuse_attention(self.schedule.ordered(), numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
         steps = fuse_vocabulary(steps, numbers, self.schedule.arithmetic)  # type: ignore[arg-type]
         packed = self._with_tables(steps, numbers, packed)  # type: ignore[arg-type]
-        share_columns(steps)
         scratch = place_scratch(steps)
         tape = native.Tape(
             name=self.name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchane.runtime.twin.arrays import Array, Root, TapeStep
-from torchane.runtime.twin.chain import Geometry, Micro, chain_geometry, cut_at, emit_chain
+from torchane.runtime.twin.chain import Geometry, Micro, chain_geometry, emit_chain
 
 #: A chain grows no longer than this: its values must fit the nearest cache together.
 LONGEST_CHAIN = 24
@@ -47,13 +47,12 @@ class Call:
 
 @dataclass(eq=False)
 class Chain:
-    """Element-wise ops that run block by block; `geometry` is how all of them see their operands. columns: as in csrc/steps.h. tabulated: MIL ops that
+    """Element-wise ops that run block by block; `geometry` is how all of them see their operands. tabulated: MIL ops that
     tables (tables.py) stand for, besides those of the micros."""
 
     micros: list[Micro]
     geometry: Geometry
     key: int = 0
-    columns: int = 0
     tabulated: list[str] = field(default_factory=list)
 
     @property
@@ -83,7 +82,7 @@ class Chain:
         return self._leaves(root) or any(array.root is root for index, one in enumerate(self.micros) if index not in without for array in one.inputs)
 
     def emit(self, tape: Any) -> None:
-        emit_chain(tape, self.ops, self.micros, cut_at(self.geometry, self.columns), {array.root for array in self.writes}, self.columns)
+        emit_chain(tape, self.ops, self.micros, self.geometry, {array.root for array in self.writes})
 
 
 @dataclass
