@@ -8,8 +8,8 @@ import pytest
 from torchane.mil.build import Builder
 from torchane.mil.ir import Program, literal
 from torchane.runtime.twin import TwinDevice, device, load_program
-from torchane.runtime.twin.arrays import TapeStep
 from torchane.runtime.twin.arena import place_scratch
+from torchane.runtime.twin.arrays import TapeStep
 from torchane.runtime.twin.schedule import Chain
 
 SIZE = (1, 64, 1, 2048)
