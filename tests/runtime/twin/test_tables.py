@@ -119,3 +119,11 @@ def test_engine_arithmetic_keeps_its_own_functions(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(device, "tabulate", lambda *given: called.append(given))
     load_program(layer(), "layer", "engine")
     assert not called
+
+
+def test_a_function_that_nothing_reads_stays_ops(monkeypatch):
+    b = Builder()
+    x = b.input("x", SIZE)
+    b.tanh(x=b.exp(x=b.tanh(x=x)))
+    families = steps_of(b.program(b.transpose(x=x, perm=(0, 3, 2, 1))), monkeypatch)
+    assert families == ["unary"] * 3

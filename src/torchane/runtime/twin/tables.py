@@ -40,7 +40,7 @@ def tabulate(chain: Chain, constants: Mapping[Root, np.ndarray], place: Callable
     for function in _functions(chain, constants):
         exits = [index for index in function.inside if chain.leaves_or_is_read(chain.micros[index].out.root, function.inside)]
         saved = sum(_COSTS.get(chain.micros[index].code, _OTHERS) for index in function.inside) - _LOOK_UP * len(exits)
-        if saved >= _LEAST:
+        if exits and saved >= _LEAST:
             tables = _tables([chain.micros[index] for index in function.inside], function.x, [chain.micros[index].out.root for index in exits], constants)
             _replace(chain, function, dict(zip(exits, map(place, tables), strict=True)))
             tabulate(chain, constants, place)  # indices are others now
