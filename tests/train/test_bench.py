@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 from torchane import native
 from torchane.cli.bench import command
@@ -241,3 +242,10 @@ def test_unknown_names_list_the_known():
         bench_train_step("tiny", variants=("jax",))
     with pytest.raises(UsageError, match="no preset 'huge'"):
         bench_train_step("huge", variants=("twin",))
+
+
+@pytest.mark.parametrize(("weights", "rate"), [(1_000, 2e-5), (30_000_000, 2e-5), (600_000_000, 1e-6)])
+def test_a_larger_model_takes_a_smaller_rate(weights, rate):
+    model = nn.Module()
+    model.register_parameter("w", nn.Parameter(torch.empty(weights, device="meta")))
+    assert bench_worker.learning_rate(model) == pytest.approx(rate)
