@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "pool.h"
+
 namespace torchane {
 namespace {
 
@@ -12,14 +14,14 @@ constexpr int64_t PIECE = int64_t{1} << 20;  // bytes: a large page at a time wo
 }  // namespace
 
 Fetch::Fetch(std::vector<std::pair<char*, int64_t>> arrays) : arrays_(std::move(arrays)) {
-    for (const auto& array : arrays_) ends_.push_back(pieces_ += (array.second + PIECE - 1) / PIECE);
+    for (const auto& array : arrays_) ends_.push_back(pieces_ += ceil_div(array.second, PIECE));
 }
 
 int64_t Fetch::bytes() const {
     int64_t sum = 0, begun = next_;
     for (const auto& array : arrays_) {
         sum += std::min(std::max<int64_t>(begun, 0) * PIECE, array.second);
-        begun -= (array.second + PIECE - 1) / PIECE;
+        begun -= ceil_div(array.second, PIECE);
     }
     return sum;
 }

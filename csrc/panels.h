@@ -5,10 +5,10 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "pool.h"
 
 namespace torchane {
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // One operand of one product: `outer` rows of A or columns of B.

@@ -13,6 +13,9 @@
 
 namespace torchane {
 
+// How many pieces of b, the last one perhaps shorter, make up a.
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Threads that run tasks, the calling one included.
 int threads();
 

@@ -18,8 +18,6 @@ namespace {
 constexpr int64_t TASK = 16384;  // numbers that a task moves at least
 constexpr half_t ONE = 0x3c00, MINUS_ONE = 0xbc00, INFINITE = 0x7c00, SIZE = 0x7fff;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 bool is_finite(const half_t* from, int64_t n) {
     uint16_t worst = 0;
     for (int64_t i = 0; i < n; ++i) worst = std::max<uint16_t>(worst, from[i] & SIZE);

@@ -15,8 +15,6 @@ constexpr int64_t TASK = 32768;  // numbers: 128 KiB of fp32
 // both sides, so the longer they are, the fewer pages are looked up.
 constexpr int64_t SIDE = 256;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 size_t bytes_of(Element element) { return element == Element::fp32 ? 4 : element == Element::boolean ? 1 : 2; }
 
 char* at(const View& view, int64_t offset) { return static_cast<char*>(view.data) + offset * static_cast<int64_t>(bytes_of(view.element)); }
